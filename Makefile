@@ -1,0 +1,52 @@
+# Set-up, checks and the demonstration. Needs Python 3.11 or newer and make; everything else goes into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The checks are made with this torch; a torch that is already there is kept.
+TORCH := torch==2.13.0
+# Where this Python already has a torch we can run on (a GPU machine, say), it is used as it is.
+TORCH_THERE = $(shell $(PYTHON) -c "import torch; assert tuple(map(int, torch.__version__.split('.')[:2])) >= (2, 11)" 2>/dev/null && echo yes)
+VENV_FLAGS = $(if $(TORCH_THERE),--system-site-packages)
+
+.PHONY: demo test test-long checks format bench clean
+
+demo: $(VENV)/.ready ## complete code in this repository with the embedded model
+	$(BIN)/qcn demo
+
+test: $(VENV)/.ready-test checks ## every check; long property tests with the sample each test states
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-long: $(VENV)/.ready-test ## the long property tests with their full counts
+	OMP_NUM_THREADS=1 QCN_TEST_FULL=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m long
+
+checks: $(VENV)/.ready-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.ready-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.ready-test ## speed beside the peers; writes benchmarks/results/
+	$(BIN)/python -m benchmarks
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
+
+# torch comes first and alone, so that a build that is already there (a CPU build, say) stays.
+$(VENV)/.torch: | $(VENV)/bin/python
+	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install -q -c constraints.txt $(TORCH)
+	touch $@
+
+$(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/.torch
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[engine]"
+	touch $@
+
+$(VENV)/.ready-test: pyproject.toml constraints.txt | $(VENV)/.torch
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[test]"
+	touch $(VENV)/.ready $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
