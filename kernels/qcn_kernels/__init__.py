@@ -1,0 +1,1 @@
+"""One folder per operation of the model; each has a plain-torch reference."""

@@ -1,0 +1,57 @@
+"""Attention on the CPU, where matrix products in bf16 are fast and torch's fused kernel has none.
+
+Prefill goes through the queries in short runs, so that scores stay in cache; a run sees no key
+behind its own last one, so that only the corner of its scores is masked. Measured on Zen 5 for
+1,024 tokens, 4 heads of 256: 12 ms in bf16, against 34 ms for `scaled_dot_product_attention`; in
+fp32 the two take the same. For one token the fused kernel is the faster one.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+QUERY_RUN = 128  # queries whose scores are in memory at once,
+MAX_SCORES = 1 << 20  # and fewer of them for a long past: scores per head
+
+
+def attention(*, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Let T new tokens attend to the S tokens that end with them; scores divided by √head_dim.
+
+    Args:
+        q: [heads, T, head_dim]; query heads h·r … h·r + r - 1 share KV head h.
+        k, v: [kv_heads, S, head_dim] of q's dtype, S ≥ T.
+
+    Returns:
+        [heads, T, head_dim] of q's dtype; softmax in fp32.
+    """
+    heads, tokens, head_dim = q.shape
+    kv_heads, length, _ = k.shape
+    grouped = q.view(kv_heads, -1, tokens, head_dim)
+    out = torch.empty_like(grouped)
+    run = max(1, min(QUERY_RUN, MAX_SCORES // length))
+    later = torch.full((run, run), float("-inf")).triu_(1)
+    for start in range(0, tokens, run):
+        stop = min(start + run, tokens)
+        size, visible = stop - start, length - tokens + stop
+        rows = grouped[:, :, start:stop].reshape(kv_heads, -1, head_dim)
+        scores = (rows @ k[:, :visible].mT).to(torch.float32).mul_(head_dim**-0.5)
+        scores.view(kv_heads, -1, size, visible)[..., -size:] += later[:size, :size]
+        mixed = scores.softmax(-1).to(q.dtype) @ v[:, :visible]
+        out[:, :, start:stop] = mixed.view(kv_heads, -1, size, head_dim)
+    return out.view(heads, tokens, head_dim)
+
+
+def attention_step(*, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Let one token attend to the S tokens that end with it.
+
+    Args:
+        q: [heads, head_dim].
+        k, v: [kv_heads, S, head_dim] of q's dtype.
+
+    Returns:
+        [heads, head_dim]. The query heads of a KV head stand where a block's tokens would: no mask,
+        because every key is visible to all of them.
+    """
+    grouped = q.view(1, k.shape[0], -1, q.shape[-1])
+    out = functional.scaled_dot_product_attention(grouped, k.unsqueeze(0), v.unsqueeze(0))
+    return out.view(q.shape)
