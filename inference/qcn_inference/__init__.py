@@ -1,0 +1,1 @@
+"""The engine: checkpoints, tokenizer, model, state, scheduler and the HTTP service."""

@@ -1,0 +1,119 @@
+"""The engine's command.
+
+    python -m qcn_inference serve --model DIR|qcn-nano --socket PATH
+    python -m qcn_inference serve --model DIR|qcn-nano --host 127.0.0.1 --port N --token-file FILE
+
+Exit codes: 0 when it left because it was told to or was unused, 1 when the address or token file
+cannot be used, 2 for a wrong command line, 3 when another engine is already serving there. A model
+that cannot be loaded is no reason to exit: `/health` tells it.
+
+The socket listens before anything large is imported, so that a client may connect at once and has
+only to wait for its answer.
+"""
+
+import argparse
+import asyncio
+import logging
+import math
+import signal
+import socket
+import sys
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import FrameType
+
+from qcn_inference.service.listen import (
+    AlreadyServed,
+    CannotListen,
+    read_token,
+    tcp_socket,
+    unix_socket,
+)
+
+EMBEDDED = "qcn-nano"
+EXIT_CANNOT_LISTEN = 1
+EXIT_ALREADY_SERVED = 3
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    given = _parse(arguments)
+    # Requests are not logged at all: no prompt, no source text.
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave_quietly)
+    try:
+        token = None if given.token_file is None else read_token(given.token_file)
+        with _listener(given) as listener:
+            _serve(given, listener, token)
+    except AlreadyServed as error:
+        print(f"qcn_inference: {error}", file=sys.stderr)
+        return EXIT_ALREADY_SERVED
+    except CannotListen as error:
+        print(f"qcn_inference: {error}", file=sys.stderr)
+        return EXIT_CANNOT_LISTEN
+    return 0
+
+
+def _leave_quietly(_: int, __: FrameType | None) -> None:
+    """For signals before uvicorn serves, and the one that ended it, which it raises again."""
+    raise SystemExit(0)
+
+
+def _listener(given: argparse.Namespace) -> AbstractContextManager[socket.socket]:
+    if given.socket is not None:
+        return unix_socket(given.socket)
+    return tcp_socket(given.host, given.port)
+
+
+def _serve(given: argparse.Namespace, listener: socket.socket, token: str | None) -> None:
+    from qcn_inference.service.server import ServeOptions, serve
+
+    embedded = Path(__file__).parent / "data" / EMBEDDED
+    folder = embedded if given.model == EMBEDDED else Path(given.model).expanduser().absolute()
+    options = ServeOptions(folder, folder.name, given.idle_minutes, given.threads)
+    asyncio.run(serve(options, listener, token))
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m qcn_inference", description="The engine of qcn-lsp."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("serve", help="serve a model over HTTP")
+    option = command.add_argument
+    option("--model", required=True, help=f"a checkpoint's folder, or {EMBEDDED}")
+    option("--socket", type=Path, help="the path of a Unix socket")
+    option("--host", help="a loopback address, for TCP")
+    option("--port", type=int, help="the TCP port; 0 takes a free one and logs it")
+    option("--token-file", type=Path, help="the bearer token, in a file of yours alone, for TCP")
+    option("--idle-minutes", type=_minutes, default=15.0, help="leave when unused; inf never does")
+    option("--threads", type=_threads, help="CPU threads for the model")
+    given = parser.parse_args(arguments)
+    over_tcp = (given.host, given.port, given.token_file)
+    if given.socket is None and None in over_tcp:
+        command.error("give --socket, or all of --host, --port and --token-file")
+    if given.socket is not None and over_tcp != (None, None, None):
+        command.error("--socket goes without --host, --port and --token-file")
+    return given
+
+
+def _minutes(text: str) -> float:
+    number = float(text)
+    if math.isnan(number) or number <= 0:
+        raise argparse.ArgumentTypeError("must be more than 0")
+    return number
+
+
+def _threads(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""One completion, step by step: prompt, prefill, decode.
+
+`Loaded.generate` is a job for the scheduler: it yields between layers of the prefill and between
+tokens. What it allocates belongs to it alone and goes with it, so it may be dropped at any yield.
+"""
+
+import math
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from qcn_inference.model import Model
+from qcn_inference.prefix_cache import PrefixCache
+from qcn_inference.request import (
+    Chunk,
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    Prompt,
+    RequestError,
+    TokenLogprobs,
+)
+from qcn_inference.sampling import Sampler, StopStrings, token_logprobs
+from qcn_inference.state import State
+from qcn_inference.tokenizer import TextStream, Tokenizer
+
+# Logits of a whole prompt are taken in pieces: 256 x 151,936 in fp32 are 156 MB, and four times
+# that in passing.
+ECHO_PIECE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model that is ready, and what goes with it. Used by the model's thread alone."""
+
+    model: Model
+    tokenizer: Tokenizer
+    cache: PrefixCache
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens that prompt and completion may have together."""
+        return self.model.config.max_position_embeddings
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The tokens on which generation ends."""
+        return self.tokenizer.stop_ids | frozenset(self.model.config.eos_token_ids)
+
+    def generate(
+        self, request: GenerationRequest, emit: Callable[[Chunk], None]
+    ) -> Generator[None, None, Finished]:
+        """The steps that answer `request` through `emit`; they return how it ended.
+
+        Raises:
+            RequestError: the prompt cannot be served.
+        """
+        started = time.perf_counter()
+        prompt = request.prompt()
+        _check_prompt(self, prompt)
+        yield
+        state, logits, cached = yield from _read_prompt(self, request, prompt, emit)
+        prompt_read = time.perf_counter()
+        decoding = _Decoding(self, request, emit, prompt_read)
+        limit = min(request.max_tokens, self.context_length - len(prompt.ids))
+        reason, word = yield from decoding.run(state, logits, limit)
+        return Finished(
+            reason=reason,
+            stopping_word=word,
+            prompt_tokens=len(prompt.ids),
+            cached_tokens=cached,
+            completion_tokens=decoding.count,
+            truncated=prompt.truncated,
+            prompt_seconds=prompt_read - started,
+            predicted_seconds=time.perf_counter() - prompt_read,
+        )
+
+
+def _check_prompt(loaded: Loaded, prompt: Prompt) -> None:
+    vocab_size = loaded.model.config.vocab_size
+    if not prompt.ids:
+        raise RequestError("the prompt holds no token")
+    if len(prompt.ids) > loaded.context_length:
+        raise RequestError(
+            f"the prompt has {len(prompt.ids)} tokens, the context {loaded.context_length}"
+        )
+    if not 0 <= min(prompt.ids) <= max(prompt.ids) < vocab_size:
+        raise RequestError(f"the prompt has token ids outside 0 to {vocab_size - 1}")
+
+
+def _read_prompt(
+    loaded: Loaded, request: GenerationRequest, prompt: Prompt, emit: Callable[[Chunk], None]
+) -> Generator[None, None, tuple[State, Tensor, int]]:
+    """The state behind the prompt, its last token's logits [V], the number of cached tokens."""
+    if request.echo and request.logprobs is not None:
+        state, logits = yield from _score_prompt(loaded.model, prompt, request.logprobs, emit)
+        return state, logits, 0
+    match = loaded.cache.find(prompt.ids) if request.cache_prompt else None
+    state, at = match or (loaded.model.new_state(), 0)
+    cached = at
+    for position in prompt.snapshots if request.cache_prompt else ():
+        if position <= cached:
+            continue
+        yield from loaded.model.prefill_steps(prompt.ids[at:position], state)
+        loaded.cache.store(prompt.ids[:position], state)
+        at = position
+        yield
+    logits = yield from loaded.model.prefill_steps(prompt.ids[at:], state)
+    yield
+    return state, logits[-1], cached
+
+
+def _score_prompt(
+    model: Model, prompt: Prompt, count: int, emit: Callable[[Chunk], None]
+) -> Generator[None, None, tuple[State, Tensor]]:
+    """Read the prompt from nothing and emit the log-probabilities of its tokens."""
+    state, ids = model.new_state(), prompt.ids
+    emit(Chunk("", (TokenLogprobs(ids[0], None, ()),)))
+    for at in range(0, len(ids), ECHO_PIECE):
+        logits = yield from model.prefill_steps(ids[at : at + ECHO_PIECE], state, all_logits=True)
+        following = ids[at + 1 : at + 1 + len(logits)]
+        # The prompt's last token has no next: one row is left over.
+        for row, token in zip(logits, following, strict=False):
+            emit(Chunk("", (token_logprobs(row, token, count),)))
+        yield
+    return state, logits[-1]
+
+
+class _Decoding:
+    """The loop from the first logits to the end of the completion."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        request: GenerationRequest,
+        emit: Callable[[Chunk], None],
+        started: float,  # time.perf_counter() at the first logits
+    ) -> None:
+        self.count = 0  # tokens, a stop id not among them
+        self._loaded = loaded
+        self._request = request
+        self._emit = emit
+        seconds = request.max_predict_seconds
+        self._deadline = math.inf if seconds is None else started + seconds
+        self._sampler = Sampler(request.sampling)
+        self._text = TextStream(loaded.tokenizer)
+        self._stop_strings = StopStrings(request.stop)
+        self._line_complete = False
+
+    def run(
+        self, state: State, logits: Tensor, limit: int
+    ) -> Generator[None, None, tuple[FinishReason, str]]:
+        """Decode at most `limit` tokens. Returns why it ended, and the stop string met."""
+        stop_ids = self._loaded.stop_ids
+        while self.count < limit:
+            token = self._sampler.choose(logits)
+            if token in stop_ids:
+                self._show(self._stop_strings.flush())
+                return "eos", ""
+            self.count += 1
+            word = self._take(token, logits)
+            if word is not None:
+                return "word", word
+            if self.count == limit or self._out_of_time():
+                break
+            logits = self._loaded.model.decode(token, state)
+            yield
+        self._show(self._stop_strings.flush())
+        return "limit", ""
+
+    def _take(self, token: int, logits: Tensor) -> str | None:
+        """Show what a token makes certain; return the stop string it completes."""
+        text, word = self._stop_strings.push(self._text.push(token))
+        count = self._request.logprobs
+        self._show(text, () if count is None else (token_logprobs(logits, token, count),))
+        return word
+
+    def _show(self, text: str, tokens: tuple[TokenLogprobs, ...] = ()) -> None:
+        self._line_complete = self._line_complete or "\n" in text
+        if text or tokens:
+            self._emit(Chunk(text, tokens))
+
+    def _out_of_time(self) -> bool:
+        return self._line_complete and time.perf_counter() > self._deadline

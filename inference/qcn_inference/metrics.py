@@ -1,0 +1,68 @@
+"""What the engine counts, as Prometheus text. Names begin with `qcn_`; units stand in the names."""
+
+from collections.abc import Callable
+from functools import partial
+
+import psutil
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+
+from qcn_inference.request import Finished
+
+
+class Metrics:
+    """One engine's counters. Counting is safe from any thread."""
+
+    def __init__(
+        self, *, queue_length: Callable[[], int], state: Callable[[], str], states: tuple[str, ...]
+    ) -> None:
+        registry = self._registry = CollectorRegistry()
+        self._prompt_tokens = Counter(
+            "qcn_prompt_tokens", "Prompt tokens, cached ones included", registry=registry
+        )
+        self._cached_tokens = Counter(
+            "qcn_cached_tokens", "Prompt tokens that were not read again", registry=registry
+        )
+        self._generated_tokens = Counter(
+            "qcn_generated_tokens", "Tokens generated", registry=registry
+        )
+        self._requests = Counter(
+            "qcn_requests", "Completion requests, by how they ended", ["outcome"], registry=registry
+        )
+        self._prefill = Counter(
+            "qcn_prefill_seconds", "Wall time from start to first logits", registry=registry
+        )
+        self._decode = Counter(
+            "qcn_decode_seconds", "Wall time from first logits to end", registry=registry
+        )
+        queue = Gauge("qcn_queue_length", "Requests waiting or running", registry=registry)
+        queue.set_function(queue_length)
+        states_gauge = Gauge(
+            "qcn_state", "1 for the state that the engine is in", ["state"], registry=registry
+        )
+        for name in states:
+            states_gauge.labels(name).set_function(partial(_is_state, state, name))
+        memory = Gauge(
+            "qcn_resident_memory_bytes", "Resident memory of the process", registry=registry
+        )
+        memory.set_function(lambda: psutil.Process().memory_info().rss)
+
+    def finished(self, finished: Finished) -> None:
+        """Count a completion that ran to its end."""
+        self.ended(finished.reason)
+        self._prompt_tokens.inc(finished.prompt_tokens)
+        self._cached_tokens.inc(finished.cached_tokens)
+        self._generated_tokens.inc(finished.completion_tokens)
+        self._prefill.inc(finished.prompt_seconds)
+        self._decode.inc(finished.predicted_seconds)
+
+    def ended(self, outcome: str) -> None:
+        """Count a request by its outcome."""
+        self._requests.labels(outcome).inc()
+
+    def render(self) -> bytes:
+        """Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+def _is_state(state: Callable[[], str], name: str) -> float:
+    return float(state() == name)

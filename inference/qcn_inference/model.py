@@ -1,0 +1,145 @@
+"""The model: embedding, decoder layers, head; prefill in blocks and decode token by token.
+
+Blocks. A prompt goes through all layers BLOCK tokens at a time, so that what prefill needs beside
+weights and state does not grow with the prompt. Expert weights are read once per block, so blocks
+are as large as memory allows with ease. BLOCK is a multiple of the delta rule's chunk: the chunk
+grid is the same whatever the block, and it starts at the first token of each call of `prefill`. The
+same ids read in one call or in several therefore agree to rounding, not bit for bit.
+"""
+
+from collections.abc import Generator, Sequence
+
+import torch
+from qcn_kernels.rms_norm import rms_norm
+from qcn_kernels.rotary import rotary_tables
+from torch import Tensor
+from torch.nn import functional
+
+from qcn_inference.config import ModelConfig
+from qcn_inference.layers import DecoderLayer, Positions
+from qcn_inference.state import State
+
+BLOCK = 512  # tokens per pass through the layers in prefill
+
+
+class Model:
+    """A loaded `qwen3_next` model: weights, no sequence. One thread at a time may use it."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        fingerprint: str,
+        *,
+        embedding: Tensor,
+        layers: Sequence[DecoderLayer],
+        norm: Tensor,
+        head: Tensor,
+    ) -> None:
+        """Take over weights; `qcn_inference.checkpoint.load_model` is the usual way to a model.
+
+        Args:
+            config: the shape of the weights.
+            fingerprint: identity of weights and precision; saved states carry it.
+            embedding: [vocab, hidden].
+            layers: in order.
+            norm: [hidden] fp32, 1 + weight of the last norm.
+            head: [vocab, hidden]; the embedding itself where they are tied.
+        """
+        self.config = config
+        self.fingerprint = fingerprint
+        self._embedding = embedding
+        self._layers = tuple(layers)
+        self._norm = norm
+        self._head = head
+
+    @torch.inference_mode()
+    def new_state(self) -> State:
+        """Return the state of an empty sequence."""
+        return State(self.config, dtype=self._head.dtype, fingerprint=self.fingerprint)
+
+    @torch.inference_mode()
+    def prefill_steps(
+        self, ids: Sequence[int] | Tensor, state: State, *, all_logits: bool = False
+    ) -> Generator[None, None, Tensor]:
+        """Read `ids` into `state`, pausing after each layer.
+
+        A caller may run other work between steps, on other states. A generator that is dropped
+        before its end leaves `state` unusable: using it raises RuntimeError.
+
+        Args:
+            ids: at least one token id below vocab_size.
+            state: advanced by len(ids), in place.
+            all_logits: whether to return the logits of every token, not only of the last.
+
+        Returns:
+            fp32 logits [1, vocab], or [T, vocab] with `all_logits`.
+
+        Raises:
+            ValueError: no ids, or one that is no token.
+        """
+        tokens = self._checked(ids)
+        state.begin_reading(len(tokens))
+        logits = []
+        for block in torch.split(tokens, BLOCK):
+            x = functional.embedding(block, self._embedding).to(torch.float32)
+            cos, sin = self._rotary(state.position, len(block))
+            positions = Positions(cos.unsqueeze(1), sin.unsqueeze(1))
+            for layer in self._layers:
+                x = layer.prefill(x, state, positions)
+                yield
+            state.position += len(block)
+            if all_logits:
+                logits.append(self._logits(x))
+        state.end_reading()
+        return torch.cat(logits) if all_logits else self._logits(x[-1:])
+
+    def prefill(
+        self, ids: Sequence[int] | Tensor, state: State, *, all_logits: bool = False
+    ) -> Tensor:
+        """Run `prefill_steps` to its end and return its logits."""
+        steps = self.prefill_steps(ids, state, all_logits=all_logits)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                logits: Tensor = end.value
+                return logits
+
+    @torch.inference_mode()
+    def decode(self, token: int, state: State) -> Tensor:
+        """Read one token into `state` by the one-step recurrence; return fp32 logits [vocab].
+
+        Raises:
+            ValueError: `token` is none.
+        """
+        if not 0 <= token < self.config.vocab_size:
+            raise ValueError(f"token id {token} is outside the vocabulary")
+        state.begin_reading(1)
+        x = self._embedding[token].to(torch.float32, copy=True)  # layers add to it in place
+        cos, sin = self._rotary(state.position, 1)
+        positions = Positions(cos, sin)
+        for layer in self._layers:
+            x = layer.decode(x, state, positions)
+        state.position += 1
+        state.end_reading()
+        return self._logits(x)
+
+    def _checked(self, ids: Sequence[int] | Tensor) -> Tensor:
+        tokens = torch.as_tensor(ids, dtype=torch.int64)
+        if tokens.ndim != 1 or len(tokens) == 0:
+            raise ValueError("prefill needs a sequence of at least one token id")
+        low, high = tokens.aminmax()
+        if low < 0 or high >= self.config.vocab_size:
+            raise ValueError(f"token ids reach from {low} to {high}; the vocabulary does not")
+        return tokens
+
+    def _rotary(self, start: int, tokens: int) -> tuple[Tensor, Tensor]:
+        return rotary_tables(
+            torch.arange(start, start + tokens),
+            rotary_dim=self.config.rotary_dim,
+            theta=self.config.rope_theta,
+        )
+
+    def _logits(self, x: Tensor) -> Tensor:
+        x = rms_norm(x, scale=self._norm, eps=self.config.rms_norm_eps)
+        return functional.linear(x.to(self._head.dtype), self._head).float()

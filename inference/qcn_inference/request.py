@@ -1,0 +1,89 @@
+"""What is asked of the engine and what it answers: plain values, without torch.
+
+The HTTP service makes a `GenerationRequest` of a body, `generate.py` runs it and answers with
+`Chunk`s and one `Finished`. The service imports this module before torch is there.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+FinishReason = Literal["eos", "word", "limit"]
+"""Ended by a stop id, by a stop string, or by a limit (tokens, context, time)."""
+
+
+class RequestError(ValueError):
+    """A request that cannot be served as it stands; the message quotes none of its text."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is chosen. Filters apply in the order temperature, top-k, top-p."""
+
+    temperature: float = 1.0  # 0 is greedy
+    top_k: int = 0  # 0 keeps all
+    top_p: float = 1.0
+    seed: int | None = None  # None draws one
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Token ids, and where in them a snapshot of the state will be of use to the next request."""
+
+    ids: Sequence[int]
+    snapshots: tuple[int, ...] = ()  # ascending numbers of tokens, each below len(ids)
+    truncated: bool = False  # something of what was sent did not fit
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One completion.
+
+    `prompt` runs on the model's thread, as the job's first step; it may raise `RequestError`.
+    """
+
+    prompt: Callable[[], Prompt]
+    max_tokens: int
+    sampling: SamplingParams
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None  # how many alternatives per token; None computes none
+    echo: bool = False  # with `logprobs`: the prompt's tokens too
+    cache_prompt: bool = True
+    max_predict_seconds: float | None = None  # honoured once a line is complete
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Natural log-probabilities under the untempered distribution.
+
+    `logprob` is None for the first token of a prompt, which nothing predicts.
+    """
+
+    token: int
+    logprob: float | None
+    top: tuple[tuple[int, float], ...]  # (token id, log-probability), most probable first
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Text that is certain to be in the answer, and its tokens if they were asked for."""
+
+    text: str
+    tokens: tuple[TokenLogprobs, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a completion ended and what it cost.
+
+    Seconds are wall time, waiting for more urgent work included.
+    """
+
+    reason: FinishReason
+    stopping_word: str
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    truncated: bool
+    prompt_seconds: float
+    predicted_seconds: float

@@ -1,0 +1,88 @@
+"""Choosing the next token, and knowing when to stop."""
+
+import torch
+from torch import Tensor
+
+from qcn_inference.request import SamplingParams, TokenLogprobs
+
+# Below this, dividing by the temperature overflows fp32 long before it changes the choice.
+GREEDY_BELOW = 1e-4
+
+
+class Sampler:
+    """Draws tokens for one request. The same seed and logits give the same tokens."""
+
+    def __init__(self, params: SamplingParams) -> None:
+        self._params = params
+        self._generator = torch.Generator()
+        if params.seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(params.seed)
+
+    def choose(self, logits: Tensor) -> int:
+        """One token id from fp32 logits [V]; greedy takes the first of equals."""
+        params = self._params
+        if params.temperature < GREEDY_BELOW:
+            return int(torch.argmax(logits))
+        count = min(params.top_k, len(logits)) if params.top_k > 0 else len(logits)
+        kept, ids = torch.topk(logits / params.temperature, count)  # descending
+        probabilities = torch.softmax(kept, dim=-1)
+        # The smallest set whose mass reaches top_p: a token stays while the mass before it is short
+        # of that.
+        before = torch.cumsum(probabilities, dim=-1) - probabilities
+        probabilities[(before >= params.top_p) & (before > 0)] = 0
+        return int(ids[torch.multinomial(probabilities, 1, generator=self._generator)])
+
+
+def token_logprobs(logits: Tensor, token: int, count: int) -> TokenLogprobs:
+    """The log-probabilities of `token` and of the `count` most probable ones.
+
+    `logits` are fp32 [V], as the model gave them.
+    """
+    values = torch.log_softmax(logits, dim=-1)
+    top, ids = torch.topk(values, min(count, len(values)))
+    return TokenLogprobs(
+        token, float(values[token]), tuple(zip(ids.tolist(), top.tolist(), strict=True))
+    )
+
+
+class StopStrings:
+    """Finds stop strings in text that arrives in pieces, wherever the pieces' borders lie.
+
+    The stop string that is complete first ends the text; of several that end together, the longest.
+    Text that may yet turn out to be the start of one is held back.
+    """
+
+    def __init__(self, stops: tuple[str, ...]) -> None:
+        self._stops = stops
+        self._held = ""
+
+    def push(self, text: str) -> tuple[str, str | None]:
+        """Take more text; return what may be shown, and the stop string met.
+
+        After a stop string nothing may follow.
+        """
+        text, self._held = self._held + text, ""
+        matches = [
+            (at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0
+        ]
+        if matches:
+            _, start, stop = min(matches)
+            return text[:start], stop
+        keep = max((_overlap(text, stop) for stop in self._stops), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep], None
+
+    def flush(self) -> str:
+        """The text that was held back, once no more will come."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """The length of the longest end of `text` that begins `stop` without completing it."""
+    for length in range(min(len(text), len(stop) - 1), 0, -1):
+        if stop.startswith(text[-length:]):
+            return length
+    return 0

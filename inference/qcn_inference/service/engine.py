@@ -1,0 +1,283 @@
+"""The engine behind the service: one model, its thread, and what state they are in.
+
+The process answers before torch is imported. The model's thread imports it, loads the model, and
+then works through the scheduler until the end; nothing else touches the model. States go `starting`
+→ `loading` → `ready`, or end in `errored`, in which the process stays so that clients can read why.
+An exit code would tell only whoever started it, and the engine is shared.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qcn_inference.errors import CheckpointError
+from qcn_inference.metrics import Metrics
+from qcn_inference.request import Chunk, Finished, GenerationRequest, RequestError
+from qcn_inference.scheduler import Closed, Priority, QueueFull, Scheduler, Superseded
+from qcn_inference.service.activity import Activity
+from qcn_inference.service.errors import ApiError
+from qcn_inference.service.guard import without_message
+
+if TYPE_CHECKING:
+    from qcn_inference.generate import Loaded
+
+log = logging.getLogger(__name__)
+
+# Room for snapshots of the state: this many bytes, or this part of the weights if that is more. A
+# snapshot of the embedded model takes 4 to 9 MB, one of an 80 B model 100 MB and more.
+CACHE_BYTES = 256 * 2**20
+CACHE_PART_OF_WEIGHTS = 1 / 50
+# How long to wait for the model's thread when leaving: one step takes well under a second,
+# importing torch several.
+JOIN_SECONDS = 15
+
+# How a request that did not fail, yet has no result, is counted.
+OUTCOMES: dict[type[BaseException], str] = {
+    Superseded: "superseded",
+    Closed: "closed",
+    RequestError: "invalid",
+}
+
+
+class EngineState(StrEnum):
+    """Each change is logged."""
+
+    STARTING = "starting"
+    LOADING = "loading"
+    READY = "ready"
+    ERRORED = "errored"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Bytes of weights read."""
+
+    done: int
+    total: int
+
+
+class _Leaving(BaseException):
+    """Ends the loading of a model that nobody waits for any more."""
+
+
+class Running:
+    """A completion under way: iterate `chunks` to their end, then take `result`."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[Chunk | None] = asyncio.Queue()
+        self._future: Future[Finished] | None = None
+
+    def emit(self, chunk: Chunk | None) -> None:
+        """Hand over a chunk, or None as the last; called on any thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, chunk)
+
+    def follow(self, future: Future[Finished]) -> None:
+        """Wait for the job that emits here."""
+        self._future = future
+        future.add_done_callback(lambda _: self.emit(None))
+
+    async def chunks(self) -> AsyncIterator[Chunk]:
+        """The chunks as they come."""
+        while (chunk := await self._queue.get()) is not None:
+            yield chunk
+
+    def result(self) -> Finished:
+        """How it ended.
+
+        Raises:
+            ApiError: it failed, was superseded, or the engine is leaving.
+        """
+        assert self._future is not None
+        try:
+            return self._future.result(timeout=0)
+        except RequestError as error:
+            raise ApiError(400, "invalid_request_error", str(error)) from error
+        except Superseded:
+            raise ApiError(
+                409, "superseded", "a newer request has taken this one's place"
+            ) from None
+        except (Closed, CancelledError):
+            raise _leaving() from None
+        except Exception as error:
+            raise ApiError(
+                500, "internal_error", f"the completion failed ({type(error).__name__})"
+            ) from error
+
+    def cancel(self) -> None:
+        """Stop within one step, unless it has ended."""
+        if self._future is not None:
+            self._future.cancel()
+
+
+def _leaving() -> ApiError:
+    return ApiError(503, "unavailable", "the engine is leaving")
+
+
+class Engine:
+    """Loads the model in `folder` on a thread of its own and answers with it."""
+
+    def __init__(self, folder: Path, name: str, threads: int | None, activity: Activity) -> None:
+        self.folder = folder
+        self.name = name
+        self.activity = activity
+        self.state = EngineState.STARTING
+        self.progress: Progress | None = None
+        self.error: str | None = None
+        self.loaded: Loaded | None = None
+        self.scheduler = Scheduler()
+        self.metrics = Metrics(
+            queue_length=lambda: self.scheduler.live_jobs,
+            state=lambda: self.state,
+            states=tuple(EngineState),
+        )
+        self.settled = asyncio.Event()  # loaded, or known that it cannot be
+        self._loop = asyncio.get_running_loop()
+        self._threads = threads
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+
+    def start(self) -> None:
+        """Begin to load; returns at once."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End all completions; blocks until the model's thread has finished its step."""
+        self._closing.set()
+        self.scheduler.close()
+        self._thread.join(JOIN_SECONDS)
+
+    def ready(self) -> "Loaded":
+        """What is loaded.
+
+        Raises:
+            ApiError: it is not, or not yet.
+        """
+        if self.error is not None:
+            raise ApiError(503, "unavailable", self.error)
+        if self.loaded is None:
+            message = f"the model is not ready yet: {self.state}"
+            raise ApiError(503, "unavailable", message, {"Retry-After": "1"})
+        return self.loaded
+
+    def submit(
+        self, request: GenerationRequest, priority: Priority, supersede: str | None
+    ) -> Running:
+        """Queue a completion.
+
+        Raises:
+            ApiError: the queue is full, or the engine is not ready.
+        """
+        loaded = self.ready()
+        running = Running()
+        try:
+            future = self.scheduler.submit(
+                loaded.generate(request, running.emit), priority=priority, supersede=supersede
+            )
+        except QueueFull:
+            self.metrics.ended("refused")
+            raise ApiError(
+                503, "overloaded", "too many requests are waiting", {"Retry-After": "1"}
+            ) from None
+        except Closed:
+            raise _leaving() from None
+        future.add_done_callback(self._count)
+        running.follow(future)
+        return running
+
+    def _count(self, future: Future[Finished]) -> None:
+        if future.cancelled():
+            self.metrics.ended("cancelled")
+            return
+        error = future.exception()
+        if error is None:
+            self.metrics.finished(future.result())
+        elif type(error) in OUTCOMES:
+            self.metrics.ended(OUTCOMES[type(error)])
+        else:
+            self.metrics.ended("failed")
+            log.error("a completion failed:\n%s", without_message(error))
+
+    def _become(self, state: EngineState) -> None:
+        self.state = state
+        log.info("state: %s", state)
+        if state in (EngineState.READY, EngineState.ERRORED) and not self._closing.is_set():
+            self._loop.call_soon_threadsafe(self._on_settled)
+
+    def _on_settled(self) -> None:
+        self.activity.touch()
+        self.settled.set()
+
+    def _work(self) -> None:
+        """The model's thread."""
+        try:
+            self._load()
+        except _Leaving:
+            return
+        except CheckpointError as error:
+            self._fail(str(error))
+            return
+        except Exception as error:
+            self._fail(f"{self.folder} cannot be loaded: {type(error).__name__}: {error}")
+            log.exception("loading failed")
+            return
+        import torch
+
+        try:
+            with torch.inference_mode():
+                self.scheduler.run(when_idle=self._check_cache)
+        except (
+            Exception
+        ) as error:  # jobs fail alone, so this is a defect of ours: say so, do not hang
+            log.error("the model's thread failed:\n%s", without_message(error))
+            self._fail(f"the engine has failed ({type(error).__name__}): restart it")
+            self.scheduler.close()
+
+    def _check_cache(self) -> None:
+        """Look for damage while nobody waits; go on without what was kept if there is any."""
+        cache = self.ready().cache
+        try:
+            cache.check_integrity()
+        except AssertionError as error:
+            log.error("the prefix cache is damaged and was emptied: %s", error)
+            cache.clear()
+
+    def _fail(self, message: str) -> None:
+        self.error = message
+        log.error("%s", message)
+        self._become(EngineState.ERRORED)
+
+    def _load(self) -> None:
+        from qcn_inference.config import load_config
+        from qcn_inference.tokenizer import Tokenizer
+
+        # What is read in a moment comes first: nobody should wait for torch or the weights to hear
+        # that the folder is not there.
+        tokenizer = Tokenizer(self.folder, load_config(self.folder).vocab_size)
+
+        import torch
+
+        from qcn_inference.checkpoint import load_model
+        from qcn_inference.generate import Loaded
+        from qcn_inference.prefix_cache import PrefixCache
+
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
+        self._become(EngineState.LOADING)
+        model = load_model(self.folder, progress=self._on_progress)
+        weights = 0 if self.progress is None else self.progress.total
+        room = max(CACHE_BYTES, int(weights * CACHE_PART_OF_WEIGHTS))
+        self.loaded = Loaded(model, tokenizer, PrefixCache(room))
+        self._become(EngineState.READY)
+
+    def _on_progress(self, done: int, total: int) -> None:
+        if self._closing.is_set():
+            raise _Leaving
+        self.progress = Progress(done, total)

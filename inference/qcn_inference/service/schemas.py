@@ -1,0 +1,185 @@
+"""The bodies of requests, checked strictly: a number as a string is an error that names its field.
+
+Fields that a dialect has and we do not are ignored where leaving them out changes only speed or
+style, as llama.cpp does with fields it does not know; where they would change what is asked for,
+they are refused.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from qcn_inference.request import SamplingParams
+from qcn_inference.scheduler import Priority
+
+MAX_LOGPROBS = 20
+MAX_STOPS = 16
+Temperature = Annotated[float, Field(ge=0, le=100)]
+TopP = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=-1, lt=2**63)]
+Neutral = Annotated[float, Field(ge=0, le=0)]  # accepted, since it changes nothing
+Token = Annotated[int, Field(ge=0)]
+PRIORITIES = {priority.name.lower(): priority for priority in Priority}
+
+
+def _as_list(stop: object) -> object:
+    return [stop] if isinstance(stop, str) else stop
+
+
+Stops = Annotated[list[str] | None, BeforeValidator(_as_list), Field(max_length=MAX_STOPS)]
+
+
+class Body(BaseModel):
+    """What all bodies have in common."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
+
+
+class Sampled(Body):
+    """What the completion calls share, our extensions `priority` and `supersede` included."""
+
+    stop: Stops = None
+    seed: Seed | None = None  # -1 draws one, as in llama.cpp
+    stream: bool | None = None
+    priority: Literal["completion", "chat", "refresh", "compaction"] = "completion"
+    supersede: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+
+    @property
+    def rank(self) -> Priority:
+        """The scheduler's priority."""
+        return PRIORITIES[self.priority]
+
+    @property
+    def drawn_seed(self) -> int | None:
+        """The seed, or None where one is to be drawn."""
+        return None if self.seed == -1 else self.seed
+
+
+class StreamOptions(Body):
+    """OpenAI's `stream_options`."""
+
+    include_usage: bool = False
+
+
+class CompletionBody(Sampled):
+    """`POST /v1/completions`, as OpenAI defines it."""
+
+    prompt: str | list[str] | list[Token] | list[list[Token]]
+    model: str | None = None
+    suffix: str | None = None
+    max_tokens: Annotated[int, Field(ge=0)] | None = 16
+    temperature: Temperature | None = 1.0
+    top_p: TopP | None = 1.0
+    top_k: Annotated[int, Field(ge=-1)] | None = None  # not OpenAI's; vLLM's and llama.cpp's
+    n: Literal[1] | None = 1
+    best_of: Literal[1] | None = 1
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    echo: bool | None = False
+    presence_penalty: Neutral | None = 0.0
+    frequency_penalty: Neutral | None = 0.0
+    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
+    stream_options: StreamOptions | None = None
+
+    @field_validator("stop")
+    @classmethod
+    def _stops_are_not_empty(cls, stop: list[str] | None) -> list[str] | None:
+        if stop and not all(stop):
+            raise ValueError("a stop string must not be empty")
+        return stop
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "CompletionBody":
+        match self.prompt:
+            case [] | [[]] | "" if self.suffix is None:
+                raise ValueError("prompt: holds no token")
+            case [str() | list(), _, *_]:
+                raise ValueError("prompt: one prompt a request is served")
+        if self.suffix is not None and not isinstance(self.one_prompt, str):
+            raise ValueError("suffix: goes with a prompt that is text")
+        if self.suffix is not None and self.echo:
+            raise ValueError("suffix: cannot be combined with echo")
+        return self
+
+    @property
+    def one_prompt(self) -> str | list[int]:
+        """The prompt, out of a list of one."""
+        if isinstance(self.prompt, str):
+            return self.prompt
+        match self.prompt:
+            case [str(only)] | [list(only)]:
+                return only
+            case prompt:
+                return prompt  # type: ignore[return-value]  # text or ids: others are refused above
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """A null means the default, as OpenAI has it."""
+        return SamplingParams(
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_k=max(0, self.top_k or 0),
+            top_p=1.0 if self.top_p is None else self.top_p,
+            seed=self.drawn_seed,
+        )
+
+
+class ExtraFile(Body):
+    """A file of llama.cpp's `input_extra`."""
+
+    filename: str = ""
+    text: str
+
+
+class InfillBody(Sampled):
+    """`POST /infill`, as llama.cpp's editor plugins send it, with `filename` and `repo_name` added.
+
+    Accepted and without effect: `samplers`, `n_indent`, `id_slot`, `t_max_prompt_ms`, `lora`, and
+    whatever else llama.cpp's completion call takes.
+    """
+
+    input_prefix: str = ""
+    input_suffix: str = ""
+    prompt: str = ""  # the current line before the cursor
+    input_extra: list[ExtraFile] = []
+    filename: str = ""
+    repo_name: str = ""
+    n_predict: Annotated[int, Field(ge=-1)] = 128
+    temperature: Temperature = 0.0
+    top_k: int = 40
+    top_p: TopP = 0.95
+    t_max_predict_ms: float = 0  # 0 is no limit
+    cache_prompt: bool = True
+    response_fields: list[str] = []
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """Greedy unless a temperature is given."""
+        return SamplingParams(self.temperature, max(0, self.top_k), self.top_p, self.drawn_seed)
+
+
+class TokenizeBody(Body):
+    """`POST /tokenize`, llama.cpp's.
+
+    `add_special` is without effect: these models open no text with a token.
+    """
+
+    content: str
+    add_special: bool = False
+    parse_special: bool = False
+    with_pieces: bool = False
+
+
+class DetokenizeBody(Body):
+    """`POST /detokenize`, llama.cpp's."""
+
+    tokens: list[Token]
+
+
+class ShutdownBody(Body):
+    """`POST /shutdown`."""
+
+    when: Literal["idle", "now"] = "idle"
+
+
+def lenient_stops(stop: list[str] | None) -> tuple[str, ...]:
+    """llama.cpp ignores empty stop strings."""
+    return tuple(word for word in stop or () if word)
