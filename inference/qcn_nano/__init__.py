@@ -1,0 +1,1 @@
+"""The recipe of qcn-nano, the embedded model: corpus, tokenizer, training, evaluation."""
