@@ -1,0 +1,1 @@
+"""The language server: protocol, features, settings, the `qcn` command. Never imports torch."""

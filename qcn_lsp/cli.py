@@ -1,0 +1,133 @@
+"""The command `qcn`.
+
+Exit codes: 0 done, 1 failed with a sentence on stderr, 2 wrong usage, 130 interrupted. Nothing
+but the standard library is imported until the subcommand is known.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return the exit code."""
+    options = _parser().parse_args(argv)
+    # What libraries log is not for the reader of a command's output; its errors are sentences.
+    logging.getLogger().addHandler(logging.NullHandler())
+    from qcn_lsp.commands.errors import CommandError
+    from qcn_lsp.engine.messages import EngineUnavailable
+
+    try:
+        return _run(options)
+    except (CommandError, EngineUnavailable) as problem:
+        print(f"qcn: {problem}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader, `head` say, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    match options.command:
+        case "demo":
+            from qcn_lsp.commands import demo
+
+            return demo.run(options.path)
+        case "complete":
+            from qcn_lsp.commands import complete
+
+            return complete.run(options.place, as_json=options.json)
+        case "doctor":
+            from qcn_lsp.commands import doctor
+
+            return doctor.run(as_json=options.json)
+    from qcn_lsp.commands import engine
+
+    where = engine.Where(options.socket, options.host, options.port, options.token_file)
+    match options.action:
+        case "start":
+            return engine.start(options.model, where, foreground=options.foreground)
+        case "stop":
+            return engine.stop(where)
+    return engine.status(where, as_json=options.json)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="qcn", description="Local AI code completion: the commands beside the language server."
+    )
+    parser.add_argument("--version", action="version", version=f"qcn {metadata.version('qcn-lsp')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser(
+        "demo",
+        help="complete code at several places of a real repository",
+        description="Start the language server as an editor does, delete the rest of a line at "
+        "several places of a repository, and show what is suggested for it. Nothing is written.",
+    )
+    demo.add_argument(
+        "path",
+        nargs="?",
+        type=Path,
+        metavar="PATH",
+        help="the repository (default: this one, or qcn-lsp's own source)",
+    )
+
+    complete = commands.add_parser(
+        "complete",
+        help="print one completion",
+        description="Print what the language server suggests at one place of a file.",
+    )
+    complete.add_argument(
+        "place",
+        metavar="FILE:LINE:COL",
+        help="line and column as editors show them: both count from 1, columns in characters; "
+        "the text goes in before the character at COL",
+    )
+    _add_json(complete)
+
+    _add_engine(commands)
+
+    doctor = commands.add_parser("doctor", help="say what is wrong on this machine, and the remedy")
+    _add_json(doctor)
+    return parser
+
+
+def _add_engine(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    engine = commands.add_parser("engine", help="start, stop or show the engine by hand")
+    actions = engine.add_subparsers(dest="action", required=True, metavar="start|stop|status")
+    start = actions.add_parser("start", help="start the engine and wait until it is ready")
+    start.add_argument(
+        "--model",
+        default="qcn-nano",
+        metavar="DIR",
+        help="checkpoint folder (default: qcn-nano, the embedded model)",
+    )
+    start.add_argument(
+        "--foreground", action="store_true", help="run it in this terminal until it is ended"
+    )
+    stop = actions.add_parser("stop", help="end the engines of this user")
+    status = actions.add_parser("status", help="show the engines of this user")
+    _add_json(status)
+    for parser in (start, stop, status):
+        where = parser.add_argument_group("an engine elsewhere than where windows look for it")
+        where.add_argument("--socket", type=Path, metavar="PATH", help="a Unix socket")
+        where.add_argument("--host", default="127.0.0.1", help="a loopback address (127.0.0.1)")
+        where.add_argument("--port", type=int, metavar="N", help="a port; needs --token-file")
+        where.add_argument(
+            "--token-file", type=Path, metavar="F", help="the bearer token, made where missing"
+        )
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The subcommands of `qcn`, one file each; imported when they are run."""

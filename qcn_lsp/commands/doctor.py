@@ -1,0 +1,263 @@
+"""`qcn doctor`: what is wrong on this machine, and the remedy.
+
+Looks, and changes nothing: no model is loaded, no engine started. What needs torch is asked of
+another process of this Python, so that a broken installation of it cannot take the doctor along.
+"""
+
+import asyncio
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from qcn_lsp.commands.engine import running_engines
+from qcn_lsp.engine.messages import EngineUnavailable
+from qcn_lsp.engine.process import ENGINE_PACKAGES, INSTALL_ENGINE, missing_packages
+from qcn_lsp.engine.runtime import EMBEDDED_MODEL, known_addresses, runtime_directory
+
+MIN_PYTHON = (3, 11)
+MIN_FREE_MIB = 1024
+ASK_SECONDS = 60.0
+SERVER_PACKAGES = (
+    "pygls",
+    "lsprotocol",
+    "pydantic",
+    "httpx",
+    "filelock",
+    "platformdirs",
+    "psutil",
+    "rich",
+)
+_ASK_TORCH = """
+import json, torch
+cuda = torch.cuda.is_available()
+print(json.dumps({
+    "version": torch.__version__,
+    "built_for": torch.version.cuda or "the CPU",
+    "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count() * cuda)],
+    "threads": torch.get_num_threads(),
+    "capability": torch.backends.cpu.get_cpu_capability(),
+}))
+"""
+
+_ASK_CONFIG = """
+import sys
+from pathlib import Path
+from qcn_inference.config import load_config
+from qcn_inference.errors import CheckpointError
+try:
+    load_config(Path(sys.argv[1]))
+except CheckpointError as error:
+    print(error)
+    sys.exit(1)
+"""
+# What decides how fast the CPU multiplies matrices, as Linux names it.
+_CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
+
+Level = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at; `remedy` says what to do unless all is well."""
+
+    check: str
+    level: Level
+    detail: str
+    remedy: str = ""
+
+
+def run(*, as_json: bool) -> int:
+    """Print what was found; 1 when something fails."""
+    findings = [finding for check in _CHECKS for finding in check()]
+    failed = any(finding.level == "fail" for finding in findings)
+    if as_json:
+        report = {"ok": not failed, "findings": [asdict(finding) for finding in findings]}
+        print(json.dumps(report))
+    else:
+        _print(findings)
+    return 1 if failed else 0
+
+
+def _python() -> Iterator[Finding]:
+    detail = f"{platform.python_version()} ({sys.executable}), {platform.platform()}"
+    if sys.version_info < MIN_PYTHON:
+        yield Finding("Python", "fail", detail, "Install Python 3.11 or newer.")
+    else:
+        yield Finding("Python", "ok", detail)
+
+
+def _packages() -> Iterator[Finding]:
+    missing = [name for name in SERVER_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        remedy = "Install again: pip install qcn-lsp"
+        yield Finding("language server", "fail", f"missing: {', '.join(missing)}", remedy)
+    else:
+        yield Finding("language server", "ok", f"qcn-lsp {metadata.version('qcn-lsp')}")
+    if missing := missing_packages():
+        remedy = f"{INSTALL_ENGINE}, or set qcn.engine.url to an OpenAI-compatible server."
+        yield Finding("engine packages", "fail", f"missing: {', '.join(missing)}", remedy)
+    else:
+        versions = ", ".join(f"{name} {metadata.version(name)}" for name in ENGINE_PACKAGES)
+        yield Finding("engine packages", "ok", versions)
+
+
+def _torch() -> Iterator[Finding]:
+    if importlib.util.find_spec("torch") is None:
+        return  # said above
+    try:
+        asked = _ask_python(_ASK_TORCH)
+    except subprocess.TimeoutExpired:
+        yield Finding("torch", "fail", f"not imported within {ASK_SECONDS:g} s", "Reinstall it.")
+        return
+    if asked.returncode:
+        yield Finding(
+            "torch",
+            "fail",
+            f"cannot be imported: {_last_line(asked.stderr)}",
+            f"Reinstall: {INSTALL_ENGINE}",
+        )
+        return
+    found = json.loads(asked.stdout)
+    where = ", ".join(found["devices"]) or f"the CPU ({found['capability']})"
+    detail = f"{found['version']}, built for {found['built_for']}; runs on {where}"
+    yield Finding("torch", "ok", f"{detail}, {found['threads']} threads")
+    if not found["devices"]:
+        yield Finding(
+            "GPU",
+            "warn",
+            "none that torch can use: right for qcn-nano, slow for large checkpoints",
+            "On a machine with an NVIDIA GPU install torch's CUDA build.",
+        )
+
+
+def _machine() -> Iterator[Finding]:
+    memory = psutil.virtual_memory()
+    free, total = memory.available >> 20, memory.total >> 20
+    detail = f"{os.cpu_count()} cores{_cpu_features()}; {free} of {total} MiB memory free"
+    if free < MIN_FREE_MIB:
+        yield Finding("machine", "warn", detail, "Free some memory: qcn-nano needs about 1 GiB.")
+    else:
+        yield Finding("machine", "ok", detail)
+
+
+def _cpu_features() -> str:
+    """Return the CPU's useful instruction sets, where the system lists them."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""
+    words = set(text.split())
+    found = [feature for feature in _CPU_FEATURES if feature in words]
+    return f" with {', '.join(found)}" if found else ""
+
+
+def _runtime_directory() -> Iterator[Finding]:
+    try:
+        directory = runtime_directory()
+    except EngineUnavailable as problem:
+        yield Finding("runtime directory", "fail", str(problem), "See the message.")
+        return
+    yield Finding("runtime directory", "ok", f"{directory}, yours alone")
+
+
+def _engines() -> Iterator[Finding]:
+    try:
+        addresses = known_addresses(runtime_directory())
+    except EngineUnavailable:
+        return  # said above
+    found = asyncio.run(running_engines(addresses))
+    if not found:
+        yield Finding("engine", "ok", "not running; it starts when it is first needed")
+    for address, health in found:
+        if health is None:
+            remedy = "End it: qcn engine stop"
+            yield Finding("engine", "fail", f"{address} does not answer", remedy)
+        elif health.state == "errored":
+            remedy = (
+                "Mend the folder or change qcn.models.completion; the next request tries again."
+            )
+            yield Finding("engine", "fail", health.error or "errored", remedy)
+        else:
+            detail = f"{health.model}: {health.state}, version {health.version}, pid {health.pid}"
+            yield Finding("engine", "ok", detail)
+
+
+def _model() -> Iterator[Finding]:
+    """Look at the embedded model's folder."""
+    found = importlib.util.find_spec("qcn_inference")
+    if found is None or found.origin is None:
+        yield Finding(
+            "model", "fail", "qcn_inference is missing", "Install again: pip install qcn-lsp"
+        )
+        return
+    yield check_folder(Path(found.origin).parent / "data" / EMBEDDED_MODEL)
+
+
+def check_folder(folder: Path) -> Finding:
+    """Look at a checkpoint folder without loading it: its config by the engine's own rules."""
+    name = f"model {folder.name}"
+    asked = _ask_python(_ASK_CONFIG, str(folder))
+    if asked.returncode:
+        problem = asked.stdout.strip() or _last_line(asked.stderr)
+        return Finding(name, "fail", problem, "Download the checkpoint again, or choose another.")
+    weights = list(folder.glob("*.safetensors"))
+    if not weights or not (folder / "tokenizer.json").is_file():
+        remedy = f"{folder} must hold tokenizer.json and *.safetensors."
+        return Finding(name, "fail", "weights or tokenizer.json missing", remedy)
+    size = sum(file.stat().st_size for file in weights) / 1e6
+    return Finding(name, "ok", f"{size:.0f} MB of weights, in {folder}")
+
+
+def _ask_python(code: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run `code` in a process of this Python of its own; raises `TimeoutExpired`."""
+    return subprocess.run(
+        [sys.executable, "-P", "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=ASK_SECONDS,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no message"])[-1]
+
+
+_CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
+    _python,
+    _packages,
+    _torch,
+    _machine,
+    _runtime_directory,
+    _engines,
+    _model,
+)
+
+
+def _print(findings: list[Finding]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from qcn_lsp.commands.console import make_console
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    styles = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+    for finding in findings:
+        detail = Text(finding.detail)
+        if finding.remedy:
+            detail.append(f"\n→ {finding.remedy}", style="bold")
+        table.add_row(Text(finding.level, style=styles[finding.level]), finding.check, detail)
+    make_console().print(table)

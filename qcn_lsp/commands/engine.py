@@ -1,0 +1,233 @@
+"""`qcn engine start|stop|status`: the engines of this user, by hand."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from qcn_lsp.commands.errors import CommandError
+from qcn_lsp.engine.dialects import Health, engine_health
+from qcn_lsp.engine.local import LocalEngine, dismiss
+from qcn_lsp.engine.messages import EngineState, EngineStatus, EngineUnavailable, NoAnswer
+from qcn_lsp.engine.process import engine_command, engine_environment, require_engine_packages
+from qcn_lsp.engine.runtime import (
+    Address,
+    LoopbackAddress,
+    UnixAddress,
+    engine_key,
+    known_addresses,
+    new_address,
+    resolve_model,
+    runtime_directory,
+    write_token,
+)
+from qcn_lsp.settings import EngineSettings
+
+HEALTH_SECONDS = 3.0
+END_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where the user put an engine; all defaults: where windows look for it."""
+
+    socket: Path | None
+    host: str
+    port: int | None
+    token_file: Path | None
+
+    def address(self) -> Address | None:
+        """Return the address meant, None for the usual one."""
+        if self.socket is not None:
+            if self.port is not None or self.token_file is not None:
+                raise CommandError("--socket goes without --port and --token-file")
+            return UnixAddress(self.socket.absolute())
+        if self.port is None and self.token_file is None:
+            return None
+        if self.port is None or self.token_file is None:
+            raise CommandError("--port and --token-file go together")
+        return LoopbackAddress(self.port, self.token_file.absolute(), self.host)
+
+
+def start(model: str, where: Where, *, foreground: bool) -> int:
+    """Start the engine of `model`, or find it running, and wait until it is ready."""
+    address = where.address()
+    if isinstance(address, LoopbackAddress) and not address.token_file.exists():
+        write_token(address.token_file)
+    idle_minutes = EngineSettings().idle_minutes
+    if foreground:
+        return _run_here(resolve_model(model), address, idle_minutes)
+    asyncio.run(_attach(LocalEngine(model, idle_minutes=idle_minutes, address=address)))
+    return 0
+
+
+def stop(where: Where) -> int:
+    """End the engines; one that does not answer is ended by its process id."""
+    stopped = asyncio.run(_stop_all(_addresses(where)))
+    print("\n".join(stopped) if stopped else "No engine is running.")
+    return 0
+
+
+def status(where: Where, *, as_json: bool) -> int:
+    """Show the engines."""
+    found = asyncio.run(running_engines(_addresses(where)))
+    if as_json:
+        listed = [
+            {"address": str(address), "answers": health is not None}
+            | (asdict(health) if health else {})
+            for address, health in found
+        ]
+        print(json.dumps(listed))
+    elif not found:
+        print("No engine is running; it starts when it is first needed.")
+    else:
+        _print_table(found)
+    return 0
+
+
+async def running_engines(addresses: list[Address]) -> list[tuple[Address, Health | None]]:
+    """Return the engines that listen; health is None for one that does not answer."""
+    found: list[tuple[Address, Health | None]] = []
+    for address in addresses:
+        try:
+            client = address.client()
+        except EngineUnavailable:
+            continue  # its token is gone, and with it the engine
+        try:
+            health = await engine_health(client, seconds=HEALTH_SECONDS)
+            if health is not None:
+                found.append((address, health))
+        except NoAnswer:
+            found.append((address, None))
+        except EngineUnavailable:
+            continue  # nobody there, or a stranger
+        finally:
+            await client.close()
+    return found
+
+
+def _addresses(where: Where) -> list[Address]:
+    address = where.address()
+    return [address] if address else known_addresses(runtime_directory())
+
+
+def _run_here(model: str, address: Address | None, idle_minutes: float) -> int:
+    """Become the engine: signals, exit code and output are then its own."""
+    require_engine_packages()
+    if address is None:
+        key = engine_key(model)
+        address = new_address(runtime_directory(), key, tcp=sys.platform == "win32")
+    command = engine_command(model, address, idle_minutes)
+    print(f"The engine listens on {address}", file=sys.stderr, flush=True)
+    if sys.platform != "win32":
+        os.execve(command[0], command, engine_environment())
+    return subprocess.call(command, env=engine_environment())
+
+
+async def _attach(local: LocalEngine) -> None:
+    from rich.status import Status
+
+    from qcn_lsp.commands.console import make_console
+
+    console = make_console()
+    shown = Status("Looking for the engine", console=console)
+
+    def report(status: EngineStatus) -> None:
+        share = f" {100 * status.done // status.total} %" if status.total else ""
+        shown.update(f"{status.message} {status.model or ''}{share}")
+        if not console.is_terminal and status.state is EngineState.STARTING:
+            console.print(f"{status.message} {status.model or ''}", highlight=False)
+
+    with shown:
+        engine = await local.attach(report)
+    try:
+        health = await engine_health(engine.client)
+    finally:
+        await engine.close()
+    if health is None:
+        raise CommandError("the engine left again")
+    console.print(f"The engine is ready: {health.model}, pid {health.pid}", highlight=False)
+
+
+async def _stop_all(addresses: list[Address]) -> list[str]:
+    """End the engines at these addresses; return a line for each."""
+    lines = []
+    for address, health in await running_engines(addresses):
+        client = address.client()
+        try:
+            if health is None:
+                raise NoAnswer("it did not answer")
+            await dismiss(client, when="now")
+            if health.pid is not None:
+                await asyncio.to_thread(_wait_for_end, health.pid)
+            lines.append(f"Stopped the engine (pid {health.pid}).")
+        except EngineUnavailable as problem:
+            ended = await asyncio.to_thread(_end_process, address)
+            if ended is None:
+                raise CommandError(
+                    f"the engine at {address} cannot be stopped: {problem}"
+                ) from problem
+            lines.append(f"Ended the engine (pid {ended}): {problem}.")
+        finally:
+            await client.close()
+    return lines
+
+
+def _wait_for_end(pid: int) -> None:
+    """Wait until an engine that listens no more has given its memory back."""
+    with suppress(psutil.NoSuchProcess):
+        try:
+            psutil.Process(pid).wait(END_SECONDS)
+        except psutil.TimeoutExpired:
+            raise EngineUnavailable(
+                f"it stopped listening and has not ended within {END_SECONDS:g} seconds"
+            ) from None
+
+
+def _end_process(address: Address) -> int | None:
+    """End the process whose command line says that it serves `address`; return its id."""
+    wanted = {"qcn_inference", *address.arguments()}
+    for process in psutil.process_iter():
+        try:
+            if not wanted <= set(process.cmdline()):
+                continue
+            process.terminate()
+            try:
+                process.wait(END_SECONDS)
+            except psutil.TimeoutExpired:
+                process.kill()
+                process.wait(END_SECONDS)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        return process.pid
+    return None
+
+
+def _print_table(found: list[tuple[Address, Health | None]]) -> None:
+    from rich.table import Table
+
+    from qcn_lsp.commands.console import make_console
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("MODEL", "STATE", "VERSION", "PID", "ACTIVE", "IDLE", "ADDRESS"):
+        table.add_column(heading, overflow="fold")
+    for address, health in found:
+        if health is None:
+            table.add_row("?", "no answer", "", "", "", "", str(address))
+            continue
+        table.add_row(
+            health.model or health.model_path or "?",
+            health.error or health.state,
+            health.version,
+            str(health.pid),
+            str(health.active_requests),
+            f"{health.idle_seconds / 60:.0f} min",
+            str(address),
+        )
+    make_console().print(table)

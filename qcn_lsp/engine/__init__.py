@@ -1,0 +1,1 @@
+"""The link to the engine: finding or starting it, and asking it, over HTTP only."""

@@ -1,0 +1,175 @@
+"""The two ways to ask for a completion: our engine's `/infill`, and OpenAI's `/v1/completions`."""
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from qcn_lsp.engine.client import HttpClient
+from qcn_lsp.engine.messages import (
+    CompletionRequest,
+    CompletionResult,
+    EngineUnavailable,
+    Refused,
+)
+from qcn_lsp.engine.prompt import STOP_STRINGS, fim_prompt
+
+logger = logging.getLogger(__name__)
+
+SERVER_NAME = "qcn-engine"
+PROTOCOL = 1
+HEALTH_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Health:
+    """What our engine says of itself on `/health`; `done` of `total` bytes of the model read."""
+
+    version: str
+    protocol: int
+    state: str
+    model: str | None
+    model_path: str | None
+    done: int
+    total: int
+    error: str | None
+    pid: int | None
+    active_requests: int
+    idle_seconds: float
+    context_length: int | None
+
+
+async def engine_health(client: HttpClient, *, seconds: float | None = None) -> Health | None:
+    """Return the health of our engine; None when something else answers there.
+
+    Raises `Unreachable` when nobody listens, `NoAnswer` when it is silent for `seconds`
+    (`HEALTH_SECONDS` unless told).
+    """
+    try:
+        patience = seconds or HEALTH_SECONDS
+        body = await client.get("/health", accept=(200, 503), seconds=patience)
+    except Refused as refusal:
+        if refusal.status in (401, 403):
+            raise
+        return None
+    return _parse_health(body) if body.get("server") == SERVER_NAME else None
+
+
+def _parse_health(body: dict[str, Any]) -> Health:
+    progress, idle = _object(body.get("progress")), body.get("idle_seconds")
+    return Health(
+        version=str(body.get("version")),
+        protocol=_integer(body.get("protocol")),
+        state=str(body.get("state")),
+        model=body.get("model"),
+        model_path=body.get("model_path"),
+        done=_integer(progress.get("done")),
+        total=_integer(progress.get("total")),
+        error=body.get("error"),
+        pid=body.get("pid"),
+        active_requests=_integer(body.get("active_requests")),
+        idle_seconds=idle if isinstance(idle, int | float) else 0.0,
+        context_length=body.get("context_length"),
+    )
+
+
+class OwnEngine:
+    """Our engine, asked through `/infill`: all that is sent is plain text to it."""
+
+    def __init__(self, client: HttpClient, model: str | None) -> None:
+        self.client = client
+        self.model = model
+
+    async def complete(self, request: CompletionRequest) -> CompletionResult:
+        """Answer one request; raises `EngineUnavailable` or `Superseded`."""
+        began = time.perf_counter()
+        body: dict[str, Any] = {
+            "input_prefix": request.prefix,
+            "input_suffix": request.suffix,
+            "input_extra": [{"filename": file.path, "text": file.text} for file in request.extra],
+            "filename": request.path,
+            "repo_name": request.repo,
+            "n_predict": request.max_tokens,
+            "stop": list(request.stop),
+            "temperature": 0.0,
+            "stream": False,
+            "priority": "completion",
+        }
+        if request.supersede is not None:
+            body["supersede"] = request.supersede
+        answer = await self.client.post("/infill", body)
+        return CompletionResult(
+            text=_text(answer.get("content"), self.client.name),
+            finish_reason="length" if answer.get("stop_type") == "limit" else "stop",
+            prompt_tokens=_integer(answer.get("tokens_evaluated")),
+            cached_tokens=_integer(answer.get("tokens_cached")),
+            completion_tokens=_integer(answer.get("tokens_predicted")),
+            milliseconds=(time.perf_counter() - began) * 1000,
+        )
+
+    async def close(self) -> None:
+        """Close the connections; the engine stays up for the user's other windows."""
+        await self.client.close()
+
+
+class OpenAIEndpoint:
+    """Any server with OpenAI's `/v1/completions` and a model trained on this family's formats.
+
+    It takes only text, in which a special token's string would act as the token: passages that
+    hold one are left out of the prompt, and the log says so.
+    """
+
+    def __init__(self, client: HttpClient, model: str | None, completions_path: str) -> None:
+        self.client = client
+        self.model = model
+        self._path = completions_path
+
+    async def complete(self, request: CompletionRequest) -> CompletionResult:
+        """Answer one request; raises `EngineUnavailable`."""
+        began = time.perf_counter()
+        prompt = fim_prompt(request)
+        for passage in prompt.left_out:
+            logger.warning("left out of the prompt to %s: %s", self.client.name, passage)
+        body: dict[str, Any] = {
+            "prompt": prompt.text,
+            "max_tokens": request.max_tokens,
+            "temperature": 0,
+            "stop": [*STOP_STRINGS, *request.stop],
+            "stream": False,
+        }
+        if self.model is not None:
+            body["model"] = self.model
+        answer = await self.client.post(self._path, body)
+        choices = answer.get("choices")
+        if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+            raise EngineUnavailable(f"{self.client.name} sent a completion without `choices`.")
+        usage = _object(answer.get("usage"))
+        details = _object(usage.get("prompt_tokens_details"))
+        return CompletionResult(
+            text=_text(choices[0].get("text"), self.client.name),
+            finish_reason="length" if choices[0].get("finish_reason") == "length" else "stop",
+            prompt_tokens=_integer(usage.get("prompt_tokens")),
+            cached_tokens=_integer(details.get("cached_tokens")),
+            completion_tokens=_integer(usage.get("completion_tokens")),
+            milliseconds=(time.perf_counter() - began) * 1000,
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.client.close()
+
+
+def _object(value: object) -> dict[str, Any]:
+    """Return an object another program sent, an empty one where it sent none."""
+    return value if isinstance(value, dict) else {}
+
+
+def _integer(value: object) -> int:
+    """Return a count another program sent, 0 where it sent none."""
+    return value if isinstance(value, int) else 0
+
+
+def _text(value: object, name: str) -> str:
+    if not isinstance(value, str):
+        raise EngineUnavailable(f"{name} sent a completion without text.")
+    return value

@@ -1,0 +1,110 @@
+"""What the language server and the engine tell each other, as values without behaviour."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal, Protocol
+
+
+class EngineState(StrEnum):
+    """Where the link to the engine stands."""
+
+    STOPPED = "stopped"  # not asked for yet, or closed
+    STARTING = "starting"  # its process is being started, or the endpoint contacted
+    LOADING = "loading"  # it answers and reads the model
+    READY = "ready"
+    ERRORED = "errored"  # it cannot serve, and says why
+    EXITED = "exited"  # it was ready once and is gone; the next request starts a new one
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """One state of the link, with what a user needs to know about it.
+
+    `done` of `total` bytes of the model are read while `LOADING`; both are 0 elsewhere.
+    """
+
+    state: EngineState
+    message: str = ""
+    model: str | None = None
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True)
+class ContextFile:
+    """Another file shown to the model in front of the current one."""
+
+    path: str
+    text: str
+
+
+@dataclass(frozen=True)
+class CompletionRequest:
+    """Text around the cursor, to be completed greedily.
+
+    `extra` lists other open files, the most stable first. A newer request with the same
+    `supersede` key ends this one. `max_tokens` counts the model's tokens.
+    """
+
+    prefix: str
+    suffix: str
+    path: str
+    repo: str
+    extra: tuple[ContextFile, ...] = ()
+    max_tokens: int = 128
+    stop: tuple[str, ...] = ()
+    supersede: str | None = None
+
+
+@dataclass(frozen=True)
+class CompletionResult:
+    """The model's answer; counts are in tokens, `milliseconds` from request to answer."""
+
+    text: str
+    finish_reason: Literal["stop", "length"]
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    milliseconds: float
+
+
+class EngineUnavailable(Exception):  # noqa: N818 - the name of the state, as in the messages
+    """The engine cannot be started, reached or used; str() is written for the user."""
+
+
+class Unreachable(EngineUnavailable):
+    """Nobody listens at the address, or one that is not ready: trying again loses nothing."""
+
+
+class ConnectionLost(EngineUnavailable):
+    """The connection broke after the request was sent."""
+
+
+class NoAnswer(EngineUnavailable):
+    """Somebody listens but does not answer in time."""
+
+
+class Refused(EngineUnavailable):
+    """An HTTP error with a readable reason; `status` is its code."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Superseded(Exception):  # noqa: N818 - an outcome, not an error
+    """A newer request with the same key replaced this one."""
+
+
+class Completer(Protocol):
+    """Something that answers completion requests: our engine, or another endpoint."""
+
+    model: str | None
+
+    async def complete(self, request: CompletionRequest) -> CompletionResult:
+        """Answer one request; raises `EngineUnavailable` or `Superseded`."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connections."""
+        ...

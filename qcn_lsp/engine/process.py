@@ -1,0 +1,126 @@
+"""The engine's process: started apart from this one, its log kept, its last words found.
+
+The engine outlives the window that started it, because other windows use it too: it is a session
+leader of its own, its input is closed and its output goes to a file. It leaves by itself when
+nobody has used it for a while.
+
+It runs in safe-path mode (`-P`) and in its runtime directory: a workspace that holds a file named
+`torch.py` must not be able to run it.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qcn_lsp.engine.messages import EngineUnavailable
+from qcn_lsp.engine.runtime import Address
+
+MAX_LOG_BYTES = 1 << 20
+LAST_LINES = 8
+ENGINE_PACKAGES = ("torch", "safetensors", "tokenizers", "starlette", "uvicorn")
+INSTALL_ENGINE = 'pip install "qcn-lsp[engine]"'
+
+
+@dataclass
+class EngineProcess:
+    """An engine this process started, and where its own part of the log begins."""
+
+    popen: "subprocess.Popen[bytes]"
+    log: Path
+    log_start: int
+
+    def exit_code(self) -> int | None:
+        """Return the exit code, None while it runs; collects the process when it has ended."""
+        return self.popen.poll()
+
+    def last_words(self) -> str:
+        """Return the end of what this engine wrote to its log."""
+        return last_lines(self.log, self.log_start)
+
+
+def missing_packages() -> list[str]:
+    """Return the packages the engine needs and this Python lacks, without importing any."""
+    return [name for name in ENGINE_PACKAGES if importlib.util.find_spec(name) is None]
+
+
+def engine_command(model: str, address: Address, idle_minutes: float) -> list[str]:
+    """Return the command line that runs the engine under this interpreter."""
+    serve = [sys.executable, "-P", "-m", "qcn_inference", "serve", "--model", model]
+    return [*serve, *address.arguments(), "--idle-minutes", f"{idle_minutes:g}"]
+
+
+def engine_environment() -> dict[str, str]:
+    """Return the environment the engine runs in: this one, with threads that wait asleep.
+
+    The engine shares the machine with an editor, its linters and builds. OpenMP's threads spin
+    while they wait for each other, which on busy cores made decoding 5 to 13 times slower than
+    waiting asleep (two cores, three other busy processes). What the user sets stands.
+    """
+    return {"OMP_WAIT_POLICY": "passive", **os.environ}
+
+
+def require_engine_packages() -> None:
+    """Raise `EngineUnavailable` with the remedy when the engine is not installed."""
+    if missing := missing_packages():
+        raise EngineUnavailable(
+            f"The local engine is not installed ({', '.join(missing)} missing from "
+            f"{sys.executable}). Install it with: {INSTALL_ENGINE}, or point the setting "
+            "`qcn.engine.url` at an OpenAI-compatible server."
+        )
+
+
+def spawn(command: Sequence[str], *, log: Path, directory: Path) -> EngineProcess:
+    """Start the engine, detached; raises `OSError` when the system refuses."""
+    descriptor, log_start = _open_log(log)
+    try:
+        popen = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=descriptor,
+            stderr=descriptor,
+            cwd=directory,
+            env=engine_environment(),
+            start_new_session=True,
+            creationflags=_WINDOWS_DETACHED,
+        )
+    finally:
+        os.close(descriptor)
+    return EngineProcess(popen, log, log_start)
+
+
+def log_path(key: str) -> Path:
+    """Return the log of the engine of this key, in the user's state directory (0700)."""
+    import platformdirs
+
+    directory = platformdirs.user_state_path("qcn", appauthor=False)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return directory / f"engine-{key}.log"
+
+
+def last_lines(log: Path, start: int = 0) -> str:
+    """Return the last lines of `log` from byte `start` on; nothing when it cannot be read."""
+    try:
+        with log.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(min(start, end), end - 8192))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    written = [line for line in text.splitlines() if line.strip()]
+    return "\n".join(written[-LAST_LINES:])
+
+
+# DETACHED_PROCESS | CREATE_NEW_PROCESS_GROUP, named only in Windows' standard library.
+_WINDOWS_DETACHED = 0x0000_0008 | 0x0000_0200 if sys.platform == "win32" else 0
+
+
+def _open_log(log: Path) -> tuple[int, int]:
+    """Open `log` for appending, the previous one moved aside when large; return (fd, size)."""
+    if log.exists() and log.stat().st_size > MAX_LOG_BYTES:
+        log.replace(log.with_suffix(".log.1"))
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    return descriptor, os.fstat(descriptor).st_size

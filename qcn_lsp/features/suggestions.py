@@ -1,0 +1,248 @@
+"""The text to suggest at a place: one answer for ghost text and for the editor's list.
+
+Guarantees
+- Never stale: an answer that a document has outgrown is not given. It is kept, though, and where
+  what was typed since is its beginning, the next request is answered with the rest, without the
+  engine.
+- One request to the engine per document at a time. Requests for the same place share it; one for
+  another place ends it, here and in the engine. When the last client request for it is cancelled,
+  so is the request to the engine.
+- Prompt: while the engine is being started or reads its model, the answer is empty, and soon.
+- No error for what is no fault of the request: an engine that fails is seen in the status.
+
+Rejected: to let an older request to the engine run on in the hope that what is typed next agrees
+with it. The engine would then be busy with it when the newer one comes, which waits longer more
+often than it gains.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from qcn_indexer.open_files import OpenFile, ShownFile, choose, root_of
+from qcn_indexer.secrets import looks_secret
+
+from qcn_lsp.documents import Document
+from qcn_lsp.engine.messages import (
+    CompletionRequest,
+    CompletionResult,
+    ContextFile,
+    EngineState,
+    EngineUnavailable,
+    Superseded,
+)
+from qcn_lsp.features.cache import AnswerCache, Key
+from qcn_lsp.features.deletions import Deletions
+from qcn_lsp.features.prompt import Surroundings, around, plain, unfit
+from qcn_lsp.postprocess import Context, clean
+from qcn_lsp.uris import file_path
+
+if TYPE_CHECKING:
+    from qcn_lsp.engine.link import EngineLink
+    from qcn_lsp.server import QcnServer
+
+logger = logging.getLogger(__name__)
+
+# Collapses what arrives in one burst (a held key, a paste) into one request to the engine. Short,
+# because a request that a keystroke outdates ends within one decode step anyway.
+DEBOUNCE_SECONDS = 0.05
+# How long to wait for an engine that is not ready: next to nothing while typing, longer where the
+# user asked by hand and sees the progress bar.
+TYPING_PATIENCE_SECONDS = 0.3
+ASKED_PATIENCE_SECONDS = 20.0
+# Characters before and after the cursor: whole files, usually, in a few milliseconds.
+FILTERS_SEE = 32_768
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a suggestion is wanted: offset `cursor` of `document`.
+
+    `document` may hold text that is only about to be, such as the item selected in a list.
+    """
+
+    document: Document
+    cursor: int
+
+
+@dataclass(slots=True)
+class _Job:
+    """A request under way, and how many client requests wait for it."""
+
+    place: Place
+    task: "asyncio.Task[str]"
+    waiting: int = field(default=0)
+
+
+class Suggestions:
+    """Answers with the text to insert at a place."""
+
+    def __init__(self, server: "QcnServer") -> None:
+        self._server = server
+        self._cache = AnswerCache()
+        self._deletions = Deletions()
+        self._jobs: dict[str, _Job] = {}
+        self._starting: asyncio.Task[bool] | None = None
+        self._starting_engine: EngineLink | None = None
+
+    async def at(self, place: Place, *, automatic: bool, may_ask: bool = True) -> str:
+        """Return the text to insert at `place`; empty when there is nothing to suggest.
+
+        `automatic`: not asked for by hand, so waiting and bringing back what was just deleted are
+        out of place. `may_ask=False`: only what needs no request to the engine. Cancelling the
+        caller cancels the request to the engine when nobody else waits for it.
+        """
+        document, cursor = place.document, place.cursor
+        if reason := self._refusal(document, cursor):
+            logger.debug("nothing is offered in %s: %s", document.uri, reason)
+            return ""
+        here = around(document.text, cursor)
+        key = Key(document.uri, self._server.settings, self._others(document))
+        deleted = self._deletions.before(document.uri, here)
+        text = self._cache.find(key, document.text, here)
+        if text is None and may_ask:
+            text = await self._wait(place, key, here, automatic=automatic)
+            now = self._server.documents.get(document.uri)
+            if now is None or now.version != document.version:
+                return ""
+        if not text or (automatic and deleted and text.startswith(deleted)):
+            return ""
+        return text
+
+    def _refusal(self, document: Document, cursor: int) -> str | None:
+        settings = self._server.settings
+        if not settings.enable:
+            return "qcn is turned off"
+        if document.language_id in settings.completion.excluded_languages:
+            return f"the language {document.language_id} is excluded"
+        path, _ = _location(document, self._server.workspace_roots)
+        return looks_secret(path, document.text) or unfit(document.text, cursor)
+
+    async def _wait(self, place: Place, key: Key, here: Surroundings, *, automatic: bool) -> str:
+        """Return the answer of the request for `place`, which others may wait for as well."""
+        uri = place.document.uri
+        job = self._jobs.get(uri)
+        if job is None or job.place != place:
+            if job is not None:
+                job.task.cancel()
+            task = asyncio.create_task(self._ask(place, key, here, automatic=automatic))
+            job = self._jobs[uri] = _Job(place, task)
+        job.waiting += 1
+        try:
+            await asyncio.wait({job.task})
+        finally:
+            job.waiting -= 1
+            if not job.waiting:
+                job.task.cancel()
+                if self._jobs.get(uri) is job:
+                    del self._jobs[uri]
+        return "" if job.task.cancelled() else job.task.result()
+
+    async def _ask(self, place: Place, key: Key, here: Surroundings, *, automatic: bool) -> str:
+        """Ask the engine, clean its answer and keep it."""
+        if automatic:
+            await asyncio.sleep(DEBOUNCE_SECONDS)
+        if not await self._ready(TYPING_PATIENCE_SECONDS if automatic else ASKED_PATIENCE_SECONDS):
+            return ""
+        request = self._request(place.document, here, key)
+        try:
+            with self._server.status.working():
+                result = await self._server.engine.complete(request)
+        except Superseded:
+            return ""
+        except EngineUnavailable as problem:
+            logger.warning("no completion: %s", problem)
+            self._server.status.failed(str(problem))
+            return ""
+        text = clean(_whole_lines(result), _context(place))
+        self._cache.add(key, here, text)
+        return text
+
+    async def _ready(self, patience: float) -> bool:
+        """Return whether the engine answers requests within `patience` seconds; else start it."""
+        engine = self._server.engine
+        if engine.status.state is EngineState.READY:
+            return True
+        attempt = self._starting
+        if attempt is None or attempt.done() or self._starting_engine is not engine:
+            attempt = self._starting = asyncio.create_task(_started(engine))
+            self._starting_engine = engine
+        done, _ = await asyncio.wait({attempt}, timeout=patience)
+        return bool(done) and not attempt.cancelled() and attempt.result()
+
+    def _others(self, document: Document) -> tuple[ShownFile, ...]:
+        """Return the other open files to show the model, in their order."""
+        path, root = _location(document, self._server.workspace_roots)
+        if root is None or not self._server.settings.context.open_files:
+            return ()
+        files = [
+            OpenFile(other, opened.text)
+            for opened in self._server.documents.open_documents()
+            if (other := file_path(opened.uri)) is not None and other != root / path
+        ]
+        selection = choose(files, root=root, roots=self._server.workspace_roots)
+        for left_out, reason in selection.left_out:
+            logger.debug("%s is not shown to the model: %s", left_out, reason)
+        return selection.shown
+
+    def _request(self, document: Document, here: Surroundings, key: Key) -> CompletionRequest:
+        path, root = _location(document, self._server.workspace_roots)
+        others = (file for file in key.others if isinstance(file, ShownFile))
+        return CompletionRequest(
+            prefix=plain(here.prefix),
+            suffix=plain(here.suffix),
+            path=path.as_posix(),
+            repo=root.name if root else "",
+            extra=tuple(ContextFile(file.path.as_posix(), plain(file.text)) for file in others),
+            max_tokens=self._server.settings.completion.max_tokens,
+            stop=("\n",) if here.mid_line else (),
+            supersede=document.uri,
+        )
+
+
+async def _started(engine: "EngineLink") -> bool:
+    try:
+        await engine.ensure_ready()
+    except EngineUnavailable as problem:
+        logger.info("the engine is not ready: %s", problem)  # the status tells the user
+        return False
+    return True
+
+
+def _location(document: Document, roots: Sequence[Path]) -> tuple[PurePosixPath, Path | None]:
+    """Return the document's path below its workspace root, and the root.
+
+    Without a root, the path is the name alone: where the user keeps files is not for the model.
+    """
+    path = file_path(document.uri)
+    if path is None:
+        return PurePosixPath(document.uri.rpartition("/")[2].rpartition(":")[2] or "untitled"), None
+    root = root_of(path, roots)
+    return PurePosixPath(path.relative_to(root).as_posix() if root else path.name), root
+
+
+def _context(place: Place) -> Context:
+    """Return what the filters see: more than the model, for brackets open far away."""
+    text, cursor = place.document.text, place.cursor
+    return Context(
+        prefix=plain(text[max(0, cursor - FILTERS_SEE) : cursor]),
+        suffix=plain(text[cursor : cursor + FILTERS_SEE]),
+        language_id=place.document.language_id,
+        line_end=_line_end(place.document),
+    )
+
+
+def _whole_lines(result: CompletionResult) -> str:
+    """Return the answer without a last line that the token limit cut short, if there are more."""
+    if result.finish_reason == "length" and "\n" in result.text.strip():
+        return result.text.rpartition("\n")[0]
+    return result.text
+
+
+def _line_end(document: Document) -> str:
+    """Return the line end that most lines of the document have."""
+    windows = document.text.count("\r\n")
+    return "\r\n" if 2 * windows > document.text.count("\n") else "\n"

@@ -1,0 +1,173 @@
+"""The language server: its state, and what it does at the turns of its life.
+
+State is changed on the event loop's thread only. Handlers read immutable values from it: a
+`Document`, the `Settings`, the list of workspace roots (replaced, never changed in place).
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lsprotocol import types
+from pygls.lsp.server import LanguageServer
+
+from qcn_lsp.configuration import Configuration
+from qcn_lsp.documents import DocumentStore
+from qcn_lsp.engine.messages import EngineState, EngineStatus
+from qcn_lsp.protocol import QcnProtocol, make_converter
+from qcn_lsp.settings import Settings
+from qcn_lsp.status import StatusReporter
+from qcn_lsp.uris import file_path
+
+if TYPE_CHECKING:
+    from qcn_lsp.engine.link import EngineLink
+
+logger = logging.getLogger(__name__)
+
+
+class QcnServer(LanguageServer):
+    """One client's server."""
+
+    protocol: QcnProtocol
+
+    def __init__(self) -> None:
+        super().__init__(
+            "qcn-lsp",
+            metadata.version("qcn-lsp"),
+            protocol_cls=QcnProtocol,
+            converter_factory=make_converter,
+        )
+        self.documents = DocumentStore()
+        self.settings = Settings()
+        self.status = StatusReporter(self)
+        self.workspace_roots: list[Path] = []
+        self.leave: Callable[[str], None] = logger.error
+        """Ends the process for the reason given; set by `lifecycle`."""
+        self._configuration = Configuration(self)
+        self._engine: EngineLink | None = None
+        handlers: dict[str, Callable[[Any], Any]] = {
+            types.INITIALIZED: self._on_initialized,
+            types.TEXT_DOCUMENT_DID_OPEN: self._on_did_open,
+            types.TEXT_DOCUMENT_DID_CHANGE: self._on_did_change,
+            types.TEXT_DOCUMENT_DID_CLOSE: self._on_did_close,
+            types.WORKSPACE_DID_CHANGE_WORKSPACE_FOLDERS: self._on_folders,
+            types.WORKSPACE_DID_CHANGE_CONFIGURATION: self._configuration.on_change,
+        }
+        for method, handler in handlers.items():
+            self.protocol.fm.add_builtin_feature(method, handler)
+
+    @property
+    def encoding(self) -> types.PositionEncodingKind:
+        """The code units that columns are counted in."""
+        return self.documents.encoding
+
+    @property
+    def engine(self) -> "EngineLink":
+        """The link to the engine that the settings name; made, not started, when first used."""
+        if self._engine is None:
+            from qcn_lsp.engine.link import EngineLink
+
+            def report(status: EngineStatus) -> None:
+                if self._engine is link:  # a link that was replaced has no more say
+                    self.status.engine_changed(status)
+
+            link = EngineLink(self.settings.engine, self.settings.models, on_status=report)
+            self._engine = link
+        return self._engine
+
+    def apply_settings(self, settings: Settings) -> None:
+        """Work with these settings from now on."""
+        old, self.settings = self.settings, settings
+        self.status.set_enabled(settings.enable)
+        if (old.engine, old.models) != (settings.engine, settings.models) and self._engine:
+            link, self._engine = self._engine, None
+            self.status.engine_changed(EngineStatus(EngineState.STOPPED))
+            asyncio.ensure_future(link.close()).add_done_callback(_log_failure)
+
+    async def close(self) -> None:
+        """Let go of the engine, which other servers may go on using."""
+        if self._engine is not None:
+            try:
+                await self._engine.close()
+            except Exception:
+                logger.exception("the link to the engine did not close in order")
+
+    # --- Called by the protocol ---------------------------------------------------------------
+
+    def on_initialize(
+        self, params: types.InitializeParams, encoding: types.PositionEncodingKind
+    ) -> None:
+        """Take in what the client says of itself. Nothing may be sent yet."""
+        self.documents.encoding = encoding
+        self.workspace_roots = _roots(params)
+        self._configuration.on_initialize(params)
+        client = params.client_info
+        logger.info(
+            "initialized by %s, columns in %s, roots %s",
+            f"{client.name} {client.version or ''}" if client else "an unnamed client",
+            encoding.value,
+            [str(root) for root in self.workspace_roots],
+        )
+        if params.process_id is not None and params.process_id > 0:
+            from qcn_lsp.lifecycle import watch_process
+
+            watch_process(params.process_id, self.leave)
+
+    def on_malformed_notification(self, method: str, raw_params: object) -> None:
+        """Hear of a notification that could not be understood."""
+        if method in (types.TEXT_DOCUMENT_DID_OPEN, types.TEXT_DOCUMENT_DID_CHANGE):
+            identifier = raw_params.get("textDocument") if isinstance(raw_params, dict) else None
+            uri = identifier.get("uri") if isinstance(identifier, dict) else None
+            if isinstance(uri, str):
+                self.documents.lose(uri)
+
+    # --- Notifications ------------------------------------------------------------------------
+
+    def _on_initialized(self, _params: object) -> None:
+        self._configuration.on_initialized()
+
+    def _on_did_open(self, params: types.DidOpenTextDocumentParams) -> None:
+        self.documents.open(params.text_document)
+
+    def _on_did_change(self, params: types.DidChangeTextDocumentParams) -> None:
+        self.documents.change(params.text_document, params.content_changes)
+
+    def _on_did_close(self, params: types.DidCloseTextDocumentParams) -> None:
+        self.documents.close(params.text_document.uri)
+
+    def _on_folders(self, params: types.DidChangeWorkspaceFoldersParams) -> None:
+        removed = _paths(folder.uri for folder in params.event.removed)
+        added = _paths(folder.uri for folder in params.event.added)
+        kept = [root for root in self.workspace_roots if root not in removed]
+        self.workspace_roots = kept + [root for root in added if root not in kept]
+
+
+def create_server() -> QcnServer:
+    """Return the server with all its features, not yet started."""
+    from qcn_lsp import features
+
+    server = QcnServer()
+    features.register(server)
+    return server
+
+
+def _roots(params: types.InitializeParams) -> list[Path]:
+    """Return the workspace's folders, named in the newest way the client knows."""
+    if params.workspace_folders:
+        return _paths(folder.uri for folder in params.workspace_folders)
+    if params.root_uri:
+        return _paths([params.root_uri])
+    return [Path(params.root_path)] if params.root_path else []
+
+
+def _paths(uris: Iterable[str]) -> list[Path]:
+    """Return the paths of the folders that lie in this file system, each once."""
+    return list(dict.fromkeys(path for uri in uris if (path := file_path(uri)) is not None))
+
+
+def _log_failure(task: asyncio.Future[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("closing the link to the engine failed", exc_info=error)

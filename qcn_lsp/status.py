@@ -1,0 +1,188 @@
+"""What the editor shows about the server: the state of the engine, work in hand, and problems.
+
+Three ways to the user, by how much they ask of them. The notification `didChangeStatus`, in the
+shape of Copilot's language server ({busy, kind, message}), feeds a status bar and is sent on
+change only. Work-done progress shows a model being loaded, once for each load. A message box
+(`window/showMessage`) is for what only the user can put right, and is shown once.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal
+
+from lsprotocol import types
+
+from qcn_lsp.engine.messages import EngineState, EngineStatus
+
+if TYPE_CHECKING:
+    from pygls.lsp.server import LanguageServer
+
+logger = logging.getLogger(__name__)
+
+DID_CHANGE_STATUS = "didChangeStatus"
+
+Kind = Literal["Normal", "Warning", "Error", "Inactive"]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The parameters of `didChangeStatus`."""
+
+    busy: bool
+    kind: Kind
+    message: str
+
+
+class StatusReporter:
+    """Tells the client how the server is doing, and only what has changed."""
+
+    def __init__(self, server: "LanguageServer") -> None:
+        self._server = server
+        self._engine = EngineStatus(EngineState.STOPPED)
+        self._in_hand = 0
+        self._enabled = True
+        self._failure = ""
+        self._sent: Status | None = None
+        self._told: set[str] = set()
+        self._progress: LoadProgress | None = None
+
+    @property
+    def current(self) -> Status:
+        """The status as the client should know it."""
+        busy = self._in_hand > 0
+        if not self._enabled:
+            return Status(busy, "Inactive", "qcn is turned off by the setting qcn.enable.")
+        state, message = self._engine.state, self._engine.message
+        model = self._engine.model or "the model"
+        if state is EngineState.ERRORED:
+            return Status(busy, "Error", message)
+        if state is EngineState.EXITED:
+            return Status(busy, "Warning", message)
+        if state is EngineState.STARTING:
+            return Status(True, "Normal", message or "Starting the engine")
+        if state is EngineState.LOADING:
+            return Status(True, "Normal", f"Loading {model}")
+        if self._failure:
+            return Status(busy, "Warning", self._failure)
+        return Status(busy, "Normal", "")
+
+    def engine_changed(self, status: EngineStatus) -> None:
+        """Take note of the engine's new status."""
+        self._engine = status
+        self._failure = ""
+        if status.state is EngineState.ERRORED:
+            self.tell([status.message], types.MessageType.Error)
+        self._show_progress(status)
+        self._send()
+
+    def set_enabled(self, enabled: bool) -> None:
+        """Take note of whether the user wants anything from us."""
+        self._enabled = enabled
+        self._send()
+
+    def failed(self, message: str) -> None:
+        """Take note that a request found no answer although the engine is there."""
+        self._failure = message
+        self._send()
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Be busy while the block runs; its success ends what `failed` began."""
+        self._in_hand += 1
+        self._send()
+        try:
+            yield
+            self._failure = ""
+        finally:
+            self._in_hand -= 1
+            self._send()
+
+    def tell(
+        self, messages: Iterable[str], kind: types.MessageType = types.MessageType.Warning
+    ) -> None:
+        """Show each message to the user, unless they have seen it."""
+        for message in messages:
+            if message and message not in self._told:
+                self._told.add(message)
+                self._server.window_show_message(types.ShowMessageParams(kind, message))
+
+    def _send(self) -> None:
+        if self.current != self._sent:
+            self._sent = self.current
+            self._server.protocol.notify(DID_CHANGE_STATUS, asdict(self.current))
+
+    def _show_progress(self, status: EngineStatus) -> None:
+        if status.state is EngineState.LOADING:
+            window = self._server.client_capabilities.window
+            if self._progress is None and window and window.work_done_progress:
+                self._progress = LoadProgress(self._server, status)
+            if self._progress is not None:
+                self._progress.update(status)
+        elif self._progress is not None:
+            self._progress.end(status)
+            self._progress = None
+
+
+class LoadProgress:
+    """The progress bar of one load, from the client's consent to its end.
+
+    Notifications about a token may be sent only after the client has accepted it; what happens
+    until then is caught up with.
+    """
+
+    def __init__(self, server: "LanguageServer", status: EngineStatus) -> None:
+        self._server = server
+        self._token = f"qcn-load-{id(self)}"
+        self._begun = False
+        self._end: types.WorkDoneProgressEnd | None = None
+        self._status = status
+        self._shown = -1
+        self._creation = asyncio.ensure_future(self._create())
+
+    def update(self, status: EngineStatus) -> None:
+        """Show how far the load is."""
+        self._status = status
+        if self._begun and self._percentage() > self._shown:
+            self._shown = self._percentage()
+            self._notify(types.WorkDoneProgressReport(percentage=self._shown))
+
+    def end(self, status: EngineStatus) -> None:
+        """Take the bar away."""
+        loaded = status.state is EngineState.READY
+        self._end = types.WorkDoneProgressEnd(message="Loaded" if loaded else "Not loaded")
+        if self._begun:
+            self._notify(self._end)
+
+    async def _create(self) -> None:
+        try:
+            await self._server.window_work_done_progress_create_async(
+                types.WorkDoneProgressCreateParams(token=self._token)
+            )
+        except Exception as error:  # whatever the client objects to, the load goes on without a bar
+            logger.info("the client shows no progress: %s", error)
+            return
+        if self._end is not None:
+            return  # over before it could begin
+        self._begun = True
+        self._shown = self._percentage()
+        self._notify(
+            types.WorkDoneProgressBegin(
+                title=f"Loading {self._status.model or 'the model'}",
+                percentage=self._shown,
+                cancellable=False,
+            )
+        )
+
+    def _percentage(self) -> int:
+        return 100 * self._status.done // self._status.total if self._status.total else 0
+
+    def _notify(
+        self,
+        value: types.WorkDoneProgressBegin
+        | types.WorkDoneProgressReport
+        | types.WorkDoneProgressEnd,
+    ) -> None:
+        self._server.progress(types.ProgressParams(token=self._token, value=value))
