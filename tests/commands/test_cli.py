@@ -1,0 +1,49 @@
+"""`qcn` as a whole: usage, version, and what it leaves unloaded."""
+
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+from command_support import qcn
+
+from qcn_lsp.cli import main
+
+
+def test_the_version_is_the_packages() -> None:
+    assert qcn("--version").stdout == f"qcn {metadata.version('qcn-lsp')}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("no-such-command",),
+        ("engine",),
+        ("engine", "explode"),
+        ("complete",),
+        ("doctor", "--no-such-option"),
+        ("engine", "start", "--port", "many"),
+    ],
+)
+def test_wrong_usage_exits_with_2_and_says_what_is_right(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2
+    printed = capsys.readouterr()
+    assert "usage: qcn" in printed.err
+    assert printed.out == ""
+
+
+def test_help_loads_nothing_but_the_standard_library() -> None:
+    code = (
+        "import sys\n"
+        "from qcn_lsp.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'httpx', 'rich', 'pygls', 'pydantic'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.endswith("\n[]\n")

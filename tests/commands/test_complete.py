@@ -1,0 +1,73 @@
+"""`qcn complete FILE:LINE:COL`, through the real language server."""
+
+import json
+from pathlib import Path
+
+import pytest
+from command_support import qcn
+from link_support import StandInModel
+
+from qcn_lsp.cli import main
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A file with an emoji before the cursor's column, and all three kinds of line end."""
+    file = tmp_path / "shop" / "price.py"
+    file.parent.mkdir()
+    file.write_bytes('a = 1\r\nb = 2\rprint("🙂é", total(\n'.encode())
+    return file
+
+
+def test_the_suggestion_alone_is_printed(standin: StandInModel, source: Path) -> None:
+    done = qcn("complete", f"{source}:3:19")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "answer\n", "")
+
+
+def test_columns_count_characters_and_lines_end_as_in_editors(
+    embedded: StandInModel, source: Path
+) -> None:
+    done = qcn("complete", f"{source}:3:13", "--json")
+    answer = json.loads(done.stdout)
+    assert answer.pop("milliseconds") > 0
+    assert answer == {"file": str(source), "line": 3, "column": 13, "suggestion": "answer"}
+    [event] = embedded.events("infill")
+    assert event["body"]["input_prefix"].endswith('print("🙂é", ')
+    assert event["body"]["input_suffix"] == "total(\n"
+    assert event["body"]["filename"] == "price.py"
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("{file}", "expected FILE:LINE:COL"),
+        ("{file}:3", "expected FILE:LINE:COL"),
+        ("{file}:three:1", "two numbers"),
+        ("{file}:0:1", "count from 1"),
+        ("{file}:5:1", "has 4 lines; there is no line 5"),
+        ("{file}:3:20", "columns 1 to 19, not 20"),
+        ("{folder}/none.py:1:1", "No such file"),
+        ("{folder}:1:1", "Is a directory"),
+        ("{folder}/latin.py:1:1", "not UTF-8"),
+        ("{folder}/binary.py:1:1", "binary"),
+    ],
+)
+def test_a_place_that_is_none_is_explained(
+    source: Path, place: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (source.parent / "latin.py").write_bytes(b"# caf\xe9")
+    (source.parent / "binary.py").write_bytes(b"a\0b")
+    assert main(["complete", place.format(file=source, folder=source.parent)]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("qcn: ")
+    assert message in printed.err
+
+
+def test_an_engine_that_cannot_serve_is_an_error_with_its_reason(
+    embedded: StandInModel, source: Path
+) -> None:
+    embedded.behave(state="errored", error="model.safetensors is cut short: download it again.")
+    done = qcn("complete", f"{source}:1:1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "qcn: model.safetensors is cut short: download it again.\n"

@@ -1,0 +1,129 @@
+"""`qcn demo`: the whole chain on a small repository, and the choice of its places."""
+
+import ast
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+from command_support import qcn
+from link_support import StandInModel, processes_of, until
+
+from qcn_lsp.cli import main
+from qcn_lsp.commands.places import choose_places, places_in, source_files
+
+SHOP = '''"""A shop.
+
+total = "not code"
+"""
+
+import os
+
+
+class Cart:
+    def __init__(self, owner: str) -> None:
+        # owner = "not code either"
+        self.owner = owner.strip()
+        self.items: list[int] = []
+
+    def total(self) -> int:
+        return sum(self.items)
+
+    def add(self, price: int) -> None:
+        if price < 0:
+            raise ValueError("a price is positive")
+        self.items.append(price)
+
+
+def main() -> None:
+    cart = Cart(os.environ["USER"])
+    for price in range(10):
+        cart.add(price)
+    print(cart.total())
+'''
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    folder = tmp_path / "shop"
+    (folder / "node_modules").mkdir(parents=True)
+    (folder / "cart.py").write_text(SHOP)
+    (folder / "node_modules" / "other.js").write_text("return something(else);\n" * 30)
+    (folder / "notes.md").write_text("return something\n" * 30)
+    return folder
+
+
+class TestPlaces:
+    def test_they_are_code_and_leave_something_to_guess(self, shop: Path) -> None:
+        lines = SHOP.splitlines()
+        found = places_in(shop / "cart.py")
+        assert len({place.kind for place in found}) >= 4
+        for place in found:
+            assert place.before + place.rest == lines[place.line]
+            assert len(place.rest) >= 4
+            assert "not code" not in place.rest
+        tree = ast.parse(SHOP)
+        documented = range(tree.body[0].lineno, (tree.body[0].end_lineno or 0) + 1)
+        assert not {place.line + 1 for place in found} & set(documented)
+
+    def test_they_are_the_same_at_every_run_and_never_neighbours(self, shop: Path) -> None:
+        first = choose_places(shop, count=6, per_file=6)
+        assert first == choose_places(shop, count=6, per_file=6)
+        lines = [place.line for place in first]
+        assert lines == sorted(lines)
+        assert all(after - before > 1 for before, after in itertools.pairwise(lines))
+
+    def test_they_come_from_the_repositorys_own_source(self, shop: Path) -> None:
+        assert source_files(shop) == [shop / "cart.py"]
+
+
+def test_it_shows_a_row_for_each_place_and_leaves_nothing_behind(
+    standin: StandInModel, runtime: Path, shop: Path
+) -> None:
+    done = qcn("demo", shop)
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = re.findall(r"^ cart\.py:(\d+) .* answer .* \d+ $", done.stdout, re.MULTILINE)
+    expected = choose_places(shop, count=10, per_file=2)
+    assert [int(row) for row in rows] == [place.line + 1 for place in expected]
+    assert "small embedded model" in done.stdout
+    assert f"0 of {len(expected)} lines" in done.stdout
+    assert (shop / "cart.py").read_text() == SHOP
+    assert not processes_of(runtime)
+
+
+def test_it_leaves_an_engine_that_ran_before_alone(embedded: StandInModel, shop: Path) -> None:
+    qcn("engine", "start")
+    assert qcn("demo", cwd=shop).returncode == 0
+    assert len(embedded.pids()) == 1
+    assert embedded.events("shutdown") == []
+
+
+async def test_it_completes_with_the_real_engine_and_the_embedded_model(
+    runtime: Path, shop: Path
+) -> None:
+    done = qcn("demo", shop)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"\d of 2 lines exactly as they were; median \d+ ms", done.stdout)
+    await until(lambda: not processes_of(runtime))  # it was asked to leave
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("none", "does not exist"), ("empty", "holds no source code")]
+)
+def test_a_repository_without_code_is_an_error(
+    tmp_path: Path, name: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert main(["demo", str(tmp_path / name)]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert message in printed.err
+
+
+def test_an_engine_that_cannot_serve_ends_it_with_the_reason(
+    embedded: StandInModel, shop: Path
+) -> None:
+    embedded.behave(state="errored", error="model.safetensors is cut short: download it again.")
+    done = qcn("demo", shop)
+    assert done.returncode == 1
+    assert done.stderr == "qcn: model.safetensors is cut short: download it again.\n"

@@ -1,0 +1,101 @@
+"""`qcn engine start|stop|status`, with the stand-in in the engine's place."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command_support import qcn
+from link_support import StandInModel, processes_of, until
+
+from qcn_lsp.cli import main
+
+
+def running() -> list[dict[str, object]]:
+    return list(json.loads(qcn("engine", "status", "--json").stdout))
+
+
+def test_an_engine_is_started_shown_and_stopped(standin: StandInModel, runtime: Path) -> None:
+    started = qcn("engine", "start", "--model", standin.folder)
+    assert (started.returncode, started.stderr) == (0, "")
+    [pid] = standin.pids()
+    assert f"ready: model, pid {pid}" in started.stdout
+    [shown] = running()
+    assert (shown["pid"], shown["state"], shown["answers"]) == (pid, "ready", True)
+    assert str(pid) in qcn("engine", "status").stdout
+    stopped = qcn("engine", "stop")
+    assert (stopped.returncode, stopped.stdout) == (0, f"Stopped the engine (pid {pid}).\n")
+    assert not processes_of(runtime)
+    assert "No engine is running" in qcn("engine", "status").stdout
+
+
+def test_starting_twice_finds_the_one_that_runs(standin: StandInModel) -> None:
+    for _ in range(2):
+        assert qcn("engine", "start", "--model", standin.folder).returncode == 0
+    assert len(standin.pids()) == 1
+
+
+def test_nothing_to_stop_is_no_error(runtime: Path) -> None:
+    done = qcn("engine", "stop")
+    assert (done.returncode, done.stdout) == (0, "No engine is running.\n")
+
+
+def test_an_engine_that_cannot_serve_exits_with_1_and_the_reason(standin: StandInModel) -> None:
+    standin.behave(state="errored", error="config.json is missing: choose another folder.")
+    done = qcn("engine", "start", "--model", standin.folder)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "qcn: config.json is missing: choose another folder.\n",
+    )
+
+
+def test_an_engine_on_a_port_gets_a_token_file(standin: StandInModel, runtime: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    token = runtime / "token"
+    where = ("--port", str(port), "--token-file", token)
+    started = qcn("engine", "start", "--model", standin.folder, *where)
+    assert (started.returncode, started.stderr) == (0, "")
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert running() == [], "windows do not look for it there"
+    assert f"127.0.0.1:{port}" in qcn("engine", "status", *where).stdout
+    assert "Stopped" in qcn("engine", "stop", *where).stdout
+
+
+@pytest.mark.parametrize(
+    "where", [("--port", "1"), ("--token-file", "t"), ("--socket", "s", "--port", "1")]
+)
+def test_an_address_must_be_whole(
+    where: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["engine", "start", *where]) == 1
+    assert "--token-file" in capsys.readouterr().err
+
+
+async def test_in_the_foreground_the_command_is_the_engine(
+    standin: StandInModel, runtime: Path
+) -> None:
+    command = [sys.executable, "-m", "qcn_lsp.cli", "engine", "start", "--foreground"]
+    place = ["--model", str(standin.folder), "--socket", str(runtime / "s")]
+    engine = await asyncio.create_subprocess_exec(*command, *place, stderr=subprocess.DEVNULL)
+    await until(lambda: bool(standin.events("started")))
+    assert standin.pids() == [engine.pid]
+    engine.terminate()
+    assert await engine.wait() in (0, -signal.SIGTERM)
+
+
+def test_one_that_does_not_answer_is_ended_by_its_process_id(
+    standin: StandInModel, runtime: Path
+) -> None:
+    qcn("engine", "start", "--model", standin.folder)
+    [pid] = standin.pids()
+    os.kill(pid, signal.SIGSTOP)
+    stopped = qcn("engine", "stop")
+    assert f"Ended the engine (pid {pid})" in stopped.stdout
+    assert not processes_of(runtime)

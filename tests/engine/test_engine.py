@@ -1,0 +1,97 @@
+"""The engine in this process: what a client sees when something in it breaks."""
+
+import asyncio
+import logging
+from pathlib import Path
+
+import httpx
+import pytest
+from engine_support import DEADLINE_SECONDS, request_of
+from qcn_inference.prefix_cache import PrefixCache
+from qcn_inference.scheduler import Priority
+from qcn_inference.service.activity import Activity
+from qcn_inference.service.app import create_app
+from qcn_inference.service.engine import Engine, EngineState
+from qcn_inference.service.errors import ApiError
+
+SECRET = "text of the user's"
+
+
+async def ready_engine(folder: Path) -> Engine:
+    engine = Engine(folder, "small", 1, Activity())
+    engine.start()
+    await asyncio.wait_for(engine.settled.wait(), DEADLINE_SECONDS)
+    return engine
+
+
+async def complete(engine: Engine) -> int:
+    """Ask for three tokens; return how many were generated."""
+    running = engine.submit(request_of([40, 41], max_tokens=3), Priority.COMPLETION, None)
+    _ = [chunk async for chunk in running.chunks()]
+    return running.result().completion_tokens
+
+
+def client_of(engine: Engine) -> httpx.AsyncClient:
+    app = create_app(engine, token=None, leave=lambda *, at_once: None)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://engine")
+
+
+async def test_a_damaged_cache_is_emptied_and_work_goes_on(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def damaged(_: PrefixCache) -> None:
+        raise AssertionError("3 bytes held, 4 booked, 5 allowed")
+
+    engine = await ready_engine(model_folder)
+    monkeypatch.setattr(PrefixCache, "check_integrity", damaged)
+    assert await complete(engine) == 3
+    assert await complete(engine) == 3
+    await asyncio.to_thread(engine.close)
+    assert engine.state is EngineState.READY
+    assert "3 bytes held, 4 booked" in caplog.text
+    assert len(engine.ready().cache) == 0
+
+
+async def test_a_failure_of_the_models_thread_is_told_and_nobody_waits(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(_: PrefixCache) -> None:
+        raise OSError("no reason")
+
+    engine = await ready_engine(model_folder)
+    monkeypatch.setattr(PrefixCache, "check_integrity", failing)
+    assert await complete(engine) == 3
+    await asyncio.to_thread(engine.close)
+    assert engine.state is EngineState.ERRORED
+    with pytest.raises(ApiError, match="the engine has failed"):
+        await complete(engine)
+    async with client_of(engine) as client:
+        assert "restart it" in (await client.get("/health")).json()["error"]
+
+
+async def test_a_defect_is_an_error_answer_and_its_message_is_not_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = Engine(tmp_path, "none", 1, Activity())
+
+    def failing() -> bytes:
+        raise OSError(SECRET)
+
+    monkeypatch.setattr(engine.metrics, "render", failing)
+    async with client_of(engine) as client:
+        answer = await client.get("/metrics")
+    assert answer.status_code == 500
+    assert answer.json()["error"]["type"] == "internal_error"
+    assert SECRET not in answer.text + caplog.text
+    assert "OSError" in caplog.text
+
+
+async def test_every_change_of_state_is_logged(
+    model_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    engine = await ready_engine(model_folder)
+    await asyncio.to_thread(engine.close)
+    states = [record.message for record in caplog.records if "state:" in record.message]
+    assert states == ["state: loading", "state: ready"]

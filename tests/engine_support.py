@@ -1,0 +1,206 @@
+"""What the engine's tests share: a small tokenizer and checkpoint, engines over real HTTP."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+from qcn_inference.request import Chunk, Finished, GenerationRequest, Prompt, SamplingParams
+from random_checkpoints import random_checkpoint
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+
+SPECIAL_TOKENS = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|fim_prefix|>",
+    "<|fim_middle|>",
+    "<|fim_suffix|>",
+    "<|fim_pad|>",
+    "<|repo_name|>",
+    "<|file_sep|>",
+]
+QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# As in the published tokenizers: added, but not flagged special.
+TOOL_TOKENS = ["<tool_call>", "</tool_call>"]
+CONTROL_STRINGS = SPECIAL_TOKENS + TOOL_TOKENS
+
+VOCAB_SIZE = 512  # of the test models; the tokenizer has fewer entries, as published ones have
+CONTEXT_LENGTH = 1024
+DEADLINE_SECONDS = 60.0
+
+T = TypeVar("T")
+
+
+def write_tokenizer(folder: Path, *, without: Iterable[str] = ()) -> Path:
+    """Write a `tokenizer.json` of about 460 tokens, in all but size as Qwen's.
+
+    `without` leaves out special tokens.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    split = pre_tokenizers.Split(Regex(QWEN_SPLIT), behavior="isolated")
+    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, as_bytes])
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=450, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator([Path(__file__).read_text()], trainer)
+    wanted = [name for name in SPECIAL_TOKENS if name not in set(without)]
+    tokenizer.add_special_tokens([AddedToken(name, normalized=False) for name in wanted])
+    tokenizer.add_tokens([AddedToken(name, normalized=False) for name in TOOL_TOKENS])
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def write_model(folder: Path, seed: int = 7) -> Path:
+    """Write a random checkpoint with a tokenizer; fp32, a few hundred thousand parameters."""
+    write_tokenizer(folder)
+    random_checkpoint(
+        folder,
+        seed,
+        vocab_size=VOCAB_SIZE,
+        max_position_embeddings=CONTEXT_LENGTH,
+        eos_token_id=VOCAB_SIZE - 1,
+    )
+    return folder
+
+
+def request_of(
+    ids: list[int],
+    *,
+    max_tokens: int = 8,
+    snapshots: tuple[int, ...] = (),
+    sampling: SamplingParams | None = None,
+    **more: Any,
+) -> GenerationRequest:
+    """Make a greedy request for ids."""
+    return GenerationRequest(
+        prompt=lambda: Prompt(ids, snapshots),
+        max_tokens=max_tokens,
+        sampling=sampling or SamplingParams(temperature=0),
+        **more,
+    )
+
+
+def finish(steps: Generator[None, None, T]) -> T:
+    """Run a job to its end."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
+def text_of(chunks: Iterable[Chunk]) -> str:
+    """Join the text of chunks."""
+    return "".join(chunk.text for chunk in chunks)
+
+
+def answer_of(
+    generate: Callable[..., Generator[None, None, Finished]], request: GenerationRequest
+) -> tuple[str, Finished]:
+    """Answer a request on its own."""
+    chunks: list[Chunk] = []
+    finished = finish(generate(request, chunks.append))
+    return text_of(chunks), finished
+
+
+class EngineProcess:
+    """`python -m qcn_inference serve` and a client of it."""
+
+    def __init__(self, process: subprocess.Popen[str], client: httpx.Client, socket: Path) -> None:
+        self.process = process
+        self.client = client
+        self.socket = str(socket)
+
+    def until(self, state: str) -> dict[str, Any]:
+        """Poll `/health` until it tells `state`; return what it said."""
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, "the engine has left"
+            try:
+                health: dict[str, Any] = self.client.get("/health").json()
+            except httpx.TransportError:
+                time.sleep(0.02)  # not bound yet
+                continue
+            if health["state"] == state:
+                return health
+            assert health["state"] != "errored", health["error"]
+            time.sleep(0.02)
+        raise AssertionError(f"the engine did not become {state}")
+
+    def post(self, path: str, **body: Any) -> Any:
+        """Post a JSON body; return the JSON answer of a call that succeeded."""
+        answer = self.client.post(path, json=body)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def events(self, path: str, **body: Any) -> list[str]:
+        """Post a JSON body with `stream`; return the data of the events."""
+        with self.client.stream("POST", path, json={**body, "stream": True}) as answer:
+            answer.read()
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        events = answer.text.split("\n\n")
+        assert events.pop() == ""  # each ends in an empty line
+        assert all(event.startswith("data: ") for event in events)
+        return [event.removeprefix("data: ") for event in events]
+
+    def log(self) -> str:
+        """End the process and return what it logged."""
+        self.process.terminate()
+        _, log = self.process.communicate(timeout=DEADLINE_SECONDS)
+        return log
+
+
+def parsed(events: Iterable[str]) -> list[Any]:
+    """Read the events that are JSON."""
+    return [json.loads(event) for event in events if event != "[DONE]"]
+
+
+@contextmanager
+def start_engine(model: Path | str, *arguments: str) -> Generator[subprocess.Popen[str]]:
+    """Start `serve` with one thread; it is gone afterwards."""
+    command = [sys.executable, "-m", "qcn_inference", "serve", "--model", str(model)]
+    process = subprocess.Popen(
+        [*command, "--threads", "1", *arguments], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.communicate(timeout=DEADLINE_SECONDS)
+
+
+@contextmanager
+def engine_on(socket: Path, model: Path | str, *arguments: str) -> Generator[EngineProcess]:
+    """Start an engine on a Unix socket, with a client."""
+    with start_engine(model, "--socket", str(socket), *arguments) as process:
+        transport = httpx.HTTPTransport(uds=str(socket))
+        with httpx.Client(
+            transport=transport, base_url="http://engine", timeout=DEADLINE_SECONDS
+        ) as client:
+            yield EngineProcess(process, client, socket)

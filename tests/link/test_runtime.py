@@ -1,0 +1,85 @@
+"""The runtime directory is private, and its sockets' paths fit the system's limit."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from qcn_lsp.engine.messages import EngineUnavailable
+from qcn_lsp.engine.runtime import (
+    MAX_SOCKET_PATH_BYTES,
+    UnixAddress,
+    address_at,
+    engine_key,
+    resolve_model,
+    runtime_directory,
+)
+
+
+def test_it_is_below_xdg_runtime_dir_and_for_its_owner_alone(runtime: Path) -> None:
+    directory = runtime_directory()
+    assert directory == runtime / "qcn"
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+
+
+def test_one_that_others_may_read_is_closed_to_them(runtime: Path) -> None:
+    (runtime / "qcn").mkdir(mode=0o755)
+    assert stat.S_IMODE(runtime_directory().stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("depth", [1, 10, 60])
+def test_every_socket_path_fits_however_long_the_given_directory_is(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch, depth: int
+) -> None:
+    deep = runtime.joinpath(*["long"] * depth)
+    deep.mkdir(parents=True)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(deep))
+    monkeypatch.setattr("tempfile.tempdir", str(runtime))
+    address = address_at(runtime_directory(), engine_key("m"), tcp=False)
+    assert isinstance(address, UnixAddress)
+    assert len(os.fsencode(address.socket)) <= MAX_SOCKET_PATH_BYTES
+
+
+@pytest.mark.parametrize("unsafe", ["writable by others", "a link", "a file"])
+def test_one_that_others_could_have_prepared_is_not_used(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch, unsafe: str
+) -> None:
+    place = runtime / "qcn"
+    match unsafe:
+        case "writable by others":
+            place.mkdir()
+            place.chmod(0o777)
+        case "a link":
+            (runtime / "elsewhere").mkdir(mode=0o700)
+            place.symlink_to(runtime / "elsewhere")
+        case "a file":
+            place.touch()
+    monkeypatch.setattr("tempfile.tempdir", str(runtime))
+    assert runtime_directory() == runtime / f"qcn-{os.getuid()}"
+
+
+def test_without_any_safe_directory_the_message_says_what_to_set(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The owner of what is there is somebody else than the user that asks.
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "relative/paths/are/ignored")
+    monkeypatch.setattr("tempfile.tempdir", str(runtime))
+    monkeypatch.setattr("os.getuid", lambda: 4_000_000)
+    for folder in (runtime, Path("/tmp")):
+        (folder / "qcn-4000000").mkdir(mode=0o700, exist_ok=True)
+    try:
+        with pytest.raises(EngineUnavailable, match=r"another user.*Set XDG_RUNTIME_DIR"):
+            runtime_directory()
+    finally:
+        Path("/tmp/qcn-4000000").rmdir()
+
+
+def test_a_model_has_one_key_however_its_folder_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    keys = {engine_key(resolve_model(name)) for name in ("m", "~/m", str(tmp_path / "m"))}
+    assert len(keys) == 1
+    assert engine_key(resolve_model("qcn-nano")) not in keys

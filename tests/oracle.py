@@ -1,0 +1,53 @@
+"""transformers' `Qwen3NextForCausalLM`, which our outputs are measured against. Slow to import."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import Qwen3NextForCausalLM
+from transformers.utils import logging
+
+logging.set_verbosity_error()
+logging.disable_progress_bar()
+
+
+class Oracle:
+    """One checkpoint in transformers, fp32, its plainest implementation of every part."""
+
+    def __init__(self, folder: Path) -> None:
+        self._model = Qwen3NextForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager"
+        ).eval()
+
+    @torch.no_grad()
+    def prefill(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Read [T] ids at once, chunked; return logits [T, V] and the router's margins [T]."""
+        out = self._model(ids[None], use_cache=False, output_router_logits=True)
+        return out.logits[0], self._router_margins(out.router_logits).expand(len(ids))
+
+    @torch.no_grad()
+    def greedy(self, prompt: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+        """Read a prompt and choose `steps` tokens greedily, one at a time.
+
+        Returns:
+            All ids [prompt + steps], and the logits behind each choice [steps, V].
+        """
+        out = self._model(prompt[None], use_cache=True)
+        ids, logits = prompt.tolist(), [out.logits[0, -1]]
+        ids.append(int(logits[-1].argmax()))
+        for _ in range(steps - 1):
+            last = torch.tensor([ids[-1:]])
+            out = self._model(last, past_key_values=out.past_key_values, use_cache=True)
+            logits.append(out.logits[0, -1])
+            ids.append(int(logits[-1].argmax()))
+        return torch.tensor(ids), torch.stack(logits)
+
+    def _router_margins(self, router_logits: tuple[Tensor, ...] | None) -> Tensor:
+        """Return per token by how much, over all layers, the last chosen expert beat the next."""
+        top_k = self._model.config.num_experts_per_tok
+        margins = []
+        for layer in router_logits or ():
+            if layer.shape[-1] > top_k:
+                best = layer.topk(top_k + 1, dim=-1).values
+                margins.append(best[:, -2] - best[:, -1])
+        return torch.stack(margins).amin(0) if margins else torch.tensor(torch.inf)

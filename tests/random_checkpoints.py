@@ -1,0 +1,204 @@
+"""Random small `qwen3_next` checkpoints, written as publishers write them, without transformers.
+
+Shapes are drawn over everything the architecture leaves open. Every parameter is random, also those
+whose initial values hide mistakes: a zero-centred norm at 0, a decay bias that is the same in all
+heads, a convolution near 0. The oracle (`oracle.py`) reads the very files that we read.
+"""
+
+import json
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+Config = dict[str, Any]
+
+
+def draw_config(seed: int) -> Config:
+    """Draw the `config.json` of a model of a few hundred thousand parameters."""
+    draw = random.Random(seed)
+    layers = draw.randint(2, 5)
+    kv_heads = draw.choice([1, 2, 3])
+    key_heads = draw.choice([1, 2, 3])
+    experts = draw.choice([2, 3, 5, 8, 17, 32])
+    head_dim = draw.choice([16, 24, 32, 64])
+    rotary_dim = draw.choice([d for d in range(2, head_dim + 1, 2) if d % 8 == 0 or d == 2])
+    config: Config = {
+        "architectures": ["Qwen3NextForCausalLM"],
+        "model_type": "qwen3_next",
+        "vocab_size": draw.choice([97, 256, 1000, 2053]),
+        "hidden_size": draw.choice([32, 48, 64, 100]),
+        "num_hidden_layers": layers,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": draw.choice([1e-6, 1e-5]),
+        "tie_word_embeddings": draw.random() < 0.5,
+        "hidden_act": "silu",
+        "num_attention_heads": kv_heads * draw.choice([1, 2, 4]),
+        "num_key_value_heads": kv_heads,
+        "head_dim": head_dim,
+        "attention_bias": draw.random() < 0.2,
+        "partial_rotary_factor": rotary_dim / head_dim,
+        "rope_theta": draw.choice([10_000.0, 5_000_000.0]),
+        "linear_num_key_heads": key_heads,
+        "linear_num_value_heads": key_heads * draw.choice([1, 2, 3]),
+        "linear_key_head_dim": draw.choice([8, 16, 20, 32]),
+        "linear_value_head_dim": draw.choice([8, 16, 24, 32]),
+        "linear_conv_kernel_dim": draw.choice([2, 3, 4, 5]),
+        "num_experts": experts,
+        "num_experts_per_tok": draw.randint(1, min(experts, 6)),
+        "norm_topk_prob": draw.random() < 0.7,
+        "moe_intermediate_size": draw.choice([16, 24, 40]),
+        "shared_expert_intermediate_size": draw.choice([16, 32, 56]),
+        "intermediate_size": 48,
+        "mlp_only_layers": [draw.randrange(layers)] if draw.random() < 0.2 else [],
+        "eos_token_id": 3,
+    }
+    # At least one layer is full attention: without any, transformers cannot step (its cache takes
+    # the position from such a layer).
+    if draw.random() < 0.5:
+        config["full_attention_interval"] = draw.randint(1, layers)
+    else:
+        kinds = ["linear_attention", "full_attention"]
+        config["layer_types"] = draw.choices(kinds, weights=[3, 1], k=layers)
+        config["layer_types"][draw.randrange(layers)] = "full_attention"
+    return config
+
+
+def draw_tensors(config: Config, seed: int, *, deviation: float) -> dict[str, Tensor]:
+    """Draw every tensor of the model, fp32, experts one by one.
+
+    Args:
+        config: what `draw_config` returned.
+        seed: of the values.
+        deviation: standard deviation of the weight matrices.
+    """
+    random_numbers = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int, around: float = 0.0, spread: float = deviation) -> Tensor:
+        return around + spread * torch.randn(shape, generator=random_numbers)
+
+    hidden, vocab = config["hidden_size"], config["vocab_size"]
+    tensors = {
+        "model.embed_tokens.weight": normal(vocab, hidden),
+        "model.norm.weight": normal(hidden, spread=0.2),
+    }
+    if not config["tie_word_embeddings"]:
+        tensors["lm_head.weight"] = normal(vocab, hidden)
+
+    def mlp(prefix: str, size: int) -> None:
+        tensors[f"{prefix}.gate_proj.weight"] = normal(size, hidden)
+        tensors[f"{prefix}.up_proj.weight"] = normal(size, hidden)
+        tensors[f"{prefix}.down_proj.weight"] = normal(hidden, size)
+
+    for i, kind in enumerate(layer_types(config)):
+        layer = f"model.layers.{i}"
+        tensors[f"{layer}.input_layernorm.weight"] = normal(hidden, spread=0.2)
+        tensors[f"{layer}.post_attention_layernorm.weight"] = normal(hidden, spread=0.2)
+        if kind == "linear_attention":
+            key_heads, value_heads = (
+                config["linear_num_key_heads"],
+                config["linear_num_value_heads"],
+            )
+            key_dim = key_heads * config["linear_key_head_dim"]
+            value_dim = value_heads * config["linear_value_head_dim"]
+            channels, kernel = 2 * key_dim + value_dim, config["linear_conv_kernel_dim"]
+            mixer = f"{layer}.linear_attn"
+            tensors |= {
+                f"{mixer}.in_proj_qkvz.weight": normal(channels + value_dim, hidden),
+                f"{mixer}.in_proj_ba.weight": normal(2 * value_heads, hidden, spread=0.2),
+                f"{mixer}.conv1d.weight": normal(channels, 1, kernel, spread=0.4),
+                f"{mixer}.A_log": normal(value_heads, spread=1.5),
+                f"{mixer}.dt_bias": normal(value_heads, around=-2.0, spread=2.0),
+                f"{mixer}.norm.weight": normal(
+                    config["linear_value_head_dim"], around=1.0, spread=0.3
+                ),
+                f"{mixer}.out_proj.weight": normal(hidden, value_dim),
+            }
+        else:
+            heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+            head_dim = config["head_dim"]
+            mixer = f"{layer}.self_attn"
+            rows = {
+                "q_proj": (2 * heads * head_dim, hidden),
+                "k_proj": (kv_heads * head_dim, hidden),
+                "v_proj": (kv_heads * head_dim, hidden),
+                "o_proj": (hidden, heads * head_dim),
+            }
+            for name, shape in rows.items():
+                tensors[f"{mixer}.{name}.weight"] = normal(*shape)
+                if config["attention_bias"]:
+                    tensors[f"{mixer}.{name}.bias"] = normal(shape[0], spread=0.2)
+            tensors[f"{mixer}.q_norm.weight"] = normal(head_dim, spread=0.5)
+            tensors[f"{mixer}.k_norm.weight"] = normal(head_dim, spread=0.5)
+        if i in config["mlp_only_layers"]:
+            mlp(f"{layer}.mlp", config["intermediate_size"])
+            continue
+        # The router is wider than the rest, or every token would be a near-tie.
+        tensors[f"{layer}.mlp.gate.weight"] = normal(config["num_experts"], hidden, spread=0.3)
+        tensors[f"{layer}.mlp.shared_expert_gate.weight"] = normal(1, hidden, spread=0.2)
+        mlp(f"{layer}.mlp.shared_expert", config["shared_expert_intermediate_size"])
+        for expert in range(config["num_experts"]):
+            mlp(f"{layer}.mlp.experts.{expert}", config["moe_intermediate_size"])
+    return tensors
+
+
+def layer_types(config: Config) -> list[str]:
+    """Return the kind of each layer, from either spelling."""
+    if "layer_types" in config:
+        return list(config["layer_types"])
+    interval = config["full_attention_interval"]
+    return [
+        "linear_attention" if (i + 1) % interval else "full_attention"
+        for i in range(config["num_hidden_layers"])
+    ]
+
+
+def pack_experts(config: Config, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Replace experts stored one by one by `experts.gate_up_proj` and `experts.down_proj`."""
+    packed = {name: tensor for name, tensor in tensors.items() if ".experts." not in name}
+    for i in range(config["num_hidden_layers"]):
+        prefix = f"model.layers.{i}.mlp.experts"
+        if f"{prefix}.0.up_proj.weight" not in tensors:
+            continue
+        gate, up, down = (
+            torch.stack(
+                [tensors[f"{prefix}.{e}.{part}.weight"] for e in range(config["num_experts"])]
+            )
+            for part in ("gate_proj", "up_proj", "down_proj")
+        )
+        packed[f"{prefix}.gate_up_proj"] = torch.cat((gate, up), dim=1)
+        packed[f"{prefix}.down_proj"] = down
+    return packed
+
+
+def write_checkpoint(
+    folder: Path, config: Config, tensors: Mapping[str, Tensor], *, shards: int = 1
+) -> Path:
+    """Write a checkpoint folder: one file, or `shards` files with an index."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    if shards == 1:
+        save_file(dict(tensors), folder / "model.safetensors")
+        return folder
+    names = sorted(tensors)
+    weight_map: dict[str, str] = {}
+    for number in range(shards):
+        file = f"model-{number + 1:05}-of-{shards:05}.safetensors"
+        part = names[number::shards]
+        save_file({name: tensors[name] for name in part}, folder / file)
+        weight_map |= dict.fromkeys(part, file)
+    index = {"metadata": {}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
+def random_checkpoint(
+    folder: Path, seed: int, *, deviation: float = 0.05, **changes: object
+) -> Path:
+    """Write the checkpoint drawn from `seed`, with some keys of its config changed."""
+    config = draw_config(seed) | changes
+    return write_checkpoint(folder, config, draw_tensors(config, seed, deviation=deviation))

@@ -1,0 +1,96 @@
+"""An endpoint in the test's own event loop, answering when the test says so.
+
+It speaks OpenAI's dialect, or, once `health` is set, that of our own engine.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+
+class Asked:
+    """One completion request: what it holds, and the means to answer it."""
+
+    def __init__(self, body: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        self.body = body
+        self.gone = asyncio.Event()
+        """Set once the client has closed the connection."""
+        self._writer = writer
+
+    @property
+    def prompt(self) -> str:
+        return str(self.body.get("prompt"))
+
+    def answer(self, text: str, finish_reason: str = "stop") -> None:
+        choice = {"index": 0, "text": text, "finish_reason": finish_reason}
+        infill = {"content": text, "stop_type": {"length": "limit"}.get(finish_reason, "eos")}
+        send(self._writer, 200, {"choices": [choice], "usage": {}, **infill})
+
+    def fail(self, status: int, message: str) -> None:
+        send(self._writer, status, {"error": {"message": message, "type": "x", "code": status}})
+
+    def break_off(self) -> None:
+        """Die in the middle of the answer."""
+        self._writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 999\r\n\r\n{")
+        self._writer.close()
+
+
+class ScriptedModel:
+    """The endpoint. With `text` set it answers at once; with None each request waits in `asked`."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.text: str | None = None
+        self.health: dict[str, Any] | None = None
+        self.asked: asyncio.Queue[Asked] = asyncio.Queue()
+        self.prompts: list[str] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        path = head.split(" ", 2)[1]
+        if path == "/health" and self.health is not None:
+            ready = self.health["state"] == "ready"
+            send(
+                writer,
+                200 if ready else 503,
+                {"server": "qcn-engine", "protocol": 1, **self.health},
+            )
+        elif path == "/v1/models":
+            send(writer, 200, {"data": [{"id": "scripted"}]})
+        elif path not in ("/v1/completions", "/infill"):
+            send(writer, 404, {"detail": "Not Found"})
+        else:
+            headers = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if line)
+            body = json.loads(await reader.readexactly(int(headers["content-length"])))
+            asked = Asked(body, writer)
+            self.prompts.append(asked.prompt)
+            if self.text is not None:
+                asked.answer(self.text)
+            else:
+                self.asked.put_nowait(asked)
+            while await reader.read(1024):
+                pass
+            asked.gone.set()
+        writer.close()
+
+
+@asynccontextmanager
+async def scripted_model() -> AsyncIterator[ScriptedModel]:
+    """Run the endpoint on a loopback port while the block runs."""
+    model = ScriptedModel()
+    server = await asyncio.start_server(model.serve, "127.0.0.1", 0)
+    model.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield model
+    finally:
+        server.close()
+
+
+def send(writer: asyncio.StreamWriter, status: int, body: dict[str, Any]) -> None:
+    data = json.dumps(body).encode()
+    head = f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\nconnection: close\r\n"
+    writer.write(f"{head}content-length: {len(data)}\r\n\r\n".encode() + data)
+    if writer.can_write_eof():
+        writer.write_eof()
