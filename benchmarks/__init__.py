@@ -1,0 +1,1 @@
+"""Speed of qcn-lsp beside its peers; README.md tells how to run and read it."""

@@ -1,0 +1,44 @@
+"""`python -m benchmarks [inference|completion|startup|peers|report] [--quick] [--threads N]`."""
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+from benchmarks import completion, inference, machine, peers, report, results, startup
+
+RUNS = {"inference": inference.run, "completion": completion.run, "startup": startup.run}
+
+
+def main() -> int:
+    # Ended from outside, it still ends the engine and the workers that it started.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    arguments = _parser().parse_args()
+    if arguments.what == "peers":
+        try:
+            peers.set_up()
+        except peers.PeerError as error:
+            print(error, file=sys.stderr)
+            return 1
+        return 0
+    chosen = tuple(RUNS) if arguments.what == "all" else (arguments.what,)
+    for name in chosen:
+        if name != "report":
+            result = RUNS[name](arguments.threads, quick=arguments.quick)
+            print(f"wrote {results.write(result, arguments.output)}", file=sys.stderr)
+    print(f"wrote {report.write(arguments.output)}", file=sys.stderr)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    choices = ("all", *RUNS, "peers", "report")
+    parser.add_argument("what", nargs="?", choices=choices, default="all")
+    parser.add_argument("--quick", action="store_true", help="few repetitions, to try the harness")
+    parser.add_argument("--threads", type=int, default=machine.default_threads())
+    parser.add_argument("--output", type=Path, default=results.FOLDER, help="folder of the results")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
