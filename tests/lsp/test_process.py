@@ -1,10 +1,7 @@
 """The server as a process: what it writes where, what it imports, and whom it outlives."""
 
-import errno
-import os
 import subprocess
 import sys
-import threading
 
 import pytest
 from lsp_wire import (
@@ -17,8 +14,6 @@ from lsp_wire import (
     session,
     wire,
 )
-
-from qcn_lsp.lifecycle import watch_process
 
 HEAVY = {"torch", "httpx", "rich", "transformers", "numpy", "psutil", "uvicorn", "starlette"}
 
@@ -77,23 +72,44 @@ def test_the_server_ends_with_the_process_that_started_it() -> None:
         assert server.exit_code() == 1
 
 
-@pytest.mark.parametrize("alive", [True, False])
-def test_processes_are_watched_without_the_help_of_the_kernel_too(
-    monkeypatch: pytest.MonkeyPatch, alive: bool
-) -> None:
-    def unsupported(pid: int, flags: int = 0) -> None:
-        raise OSError(errno.ENOSYS, "not implemented")
+WATCHES_WITHOUT_PIDFD = """
+import errno, os, sys, threading
 
-    monkeypatch.setattr(os, "pidfd_open", unsupported, raising=False)
+def unsupported(pid, flags=0):
+    raise OSError(errno.ENOSYS, "not implemented")
+
+os.pidfd_open = unsupported
+from qcn_lsp.lifecycle import watch_process
+
+gone = threading.Event()
+watch_process(int(sys.argv[1]), lambda reason: gone.set())
+print("watching", flush=True)
+gone.wait()
+print("gone", flush=True)
+"""
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_processes_are_watched_without_the_help_of_the_kernel_too(alive: bool) -> None:
+    """In a process of its own: psutil remembers, for as long as one lives, what the kernel has."""
     editor = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     if not alive:
         editor.communicate(b"\n", timeout=DEADLINE_SECONDS)
-    gone = threading.Event()
-    watch_process(editor.pid, lambda reason: gone.set())
-    if alive:
-        assert not gone.is_set()
-        editor.communicate(b"\n", timeout=DEADLINE_SECONDS)
-    assert gone.wait(DEADLINE_SECONDS)
+    with subprocess.Popen(
+        [sys.executable, "-c", WATCHES_WITHOUT_PIDFD, str(editor.pid)],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as watcher:
+        try:
+            assert watcher.stdout is not None
+            assert watcher.stdout.readline() == "watching\n"
+            if alive:
+                assert watcher.poll() is None
+                editor.communicate(b"\n", timeout=DEADLINE_SECONDS)
+            output, _ = watcher.communicate(timeout=DEADLINE_SECONDS)
+            assert output == "gone\n"
+        finally:
+            watcher.kill()
 
 
 def test_the_server_ends_when_that_process_is_gone_already() -> None:
