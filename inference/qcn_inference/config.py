@@ -15,6 +15,7 @@ from typing import Any, Literal, NoReturn
 from qcn_inference.errors import CheckpointError
 
 LayerType = Literal["linear_attention", "full_attention"]
+FimOrder = Literal["prefix_first", "suffix_first"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,8 @@ class ModelConfig:
     shared_expert_intermediate_size: int
     # Storage
     fp8_block: tuple[int, int] | None  # rows and columns under one scale, where weights are FP8
+    # Use
+    fim_order: FimOrder = "prefix_first"  # in which it completes best; a key of ours
 
     @property
     def linear_key_dim(self) -> int:
@@ -69,7 +72,9 @@ class ModelConfig:
 
 
 def load_config(folder: Path) -> ModelConfig:
-    """Read `config.json`, and `generation_config.json` for more end-of-sequence ids if it is there.
+    """Read `config.json`, and `generation_config.json` where there is one.
+
+    The latter may name more end-of-sequence ids, and the order of fill-in-the-middle prompts.
 
     Raises:
         CheckpointError: no such folder or file, not JSON, another architecture, a key missing or of
@@ -84,8 +89,9 @@ def load_config(folder: Path) -> ModelConfig:
     config = _parse(_Keys.read(folder / "config.json"))
     generation = folder / "generation_config.json"
     if generation.is_file():
-        more = _eos_token_ids(_Keys.read(generation))
-        config = replace(config, eos_token_ids=tuple(dict.fromkeys(config.eos_token_ids + more)))
+        keys = _Keys.read(generation)
+        ids = tuple(dict.fromkeys(config.eos_token_ids + _eos_token_ids(keys)))
+        config = replace(config, eos_token_ids=ids, fim_order=_fim_order(keys))
     return config
 
 
@@ -270,6 +276,13 @@ def _fp8_block(keys: _Keys) -> tuple[int, int] | None:
     if len(block) != 2 or min(block) < 1:
         quantisation.refuse("weight_block_size", "two sizes such as [128, 128]")
     return block[0], block[1]
+
+
+def _fim_order(keys: _Keys) -> FimOrder:
+    order = keys.values.get("fim_order", "prefix_first")
+    if order != "prefix_first" and order != "suffix_first":
+        keys.refuse("fim_order", '"prefix_first" or "suffix_first"')
+    return "suffix_first" if order == "suffix_first" else "prefix_first"
 
 
 def _eos_token_ids(keys: _Keys) -> tuple[int, ...]:

@@ -1,14 +1,16 @@
 """The prompt of a fill-in-the-middle completion, as token ids, within the context.
 
 The format is the one that the Qwen coder models were trained on (Qwen2.5-Coder, arXiv 2409.12186):
-other files in front in the repository format, then the current file as prefix, suffix, middle.
-Everything a caller sends is plain text; only this module places control tokens.
+other files in front in the repository format, then the current file as prefix, suffix, middle; or
+as suffix, prefix, middle (arXiv 2207.14255) where the checkpoint says that it completes so
+(`fim_order` in its `generation_config.json`). Everything a caller sends is plain text; only this
+module places control tokens.
 
 What is left out when it does not all fit, in this order:
 
 1. The suffix is cut at a line end after `MAX_SUFFIX_TOKENS`, and never takes more than a quarter of
-   the room: it stands behind the cursor's line, so it is read anew at every keystroke, and what is
-   next to the cursor counts most.
+   the room: with the prefix first it stands behind the cursor's line, so it is read anew at every
+   keystroke, and what is next to the cursor counts most.
 2. Whole files are dropped from the front of `extra`: the last one stands nearest to the current
    file.
 3. The prefix is cut at its start, at the beginning of a line.
@@ -20,10 +22,12 @@ length rounded up. Both then stay where they are for hundreds of keystrokes. The
 exact fit, uses a few hundredths more of the room and re-reads everything each time.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tokenizers import Encoding
 
+from qcn_inference.config import FimOrder
 from qcn_inference.request import Prompt, RequestError
 from qcn_inference.tokenizer import (
     FILE_SEP,
@@ -67,13 +71,14 @@ class InfillText:
     extra: tuple[ContextFile, ...] = ()
 
 
-def infill_prompt(tokenizer: Tokenizer, text: InfillText, room: int) -> Prompt:
+def infill_prompt(
+    tokenizer: Tokenizer, text: InfillText, room: int, order: FimOrder = "prefix_first"
+) -> Prompt:
     """Lay out a prompt of at most `room` tokens.
 
     Raises:
         RequestError: not even the file's path fits.
     """
-    control = tokenizer.control_id
     opening, header = _headers(tokenizer, text)
     free = room - len(opening) - len(header) - 3
     if free < 1:
@@ -85,19 +90,31 @@ def infill_prompt(tokenizer: Tokenizer, text: InfillText, room: int) -> Prompt:
     left = free - _rounded_up(len(prefix) + len(suffix), free)
     files, dropped = _fitting_files(tokenizer, text.extra, left)
     front = [*opening, *files]
-    before = [*front, *header, control(FIM_PREFIX)]
-    ids = [*before, *prefix, control(FIM_SUFFIX), *suffix, control(FIM_MIDDLE)]
-    snapshots = tuple(sorted({len(front), len(before) + last_line} - {0}))
+    gap, prefix_start = _around_the_gap(tokenizer, prefix, suffix, order)
+    line_start = len(front) + len(header) + prefix_start + last_line
+    snapshots = tuple(sorted({len(front), line_start} - {0}))
+    ids = [*front, *header, *gap]
     return Prompt(ids, snapshots, truncated=suffix_cut or prefix_cut or dropped)
 
 
-def bare_infill_prompt(tokenizer: Tokenizer, prefix: str, suffix: str) -> Prompt:
+def bare_infill_prompt(
+    tokenizer: Tokenizer, prefix: str, suffix: str, order: FimOrder = "prefix_first"
+) -> Prompt:
     """The prompt of one file without a name, of which nothing is left out, however long it is."""
-    control = tokenizer.control_id
     encoding = tokenizer.plain_encoding(prefix)
-    after = [control(FIM_SUFFIX), *tokenizer.encode_plain(suffix), control(FIM_MIDDLE)]
-    last_line = _tokens_to_line_end(encoding, prefix, len(prefix))
-    return Prompt([control(FIM_PREFIX), *encoding.ids, *after], (1 + last_line,))
+    gap, start = _around_the_gap(tokenizer, encoding.ids, tokenizer.encode_plain(suffix), order)
+    return Prompt(gap, (start + _tokens_to_line_end(encoding, prefix, len(prefix)),))
+
+
+def _around_the_gap(
+    tokenizer: Tokenizer, prefix: Sequence[int], suffix: Sequence[int], order: FimOrder
+) -> tuple[list[int], int]:
+    """The current file with its control tokens, and where in that the prefix's own begin."""
+    control = tokenizer.control_id
+    before, after = [control(FIM_PREFIX), *prefix], [control(FIM_SUFFIX), *suffix]
+    if order == "suffix_first":
+        return [*after, *before, control(FIM_MIDDLE)], len(after) + 1
+    return [*before, *after, control(FIM_MIDDLE)], 1
 
 
 def _headers(tokenizer: Tokenizer, text: InfillText) -> tuple[list[int], list[int]]:

@@ -6,6 +6,7 @@ import pytest
 from engine_support import CONTROL_STRINGS
 from hypothesis import given
 from hypothesis import strategies as st
+from qcn_inference.config import FimOrder
 from qcn_inference.fim import ContextFile, InfillText, infill_prompt
 from qcn_inference.request import RequestError
 from qcn_inference.tokenizer import Tokenizer
@@ -19,13 +20,28 @@ def composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def shown(tokenizer: Tokenizer, text: InfillText, room: int = LARGE) -> str:
-    return tokenizer.decode(list(infill_prompt(tokenizer, text, room).ids))
+def shown(
+    tokenizer: Tokenizer,
+    text: InfillText,
+    room: int = LARGE,
+    order: FimOrder = "prefix_first",
+) -> str:
+    return tokenizer.decode(list(infill_prompt(tokenizer, text, room, order).ids))
+
+
+ORDERS: list[FimOrder] = ["prefix_first", "suffix_first"]
 
 
 def test_a_bare_file(tokenizer: Tokenizer) -> None:
     text = InfillText(prefix="def f(", suffix="):\n")
     assert shown(tokenizer, text) == "<|fim_prefix|>def f(<|fim_suffix|>):\n<|fim_middle|>"
+
+
+def test_a_model_that_completes_so_reads_the_suffix_first(tokenizer: Tokenizer) -> None:
+    text = InfillText("def f(", "):\n", "a.py", "thing")
+    assert shown(tokenizer, text, order="suffix_first") == (
+        "<|repo_name|>thing\n<|file_sep|>a.py\n<|fim_suffix|>):\n<|fim_prefix|>def f(<|fim_middle|>"
+    )
 
 
 def test_a_file_of_a_repository(tokenizer: Tokenizer) -> None:
@@ -83,17 +99,27 @@ code = st.tuples(lines, st.sampled_from(["", "\n"])).map(
     suffix=code,
     extra=st.lists(st.builds(ContextFile, st.just("b.py"), code), max_size=4).map(tuple),
     room=st.integers(30, 400),
+    order=st.sampled_from(ORDERS),
 )
 def test_whatever_does_not_fit_is_cut_and_told(
-    tokenizer: Tokenizer, prefix: str, suffix: str, extra: tuple[ContextFile, ...], room: int
+    tokenizer: Tokenizer,
+    prefix: str,
+    suffix: str,
+    extra: tuple[ContextFile, ...],
+    room: int,
+    order: FimOrder,
 ) -> None:
     text = InfillText(prefix, suffix, "a.py", "r", extra)
-    prompt = infill_prompt(tokenizer, text, room)
+    prompt = infill_prompt(tokenizer, text, room, order)
     assert len(prompt.ids) <= room
     kept = tokenizer.decode(list(prompt.ids))
-    before, _, rest = kept.partition("<|fim_prefix|>")
-    kept_prefix, _, rest = rest.partition("<|fim_suffix|>")
-    kept_suffix, _, end = rest.partition("<|fim_middle|>")
+    names = ["<|fim_prefix|>", "<|fim_suffix|>"]
+    if order == "suffix_first":
+        names.reverse()
+    before, _, rest = kept.partition(names[0])
+    first, _, rest = rest.partition(names[1])
+    second, _, end = rest.partition("<|fim_middle|>")
+    kept_prefix, kept_suffix = (second, first) if order == "suffix_first" else (first, second)
     assert end == ""
     # A cut inside a line may split a character; the rest is the text next to the cursor.
     assert composed(prefix).endswith(kept_prefix.lstrip("\ufffd"))
@@ -131,6 +157,7 @@ def test_a_name_that_does_not_fit_is_an_error(tokenizer: Tokenizer) -> None:
         infill_prompt(tokenizer, InfillText("a", "b", "deep/" * 50), 20)
 
 
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize(
     ("functions", "share"),
     [
@@ -139,7 +166,7 @@ def test_a_name_that_does_not_fit_is_an_error(tokenizer: Tokenizer) -> None:
     ],
 )
 def test_typing_leaves_the_prompt_before_the_line_as_it_was(
-    tokenizer: Tokenizer, functions: int, share: float
+    tokenizer: Tokenizer, functions: int, share: float, order: FimOrder
 ) -> None:
     """Beyond the context, with files in front: almost every keystroke extends the last prompt.
 
@@ -152,16 +179,33 @@ def test_typing_leaves_the_prompt_before_the_line_as_it_was(
     )
     base = "".join(f"def function_{n}(a, b):\n    return a + {n} * b\n" for n in range(functions))
     reused = total = 0
-    before = infill_prompt(tokenizer, InfillText(base, "\nend\n", "a.py", "r", files), 1000)
+    start = InfillText(base, "\nend\n", "a.py", "r", files)
+    before = infill_prompt(tokenizer, start, 1000, order)
     for end in range(1, len(typed)):
         text = InfillText(base + typed[:end], "\nend\n", "a.py", "r", files)
-        prompt = infill_prompt(tokenizer, text, 1000)
+        prompt = infill_prompt(tokenizer, text, 1000, order)
         assert prompt.truncated
         usable = [n for n in before.snapshots if list(prompt.ids[:n]) == list(before.ids[:n])]
         reused += max(usable, default=0)
         total += len(prompt.ids)
         before = prompt
     assert total - reused < share * total
+
+
+def test_with_the_suffix_first_a_typed_character_costs_its_line_whatever_follows(
+    tokenizer: Tokenizer,
+) -> None:
+    suffix = "\n" + "after = 1\n" * 40
+    costs = {}
+    for order in ORDERS:
+        first, second = (
+            infill_prompt(tokenizer, InfillText(f"x = 1\nvalue{typed}", suffix), LARGE, order)
+            for typed in ("", "_")
+        )
+        same = [n for n in first.snapshots if first.ids[:n] == second.ids[:n]]
+        costs[order] = len(second.ids) - max(same)
+    assert costs["suffix_first"] < 10
+    assert costs["prefix_first"] > 200
 
 
 def test_a_bracket_closed_behind_the_cursor_moves_no_cut(tokenizer: Tokenizer) -> None:

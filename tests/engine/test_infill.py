@@ -1,10 +1,13 @@
 """`POST /infill`, `/tokenize` and `/detokenize` over real HTTP: llama.cpp's, for its plugins."""
 
+import json
+import shutil
 import unicodedata
+from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_support import CONTEXT_LENGTH, CONTROL_STRINGS, EngineProcess, parsed
+from engine_support import CONTEXT_LENGTH, CONTROL_STRINGS, EngineProcess, engine_on, parsed
 from hypothesis import given
 from hypothesis import strategies as st
 from qcn_inference.tokenizer import Tokenizer
@@ -223,3 +226,26 @@ def test_special_tokens_are_parsed_only_when_asked_for(
 def test_pieces_are_text_or_bytes(engine: EngineProcess) -> None:
     tokens = engine.post("/tokenize", content="a\U0001f642", with_pieces=True)["tokens"]
     assert [token["piece"] for token in tokens] == ["a", [0xF0], [0x9F], [0x99], [0x82]]
+
+
+def test_a_checkpoint_may_complete_with_the_suffix_first(
+    model_folder: Path, tmp_path: Path, socket_path: Path, tokenizer: Tokenizer
+) -> None:
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    (folder / "generation_config.json").write_text(json.dumps({"fim_order": "suffix_first"}))
+    parts = [
+        tokenizer.control_id("<|fim_suffix|>"),
+        *tokenizer.encode_plain(")\n"),
+        tokenizer.control_id("<|fim_prefix|>"),
+        *tokenizer.encode_plain("print("),
+        tokenizer.control_id("<|fim_middle|>"),
+    ]
+    with engine_on(socket_path, folder) as engine:
+        engine.until("ready")
+        infill = engine.post("/infill", input_prefix="print(", input_suffix=")\n", n_predict=8)
+        by_hand, by_suffix = (
+            engine.post("/v1/completions", **prompt, max_tokens=8, temperature=0)
+            for prompt in ({"prompt": parts}, {"prompt": "print(", "suffix": ")\n"})
+        )
+    assert infill["tokens_evaluated"] == len(parts)
+    assert infill["content"] == by_hand["choices"][0]["text"] == by_suffix["choices"][0]["text"]

@@ -169,6 +169,17 @@ class TestConfig:
         (tmp_path / "generation_config.json").write_text('{"eos_token_id": [5, 3]}')
         assert load_config(tmp_path).eos_token_ids == (3, 5)
 
+    def test_generation_config_may_name_the_order_of_fill_in_the_middle(
+        self, tmp_path: Path
+    ) -> None:
+        (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+        assert load_config(tmp_path).fim_order == "prefix_first"
+        (tmp_path / "generation_config.json").write_text('{"fim_order": "suffix_first"}')
+        assert load_config(tmp_path).fim_order == "suffix_first"
+        (tmp_path / "generation_config.json").write_text('{"fim_order": "middle_first"}')
+        with pytest.raises(CheckpointError, match=r'generation_config.*"fim_order" is "middle_fi'):
+            load_config(tmp_path)
+
 
 class TestTensors:
     def test_missing(self, tensors: dict[str, Tensor], tmp_path: Path) -> None:

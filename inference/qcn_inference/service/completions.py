@@ -68,7 +68,8 @@ def _prompt(loaded: "Loaded", body: CompletionBody) -> Prompt:
         if len(prompt.encode()) + len((body.suffix or "").encode()) > longest:
             raise RequestError(f"the prompt exceeds the context of {loaded.context_length} tokens")
         if body.suffix is not None:
-            return bare_infill_prompt(tokenizer, prompt, body.suffix)
+            order = loaded.model.config.fim_order
+            return bare_infill_prompt(tokenizer, prompt, body.suffix, order)
     ids = tokenizer.encode_with_control(prompt) if isinstance(prompt, str) else prompt
     # All but the last token, whose logits are needed: the next prompt often begins with this one.
     return Prompt(ids, (len(ids) - 1,) if len(ids) > 1 else ())

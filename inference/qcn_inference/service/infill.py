@@ -37,7 +37,8 @@ def _generation(engine: Engine, body: InfillBody) -> GenerationRequest:
     max_tokens = most if body.n_predict < 0 else body.n_predict
 
     def prompt() -> Prompt:
-        return infill_prompt(loaded.tokenizer, text, loaded.context_length - min(max_tokens, most))
+        room = loaded.context_length - min(max_tokens, most)
+        return infill_prompt(loaded.tokenizer, text, room, loaded.model.config.fim_order)
 
     return GenerationRequest(
         prompt=prompt,
