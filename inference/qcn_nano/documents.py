@@ -8,12 +8,14 @@ cursor.
 Each document takes one of these forms (`model-facts`: "Formats the model was trained on"):
 
 * plain text, left to right;
-* fill-in-the-middle, prefix-suffix-middle (PSM), the order that completion uses;
-* fill-in-the-middle, suffix-prefix-middle (SPM);
+* fill-in-the-middle, suffix-prefix-middle (SPM), the order that completion uses with this model:
+  what is typed stands right before what is asked for, which a small model needs, and a typed
+  character changes nothing in front of it;
+* fill-in-the-middle, prefix-suffix-middle (PSM);
 
-and several documents of one package may stand behind each other in the repository format, the last
-of them in one of the three forms. Middles are cut at character positions and the parts encoded
-apart, as at inference (arXiv 2207.14255, section 3).
+and documents may stand in the repository format, alone or several of one package behind each
+other, the last of them in one of the three forms. Middles are cut at character positions and the
+parts encoded apart, as at inference (arXiv 2207.14255, section 3).
 """
 
 import random
@@ -25,9 +27,10 @@ from typing import NamedTuple
 from qcn_nano.corpus import Source
 from qcn_nano.tokenizer import PlainText
 
-PLAIN_SHARE = 0.25
-SPM_SHARE = 0.25  # of the fill-in-the-middle documents
-REPOSITORY_SHARE = 0.3  # of the documents that begin a group
+PLAIN_SHARE = 0.2
+SPM_SHARE = 0.75  # of the fill-in-the-middle documents
+REPOSITORY_SHARE = 0.3  # of the documents that begin a group of several
+NAMED_SHARE = 0.5  # of those alone, in the repository format all the same
 MAX_GROUP = 5  # documents behind each other in the repository format
 ARBITRARY_SPLIT_SHARE = 0.3
 SHORTEST_WINDOW = 400  # characters
@@ -152,7 +155,7 @@ def encode_header(piece: Piece, plain: PlainText) -> list[int]:
 
 
 def encode_group(group: list[Piece], plain: PlainText, rng: random.Random) -> list[int]:
-    """Several pieces of one package in the repository format."""
+    """Pieces of one package, at least one, in the repository format."""
     ids = [plain.control("<|repo_name|>"), *plain.encode(group[0].package + "\n")]
     for piece in group[:-1]:
         ids += encode_header(piece, plain)
@@ -184,11 +187,8 @@ def fitting_documents(
     group: list[Piece], plain: PlainText, longest: int, rng: random.Random
 ) -> Iterator[list[int]]:
     """The group as one document; as several where its tokens are more than `longest`."""
-    ids = (
-        encode_group(group, plain, rng)
-        if len(group) > 1
-        else encode_form(group[0].text, plain, rng)
-    )
+    named = len(group) > 1 or rng.random() < NAMED_SHARE
+    ids = encode_group(group, plain, rng) if named else encode_form(group[0].text, plain, rng)
     if len(ids) <= longest:
         yield ids
         return

@@ -55,6 +55,7 @@ def export_model(model: Qwen3NextForCausalLM, tokenizer: Tokenizer, folder: Path
         "do_sample": False,
         "eos_token_id": [tokenizer.token_to_id(token) for token in STOPS],
         "pad_token_id": tokenizer.token_to_id("<|endoftext|>"),
+        "fim_order": "suffix_first",
     }
     (beside / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     (beside / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")

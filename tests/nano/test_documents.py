@@ -116,7 +116,7 @@ def test_a_repository_document_has_the_shape_that_completion_sends() -> None:
     plain = toy_plain()
     sources = [Source("pkg", f"m{number}.py", f"x = {number}\n") for number in range(3)]
     texts = set()
-    for seed in range(60):
+    for seed in range(600):
         for document in package_documents(sources, plain, 400, random.Random(seed)):
             texts.add(toy_tokenizer().decode(document, skip_special_tokens=False))
 
@@ -124,6 +124,8 @@ def test_a_repository_document_has_the_shape_that_completion_sends() -> None:
     assert any(text.startswith(openings + "<|fim_prefix|>") for text in texts)
     assert any(text.startswith(openings + "<|fim_suffix|>") for text in texts)
     assert any(text.startswith(openings + "x = 1\n") for text in texts)
+    alone = "<|repo_name|>pkg\n<|file_sep|>m0.py\n<|fim_suffix|>"
+    assert any(text.startswith(alone) for text in texts)
 
 
 @pytest.mark.long
