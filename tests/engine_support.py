@@ -91,13 +91,13 @@ def request_of(
     ids: list[int],
     *,
     max_tokens: int = 8,
-    snapshots: tuple[int, ...] = (),
+    keep: tuple[int, ...] = (),
     sampling: SamplingParams | None = None,
     **more: Any,
 ) -> GenerationRequest:
     """Make a greedy request for ids."""
     return GenerationRequest(
-        prompt=lambda: Prompt(ids, snapshots),
+        prompt=lambda: Prompt(ids, keep),
         max_tokens=max_tokens,
         sampling=sampling or SamplingParams(temperature=0),
         **more,

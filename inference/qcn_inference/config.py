@@ -70,6 +70,26 @@ class ModelConfig:
         """Channels the convolution runs over: queries, keys and values."""
         return 2 * self.linear_key_dim + self.linear_value_dim
 
+    def prefill_operations(self, start: int, stop: int) -> int:
+        """Floating-point operations that reading the tokens from `start` to `stop` takes.
+
+        Two for each weight a token meets, four for each pair of a token and one it attends to, six
+        for each element of the recurrent state. The head is left out: it runs once a prompt.
+        """
+        full = self.layer_types.count("full_attention")
+        linear = len(self.layer_types) - full
+        heads = self.num_attention_heads * self.head_dim
+        attention = 3 * heads + 2 * self.num_key_value_heads * self.head_dim
+        deltanet = 2 * self.linear_key_dim + 3 * self.linear_value_dim
+        sparse = len(self.layer_types) - len(self.dense_layers)
+        experts = self.num_experts_per_tok * self.moe_intermediate_size
+        mlp = sparse * (3 * (experts + self.shared_expert_intermediate_size) + self.num_experts)
+        mlp += len(self.dense_layers) * 3 * self.intermediate_size
+        weights = self.hidden_size * (full * attention + linear * deltanet + mlp)
+        state = linear * self.linear_value_dim * self.linear_key_head_dim
+        pairs = (stop * (stop + 1) - start * (start + 1)) // 2
+        return (stop - start) * (2 * weights + 6 * state) + 4 * full * heads * pairs
+
 
 def load_config(folder: Path) -> ModelConfig:
     """Read `config.json`, and `generation_config.json` where there is one.

@@ -92,9 +92,9 @@ def infill_prompt(
     front = [*opening, *files]
     gap, prefix_start = _around_the_gap(tokenizer, prefix, suffix, order)
     line_start = len(front) + len(header) + prefix_start + last_line
-    snapshots = tuple(sorted({len(front), line_start} - {0}))
+    keep = tuple(sorted({len(front), line_start} - {0}))
     ids = [*front, *header, *gap]
-    return Prompt(ids, snapshots, truncated=suffix_cut or prefix_cut or dropped)
+    return Prompt(ids, keep, truncated=suffix_cut or prefix_cut or dropped)
 
 
 def bare_infill_prompt(

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from qcn_inference.model import Model
-from qcn_inference.prefix_cache import PrefixCache
 from qcn_inference.request import (
     Chunk,
     Finished,
@@ -24,6 +23,7 @@ from qcn_inference.request import (
 )
 from qcn_inference.sampling import Sampler, StopStrings, token_logprobs
 from qcn_inference.state import State
+from qcn_inference.state_cache import StateCache
 from qcn_inference.tokenizer import TextStream, Tokenizer
 
 # Logits of a whole prompt are taken in pieces: 256 x 151,936 in fp32 are 156 MB, and four times
@@ -37,7 +37,7 @@ class Loaded:
 
     model: Model
     tokenizer: Tokenizer
-    cache: PrefixCache
+    cache: StateCache
 
     @property
     def context_length(self) -> int:
@@ -97,19 +97,16 @@ def _read_prompt(
     if request.echo and request.logprobs is not None:
         state, logits = yield from _score_prompt(loaded.model, prompt, request.logprobs, emit)
         return state, logits, 0
-    match = loaded.cache.find(prompt.ids) if request.cache_prompt else None
-    state, at = match or (loaded.model.new_state(), 0)
-    cached = at
-    for position in prompt.snapshots if request.cache_prompt else ():
-        if position <= cached:
-            continue
-        yield from loaded.model.prefill_steps(prompt.ids[at:position], state)
-        loaded.cache.store(prompt.ids[:position], state)
-        at = position
+    cache = loaded.cache
+    reading = (
+        cache.read(prompt.ids, prompt.keep) if request.cache_prompt else cache.skip(prompt.ids)
+    )
+    state = reading.start(loaded.model)
+    for start, end in reading.blocks:
+        logits = yield from loaded.model.prefill_steps(prompt.ids[start:end], state)
+        reading.took((start, end), state)
         yield
-    logits = yield from loaded.model.prefill_steps(prompt.ids[at:], state)
-    yield
-    return state, logits[-1], cached
+    return state, logits[-1], reading.position
 
 
 def _score_prompt(

@@ -1,10 +1,9 @@
 """The model: embedding, decoder layers, head; prefill in blocks and decode token by token.
 
 Blocks. A prompt goes through all layers BLOCK tokens at a time, so that what prefill needs beside
-weights and state does not grow with the prompt. Expert weights are read once per block, so blocks
-are as large as memory allows with ease. BLOCK is a multiple of the delta rule's chunk: the chunk
-grid is the same whatever the block, and it starts at the first token of each call of `prefill`. The
-same ids read in one call or in several therefore agree to rounding, not bit for bit.
+weights and state does not grow with the prompt. Block and chunk grid start at the first token of
+each call of `prefill`: the same ids read in one call or in several agree to rounding, not bit for
+bit. Who needs that cuts the ids where `grid.py` says, and reads block by block.
 """
 
 from collections.abc import Generator, Sequence
@@ -16,10 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from qcn_inference.config import ModelConfig
+from qcn_inference.grid import BLOCK
 from qcn_inference.layers import DecoderLayer, Positions
 from qcn_inference.state import State
-
-BLOCK = 512  # tokens per pass through the layers in prefill
 
 
 class Model:

@@ -28,10 +28,10 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Token ids, and where in them a snapshot of the state will be of use to the next request."""
+    """Token ids, and up to where in them the state will be of use to the next request."""
 
     ids: Sequence[int]
-    snapshots: tuple[int, ...] = ()  # ascending numbers of tokens, each below len(ids)
+    keep: tuple[int, ...] = ()  # ascending numbers of tokens, each below len(ids)
     truncated: bool = False  # something of what was sent did not fit
 
 

@@ -18,6 +18,7 @@ import hashlib
 import os
 import tempfile
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +44,19 @@ class DeltaNetState:
 
     convolution: Tensor  # [kernel - 1, channels], oldest input first
     recurrent: Tensor  # [value_heads, key_dim, value_dim]
+
+
+@dataclass(frozen=True, slots=True)
+class KvBlock:
+    """Keys and values of some tokens that follow each other, cut out of a state; never changed."""
+
+    keys: tuple[Tensor, ...]  # per full-attention layer [kv_heads, T, head_dim]
+    values: tuple[Tensor, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors."""
+        return sum(x.nbytes for x in self.keys + self.values)
 
 
 @dataclass(slots=True)
@@ -103,6 +117,44 @@ class State:
         fork._kv = self._kv
         fork._kv.readers.add(fork)
         return fork
+
+    # Its parts, for a cache that keeps them apart.
+
+    @torch.inference_mode()
+    def kv_of(self, start: int, stop: int) -> KvBlock:
+        """Return a copy of the keys and values of the tokens from `start` to `stop`."""
+        self.require_usable()
+        return KvBlock(
+            tuple(keys[:, start:stop].clone() for keys in self._kv.keys),
+            tuple(values[:, start:stop].clone() for values in self._kv.values),
+        )
+
+    @torch.inference_mode()
+    def recurrent_part(self) -> tuple[DeltaNetState, ...]:
+        """Return a copy of what does not grow with the text: recurrent and convolution state."""
+        self.require_usable()
+        return tuple(
+            DeltaNetState(part.convolution.clone(), part.recurrent.clone())
+            for part in self.deltanet
+        )
+
+    @torch.inference_mode()
+    def put_together(
+        self, blocks: Sequence[KvBlock], recurrent: Sequence[DeltaNetState], position: int
+    ) -> None:
+        """Become the state behind `position` tokens, whose parts are given; they are copied."""
+        self._kv = self._new_buffers(position)
+        self.position = position
+        for part, kept in zip(self.deltanet, recurrent, strict=True):
+            part.convolution.copy_(kept.convolution)
+            part.recurrent.copy_(kept.recurrent)
+        at = 0
+        for block in blocks:
+            for slot, (keys, values) in enumerate(zip(block.keys, block.values, strict=True)):
+                stop = at + keys.shape[1]
+                self._kv.keys[slot][:, at:stop] = keys
+                self._kv.values[slot][:, at:stop] = values
+            at += block.keys[0].shape[1] if block.keys else 0
 
     # What `Model` calls while it reads tokens.
 
@@ -234,14 +286,16 @@ class State:
     @torch.inference_mode()
     def _restore(self, tensors: dict[str, Tensor], position: int) -> None:
         """Take over tensors whose digest and fingerprint have been checked."""
-        self._kv = self._new_buffers(position)
-        self.position = position
-        for i, part in enumerate(self.deltanet):
-            part.convolution.copy_(tensors[f"deltanet.{i}.convolution"])
-            part.recurrent.copy_(tensors[f"deltanet.{i}.recurrent"])
-        for i, (keys, values) in enumerate(zip(self._kv.keys, self._kv.values, strict=True)):
-            keys[:, :position] = tensors[f"attention.{i}.keys"]
-            values[:, :position] = tensors[f"attention.{i}.values"]
+        recurrent = [
+            DeltaNetState(tensors[f"deltanet.{i}.convolution"], tensors[f"deltanet.{i}.recurrent"])
+            for i in range(len(self.deltanet))
+        ]
+        layers = range(len(self._kv.keys))
+        whole = KvBlock(
+            tuple(tensors[f"attention.{i}.keys"] for i in layers),
+            tuple(tensors[f"attention.{i}.values"] for i in layers),
+        )
+        self.put_together([whole], recurrent, position)
 
 
 def _digest(tensors: dict[str, Tensor], position: str) -> str:

@@ -9,7 +9,8 @@ import pytest
 from engine_support import EngineProcess, engine_on, write_model
 from qcn_inference.checkpoint import load_model
 from qcn_inference.generate import Loaded
-from qcn_inference.prefix_cache import PrefixCache
+from qcn_inference.grid import Grid
+from qcn_inference.state_cache import StateCache
 from qcn_inference.tokenizer import Tokenizer
 
 
@@ -21,14 +22,16 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def loaded_once(model_folder: Path) -> Loaded:
     model = load_model(model_folder)
-    return Loaded(model, Tokenizer(model_folder, model.config.vocab_size), PrefixCache(0))
+    tokenizer = Tokenizer(model_folder, model.config.vocab_size)
+    return Loaded(model, tokenizer, StateCache(model.config, Grid(tokenizer), 0))
 
 
 @pytest.fixture
 def loaded(loaded_once: Loaded) -> Iterator[Loaded]:
     """The model in this process, with an empty cache."""
-    cache = PrefixCache(64 * 2**20)
-    yield Loaded(loaded_once.model, loaded_once.tokenizer, cache)
+    model, tokenizer = loaded_once.model, loaded_once.tokenizer
+    cache = StateCache(model.config, Grid(tokenizer), 64 * 2**20)
+    yield Loaded(model, tokenizer, cache)
     cache.check_integrity()
 
 

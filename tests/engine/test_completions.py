@@ -9,6 +9,7 @@ from engine_support import CONTEXT_LENGTH, VOCAB_SIZE, EngineProcess, parsed
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import Oracle
+from qcn_inference.grid import BLOCK
 from qcn_inference.tokenizer import Tokenizer
 from sampling import examples
 
@@ -123,11 +124,13 @@ def test_echo_gives_the_prompt_back(engine: EngineProcess) -> None:
     assert text_of(answer).startswith(PROMPT)
 
 
-def test_a_prompt_that_is_continued_is_not_read_again(engine: EngineProcess) -> None:
-    ids = [40 + n % 7 for n in range(90)]
+def test_a_prompt_that_is_continued_is_read_again_from_its_last_block(
+    engine: EngineProcess,
+) -> None:
+    ids = [40 + n % 7 for n in range(BLOCK + 90)]
     engine.post("/v1/completions", prompt=ids, max_tokens=1)
     answer = engine.post("/v1/completions", prompt=[*ids, 50, 51], max_tokens=1)
-    assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == 89
+    assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == BLOCK
 
 
 @pytest.mark.long

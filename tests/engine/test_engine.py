@@ -7,12 +7,12 @@ from pathlib import Path
 import httpx
 import pytest
 from engine_support import DEADLINE_SECONDS, request_of
-from qcn_inference.prefix_cache import PrefixCache
 from qcn_inference.scheduler import Priority
 from qcn_inference.service.activity import Activity
 from qcn_inference.service.app import create_app
 from qcn_inference.service.engine import Engine, EngineState
 from qcn_inference.service.errors import ApiError
+from qcn_inference.state_cache import StateCache
 
 SECRET = "text of the user's"
 
@@ -40,11 +40,11 @@ def client_of(engine: Engine) -> httpx.AsyncClient:
 async def test_a_damaged_cache_is_emptied_and_work_goes_on(
     model_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def damaged(_: PrefixCache) -> None:
+    def damaged(_: StateCache) -> None:
         raise AssertionError("3 bytes held, 4 booked, 5 allowed")
 
     engine = await ready_engine(model_folder)
-    monkeypatch.setattr(PrefixCache, "check_integrity", damaged)
+    monkeypatch.setattr(StateCache, "check_integrity", damaged)
     assert await complete(engine) == 3
     assert await complete(engine) == 3
     await asyncio.to_thread(engine.close)
@@ -56,11 +56,11 @@ async def test_a_damaged_cache_is_emptied_and_work_goes_on(
 async def test_a_failure_of_the_models_thread_is_told_and_nobody_waits(
     model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(_: PrefixCache) -> None:
+    def failing(_: StateCache) -> None:
         raise OSError("no reason")
 
     engine = await ready_engine(model_folder)
-    monkeypatch.setattr(PrefixCache, "check_integrity", failing)
+    monkeypatch.setattr(StateCache, "check_integrity", failing)
     assert await complete(engine) == 3
     await asyncio.to_thread(engine.close)
     assert engine.state is EngineState.ERRORED

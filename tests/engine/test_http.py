@@ -12,6 +12,7 @@ import httpx
 import pytest
 from engine_support import DEADLINE_SECONDS, EngineProcess
 from prometheus_client.parser import text_string_to_metric_families
+from qcn_inference.grid import BLOCK
 
 # The random model repeats itself greedily and never ends: seconds of work, unless it is stopped.
 LONG = {"prompt": "a = ", "max_tokens": 1000, "temperature": 0}
@@ -196,14 +197,14 @@ def test_a_full_queue_refuses(engine: EngineProcess) -> None:
 
 
 def test_metrics_count_what_was_done(engine: EngineProcess) -> None:
-    ids = [200 - n for n in range(60)]  # no other test begins so
+    ids = [200 - n % 60 for n in range(BLOCK + 60)]  # no other test begins so
     before = metrics(engine)
     engine.post("/v1/completions", prompt=ids, max_tokens=5, seed=2, temperature=3.0)
     engine.post("/v1/completions", prompt=ids, max_tokens=0)
     after = metrics(engine)
     grown = {name: after[name] - before.get(name, 0) for name in after}
-    assert grown["qcn_prompt_tokens_total"] == 120
-    assert grown["qcn_cached_tokens_total"] == 59
+    assert grown["qcn_prompt_tokens_total"] == 2 * len(ids)
+    assert grown["qcn_cached_tokens_total"] == BLOCK
     assert 0 < grown["qcn_generated_tokens_total"] <= 5
     assert grown["qcn_prefill_seconds_total"] > 0
     assert after["qcn_state/ready"] == 1

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from qcn_inference.checkpoint import load_model
 from qcn_inference.errors import CheckpointError
-from qcn_inference.model import BLOCK, Model
+from qcn_inference.grid import BLOCK
+from qcn_inference.model import Model
 from qcn_inference.state import State
 from random_checkpoints import random_checkpoint
 from safetensors.torch import load_file, save_file

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Room for snapshots of the state: this many bytes, or this part of the weights if that is more. A
-# snapshot of the embedded model takes 4 to 9 MB, one of an 80 B model 100 MB and more.
+# Room for what was read: this many bytes, or this part of the weights if that is more. For each
+# token the embedded model keeps 1 kB, an 80 B model 24; a checkpoint takes 0.5 MB or 77.
 CACHE_BYTES = 256 * 2**20
 CACHE_PART_OF_WEIGHTS = 1 / 50
 # How long to wait for the model's thread when leaving: one step takes well under a second,
@@ -246,7 +246,7 @@ class Engine:
         try:
             cache.check_integrity()
         except AssertionError as error:
-            log.error("the prefix cache is damaged and was emptied: %s", error)
+            log.error("the state cache is damaged and was emptied: %s", error)
             cache.clear()
 
     def _fail(self, message: str) -> None:
@@ -266,7 +266,8 @@ class Engine:
 
         from qcn_inference.checkpoint import load_model
         from qcn_inference.generate import Loaded
-        from qcn_inference.prefix_cache import PrefixCache
+        from qcn_inference.grid import Grid
+        from qcn_inference.state_cache import StateCache
 
         if self._threads is not None:
             torch.set_num_threads(self._threads)
@@ -274,7 +275,8 @@ class Engine:
         model = load_model(self.folder, progress=self._on_progress)
         weights = 0 if self.progress is None else self.progress.total
         room = max(CACHE_BYTES, int(weights * CACHE_PART_OF_WEIGHTS))
-        self.loaded = Loaded(model, tokenizer, PrefixCache(room))
+        cache = StateCache(model.config, Grid(tokenizer), room)
+        self.loaded = Loaded(model, tokenizer, cache)
         self._become(EngineState.READY)
 
     def _on_progress(self, done: int, total: int) -> None:

@@ -22,12 +22,14 @@ PROTOCOL = 1
 async def get_health(request: Request) -> Response:
     """The engine's state: 200 when it is ready, 503 otherwise, with the same body."""
     engine = engine_of(request)
+    # The state first: the model's thread changes it last, when the rest is as that state says.
+    state = engine.state
     progress, loaded = engine.progress, engine.loaded
     body = {
         "server": "qcn-engine",
         "version": version("qcn-lsp"),
         "protocol": PROTOCOL,
-        "state": engine.state,
+        "state": state,
         "model": engine.name,
         "model_path": str(engine.folder),
         "progress": None if progress is None else {"done": progress.done, "total": progress.total},
@@ -37,7 +39,7 @@ async def get_health(request: Request) -> Response:
         "active_requests": engine.activity.active,
         "idle_seconds": engine.activity.idle_seconds,
     }
-    return JSONResponse(body, status_code=200 if engine.state is EngineState.READY else 503)
+    return JSONResponse(body, status_code=200 if state is EngineState.READY else 503)
 
 
 async def get_models(request: Request) -> Response:

@@ -1,0 +1,257 @@
+"""The model's past at many places of many texts: read once, shared by all that begin alike.
+
+Purpose. Texts form a tree of blocks (`grid.py`). A node holds the keys and values of its block's
+tokens; some nodes also hold a *checkpoint*, the recurrent and convolution state behind them. A
+prompt is resumed at the deepest checkpoint along its way. An edit in the middle, another branch, a
+second window: each is another way through the same tree and costs what lies behind the last
+checkpoint that it shares.
+
+Guarantees
+- Exact: blocks are found by their tokens, not by a hash of them, and are cut where the grid says.
+  What is resumed goes on bit for bit as a text read from nothing.
+- Bounded: whenever a call returns, blocks and checkpoints are within the budget. What goes first is
+  the checkpoint that saves the fewest operations per byte, where what has not been used for long
+  counts less and less (GreedyDual-Size, Cao and Irani 1997, with operations as the cost). Keys and
+  values that no checkpoint needs go with it.
+- What is handed out is a copy: whatever is dropped meanwhile, a text that is being read goes on.
+- Forgotten is forgotten: what was being read when a text was dropped on purpose is not kept either.
+
+Belongs to the model's thread; nothing here is locked.
+
+Rejected: one state per prompt with buffers shared between forks (what was here before). Two
+branches that are both alive copied everything before their fork.
+"""
+
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from qcn_inference.config import ModelConfig
+from qcn_inference.grid import Grid, as_array
+from qcn_inference.model import Model
+from qcn_inference.state import DeltaNetState, KvBlock, State
+
+SPACING = 4096
+"""Tokens. About as many as have keys and values of the size of one checkpoint of the 80 B model."""
+
+
+@dataclass(eq=False, slots=True)
+class _Node:
+    """A block of a text, behind the blocks of its ancestors."""
+
+    parent: "_Node | None"
+    tokens: bytes  # of the block: 32-bit ids
+    start: int  # tokens in front of it
+    end: int
+    kv: KvBlock
+    children: dict[bytes, "_Node"] = field(default_factory=dict)
+    checkpoint: tuple[DeltaNetState, ...] | None = None
+    used: float = 0.0  # the cache's clock when the checkpoint was last used
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        return sum(
+            part.convolution.nbytes + part.recurrent.nbytes for part in self.checkpoint or ()
+        )
+
+
+class StateCache:
+    """At most `max_bytes` of one model's states."""
+
+    def __init__(self, config: ModelConfig, grid: Grid, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.nbytes = 0
+        self.times_forgotten = 0
+        self._config = config
+        self._grid = grid
+        self._root = _Node(None, b"", 0, 0, KvBlock((), ()))
+        self._checkpoints: set[_Node] = set()
+        self._clock = 0.0
+
+    def __len__(self) -> int:
+        """The number of checkpoints."""
+        return len(self._checkpoints)
+
+    def read(self, ids: Sequence[int], keep: Sequence[int] = ()) -> "Reading":
+        """Resume a text where its deepest checkpoint is, at least one block before its end.
+
+        `keep` names positions in it that are worth a checkpoint; each is taken at the last block's
+        end at or before it. Long texts get some more, `SPACING` apart.
+        """
+        tokens = as_array(ids)
+        blocks = list(self._grid.blocks(tokens))
+        path = self._walk(tokens.tobytes(), blocks[:-1], tokens.itemsize)
+        while path and path[-1].checkpoint is None:
+            path.pop()
+        if path:
+            path[-1].used = self._clock
+        return Reading(self, tokens, blocks, path, keep)
+
+    def skip(self, ids: Sequence[int]) -> "Reading":
+        """Read a text from nothing and keep nothing of it."""
+        tokens = as_array(ids)
+        return Reading(self, tokens, list(self._grid.blocks(tokens)), [], None)
+
+    def checkpoints_of(self, ids: Sequence[int]) -> list[int]:
+        """The positions along a text at which it could be resumed, in order."""
+        tokens = as_array(ids)
+        path = self._walk(tokens.tobytes(), self._grid.blocks(tokens), tokens.itemsize)
+        return [node.end for node in path if node.checkpoint is not None]
+
+    def forget(self, ids: Sequence[int]) -> None:
+        """Drop all texts that begin with the first block of this one."""
+        tokens = as_array(ids)
+        for node in self._walk(tokens.tobytes(), self._grid.blocks(tokens), tokens.itemsize)[:1]:
+            del self._root.children[node.tokens]
+            for gone in _subtree(node):
+                self._drop_checkpoint(gone)
+                self.nbytes -= gone.kv.nbytes
+            self.times_forgotten += 1
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._root.children.clear()
+        self._checkpoints.clear()
+        self.nbytes = 0
+        self.times_forgotten += 1
+
+    def _walk(
+        self, raw: bytes, blocks: Iterator[tuple[int, int]] | list[tuple[int, int]], size: int
+    ) -> list[_Node]:
+        """The nodes of a text's first blocks, as far as they are here."""
+        path, node = [], self._root
+        for start, end in blocks:
+            child = node.children.get(raw[start * size : end * size])
+            if child is None:
+                break
+            path.append(child)
+            node = child
+        return path
+
+    def store(self, tokens: "array[int]", blocks: Sequence[tuple[int, int]], state: State) -> None:
+        """Keep a checkpoint of `state`, which has read exactly these blocks of a text."""
+        raw, size, node = tokens.tobytes(), tokens.itemsize, self._root
+        for start, end in blocks:
+            piece = raw[start * size : end * size]
+            below = node.children.get(piece)
+            if below is None:
+                below = _Node(node, piece, start, end, state.kv_of(start, end))
+                node.children[piece] = below
+                self.nbytes += below.kv.nbytes
+            node = below
+        node.used = self._clock
+        if node.checkpoint is None:
+            node.checkpoint = state.recurrent_part()
+            self.nbytes += node.checkpoint_bytes
+            self._checkpoints.add(node)
+        self._make_room()
+
+    def _make_room(self) -> None:
+        while self.nbytes > self.max_bytes and self._checkpoints:
+            worst = min(self._checkpoints, key=lambda node: node.used + self._worth(node))
+            self._clock = max(self._clock, worst.used + self._worth(worst))
+            self._drop_checkpoint(worst)
+            self._prune(worst)
+
+    def _worth(self, node: _Node) -> float:
+        """Operations that a checkpoint saves, for each byte it takes."""
+        size = node.checkpoint_bytes + node.kv.nbytes
+        above = node.parent
+        while above is not None and above.checkpoint is None:
+            size += above.kv.nbytes
+            above = above.parent
+        since = above.end if above is not None else 0
+        return self._config.prefill_operations(since, node.end) / max(1, size)
+
+    def _drop_checkpoint(self, node: _Node) -> None:
+        self.nbytes -= node.checkpoint_bytes
+        node.checkpoint = None
+        self._checkpoints.discard(node)
+
+    def _prune(self, node: _Node) -> None:
+        """Drop the blocks, from this one upwards, that nothing needs any more."""
+        while node.parent is not None and not (node.children or node.checkpoint is not None):
+            del node.parent.children[node.tokens]
+            self.nbytes -= node.kv.nbytes
+            node = node.parent
+
+    def check_integrity(self) -> None:
+        """Raise `AssertionError` where the books do not agree with what is held."""
+        nodes = list(_subtree(self._root))
+        held = sum(node.kv.nbytes + node.checkpoint_bytes for node in nodes)
+        if held != self.nbytes or held > self.max_bytes:
+            raise AssertionError(
+                f"{held} bytes held, {self.nbytes} booked, {self.max_bytes} allowed"
+            )
+        if {node for node in nodes if node.checkpoint is not None} != self._checkpoints:
+            raise AssertionError("the list of checkpoints is not that of the tree")
+        for node in nodes[1:]:
+            above = node.parent
+            if above is None or above.children.get(node.tokens) is not node:
+                raise AssertionError(f"the block at {node.start} is not where its parent looks")
+            if above.end != node.start:
+                raise AssertionError(f"the block at {node.start} is not behind its parent")
+            if not node.children and node.checkpoint is None:
+                raise AssertionError(f"nothing needs the block at {node.start}")
+
+
+class Reading:
+    """One text on its way through the model; `position` tokens of it were known already."""
+
+    def __init__(
+        self,
+        cache: StateCache,
+        tokens: "array[int]",
+        blocks: list[tuple[int, int]],
+        path: list[_Node],
+        keep: Sequence[int] | None,
+    ) -> None:
+        self._cache = cache
+        self._tokens = tokens
+        self._path = path
+        self._blocks = blocks
+        self._keep = set() if keep is None else _worth_keeping([end for _, end in blocks], keep)
+        self._times_forgotten = cache.times_forgotten
+        self.position = path[-1].end if path else 0
+
+    def start(self, model: Model) -> State:
+        """A state behind the tokens that were known; asked for once, before anything is stored."""
+        state = model.new_state()
+        path, self._path = self._path, []
+        if path:
+            recurrent = path[-1].checkpoint
+            assert recurrent is not None
+            state.put_together([node.kv for node in path], recurrent, self.position)
+        return state
+
+    @property
+    def blocks(self) -> list[tuple[int, int]]:
+        """Start and end of each block that is left to read, from `position` on."""
+        return [block for block in self._blocks if block[0] >= self.position]
+
+    def took(self, block: tuple[int, int], state: State) -> None:
+        """Note that `state` has read a block; where it is worth a checkpoint, it gets one."""
+        forgotten = self._cache.times_forgotten != self._times_forgotten
+        if block[1] in self._keep and not forgotten:
+            done = [other for other in self._blocks if other[1] <= block[1]]
+            self._cache.store(self._tokens, done, state)
+
+
+def _worth_keeping(ends: Sequence[int], keep: Sequence[int]) -> set[int]:
+    """The block ends at or before those wanted, and the first of every `SPACING` tokens."""
+    found = {max((end for end in ends if end <= at), default=0) for at in keep}
+    last = 0
+    for end in ends[:-1]:
+        if end - last >= SPACING:
+            found.add(end)
+            last = end
+    return found
+
+
+def _subtree(node: _Node) -> Iterator[_Node]:
+    """A node and all below it."""
+    waiting = [node]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting += node.children.values()
