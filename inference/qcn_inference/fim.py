@@ -72,14 +72,21 @@ class InfillText:
 
 
 def infill_prompt(
-    tokenizer: Tokenizer, text: InfillText, room: int, order: FimOrder = "prefix_first"
+    tokenizer: Tokenizer,
+    text: InfillText,
+    room: int,
+    order: FimOrder = "prefix_first",
+    context: Sequence[int] = (),
 ) -> Prompt:
-    """Lay out a prompt of at most `room` tokens.
+    """Lay out a prompt of at most `room` tokens, behind those of a `context` if one is given.
 
     Raises:
         RequestError: not even the file's path fits.
     """
     opening, header = _headers(tokenizer, text)
+    if context:
+        opening = []  # the context has opened the repository
+        header = header or _file_header(tokenizer, UNNAMED_FILE)
     free = room - len(opening) - len(header) - 3
     if free < 1:
         raise RequestError(
@@ -89,12 +96,13 @@ def infill_prompt(
     prefix, last_line, prefix_cut = _tail(tokenizer, text.prefix, free - len(suffix))
     left = free - _rounded_up(len(prefix) + len(suffix), free)
     files, dropped = _fitting_files(tokenizer, text.extra, left)
-    front = [*opening, *files]
+    front = [*context, *opening, *files]
     gap, prefix_start = _around_the_gap(tokenizer, prefix, suffix, order)
     line_start = len(front) + len(header) + prefix_start + last_line
     keep = tuple(sorted({len(front), line_start} - {0}))
     ids = [*front, *header, *gap]
-    return Prompt(ids, keep, truncated=suffix_cut or prefix_cut or dropped)
+    truncated = suffix_cut or prefix_cut or dropped
+    return Prompt(ids, keep, truncated, context_tokens=len(context))
 
 
 def bare_infill_prompt(
@@ -123,7 +131,11 @@ def _headers(tokenizer: Tokenizer, text: InfillText) -> tuple[list[int], list[in
         return [], []
     encode, control = tokenizer.encode_plain, tokenizer.control_id
     opening = [control(REPO_NAME), *encode((text.repo or UNNAMED_REPO) + "\n")]
-    return opening, [control(FILE_SEP), *encode((text.path or UNNAMED_FILE) + "\n")]
+    return opening, _file_header(tokenizer, text.path or UNNAMED_FILE)
+
+
+def _file_header(tokenizer: Tokenizer, path: str) -> list[int]:
+    return [tokenizer.control_id(FILE_SEP), *tokenizer.encode_plain(path + "\n")]
 
 
 def _rounded_up(tokens: int, free: int) -> int:
@@ -140,8 +152,8 @@ def _fitting_files(
         if len(file.text) > room * LONGEST_CHARACTERS_PER_TOKEN:
             break
         body = file.text if file.text.endswith("\n") else file.text + "\n"
-        header = tokenizer.encode_plain((file.path or UNNAMED_FILE) + "\n")
-        part = [tokenizer.control_id(FILE_SEP), *header, *tokenizer.encode_file(body)]
+        header = _file_header(tokenizer, file.path or UNNAMED_FILE)
+        part = [*header, *tokenizer.encode_file(body)]
         if len(part) > room:
             break
         room -= len(part)

@@ -6,18 +6,20 @@ tokens. What it allocates belongs to it alone and goes with it, so it may be dro
 
 import math
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from qcn_inference.model import Model
 from qcn_inference.request import (
+    CacheView,
     Chunk,
     Finished,
     FinishReason,
     GenerationRequest,
     Prompt,
+    Refreshed,
     RequestError,
     TokenLogprobs,
 )
@@ -72,10 +74,38 @@ class Loaded:
             prompt_tokens=len(prompt.ids),
             cached_tokens=cached,
             completion_tokens=decoding.count,
+            context_tokens=prompt.context_tokens,
             truncated=prompt.truncated,
             prompt_seconds=prompt_read - started,
             predicted_seconds=time.perf_counter() - prompt_read,
         )
+
+    def refresh(self, ids: Sequence[int], keep: Sequence[int]) -> Generator[None, None, Refreshed]:
+        """The steps that read a layout, so that what comes behind it can begin there."""
+        started = time.perf_counter()
+        reading = self.cache.read(ids, keep, for_logits=False)
+        state = reading.start(self.model)
+        for start, end in reading.blocks:
+            yield from self.model.prefill_steps(ids[start:end], state)
+            reading.took((start, end), state)
+            yield
+        known = reading.position
+        return Refreshed(known, len(ids) - known, time.perf_counter() - started)
+
+    def unread(self, ids: Sequence[int]) -> int:
+        """How many tokens of a text would have to be read to continue it."""
+        return len(ids) - max(self.cache.checkpoints_of(ids), default=0)
+
+    def forget(self, ids: Sequence[int]) -> Generator[None, None, None]:
+        """Drop all texts that begin as this one does."""
+        self.cache.forget(ids)
+        yield
+
+    def view(self, ids: Sequence[int]) -> Generator[None, None, CacheView]:
+        """Look at what is kept of a text."""
+        cache = self.cache
+        yield
+        return CacheView(tuple(cache.checkpoints_of(ids)), cache.nbytes, cache.max_bytes)
 
 
 def _check_prompt(loaded: Loaded, prompt: Prompt) -> None:

@@ -6,7 +6,7 @@ from functools import partial
 import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
-from qcn_inference.request import Finished
+from qcn_inference.request import Finished, Refreshed
 
 
 class Metrics:
@@ -34,6 +34,12 @@ class Metrics:
         self._decode = Counter(
             "qcn_decode_seconds", "Wall time from first logits to end", registry=registry
         )
+        self._context_tokens = Counter(
+            "qcn_context_tokens",
+            "Tokens of refreshed contexts, by whether they were known already",
+            ["kind"],
+            registry=registry,
+        )
         queue = Gauge("qcn_queue_length", "Requests waiting or running", registry=registry)
         queue.set_function(queue_length)
         states_gauge = Gauge(
@@ -54,6 +60,11 @@ class Metrics:
         self._generated_tokens.inc(finished.completion_tokens)
         self._prefill.inc(finished.prompt_seconds)
         self._decode.inc(finished.predicted_seconds)
+
+    def refreshed(self, refreshed: Refreshed) -> None:
+        """Count a refresh of a context."""
+        self._context_tokens.labels("reused").inc(refreshed.reused)
+        self._context_tokens.labels("computed").inc(refreshed.computed)
 
     def ended(self, outcome: str) -> None:
         """Count a request by its outcome."""

@@ -33,6 +33,7 @@ class Prompt:
     ids: Sequence[int]
     keep: tuple[int, ...] = ()  # ascending numbers of tokens, each below len(ids)
     truncated: bool = False  # something of what was sent did not fit
+    context_tokens: int = 0  # how many of the ids are those of a context in front
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,25 @@ class Finished:
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+    context_tokens: int
     truncated: bool
     prompt_seconds: float
     predicted_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """What bringing the state up to a layout cost; of its tokens, `reused` were known already."""
+
+    reused: int
+    computed: int
+    seconds: float  # wall time, waiting for more urgent work included
+
+
+@dataclass(frozen=True, slots=True)
+class CacheView:
+    """What is kept: where one text can be resumed, and the bytes of all texts."""
+
+    checkpoints: tuple[int, ...]
+    nbytes: int
+    max_bytes: int

@@ -72,15 +72,19 @@ class StateCache:
         """The number of checkpoints."""
         return len(self._checkpoints)
 
-    def read(self, ids: Sequence[int], keep: Sequence[int] = ()) -> "Reading":
-        """Resume a text where its deepest checkpoint is, at least one block before its end.
+    def read(
+        self, ids: Sequence[int], keep: Sequence[int] = (), *, for_logits: bool = True
+    ) -> "Reading":
+        """Resume a text where its deepest checkpoint is.
 
-        `keep` names positions in it that are worth a checkpoint; each is taken at the last block's
-        end at or before it. Long texts get some more, `SPACING` apart.
+        That is at least one block before its end, if it is read `for_logits`: no checkpoint has
+        them. `keep` names positions in it that are worth a checkpoint; each is taken at the last
+        block's end at or before it. Long texts get some more, `SPACING` apart.
         """
         tokens = as_array(ids)
         blocks = list(self._grid.blocks(tokens))
-        path = self._walk(tokens.tobytes(), blocks[:-1], tokens.itemsize)
+        known = blocks[:-1] if for_logits else blocks
+        path = self._walk(tokens.tobytes(), known, tokens.itemsize)
         while path and path[-1].checkpoint is None:
             path.pop()
         if path:

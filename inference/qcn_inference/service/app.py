@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from qcn_inference.service.activity import Activity
 from qcn_inference.service.completions import post_completions
+from qcn_inference.service.contexts import delete_context, get_context, put_context
 from qcn_inference.service.engine import Engine
 from qcn_inference.service.errors import ApiError
 from qcn_inference.service.guard import Guard
@@ -40,6 +41,9 @@ def create_app(engine: Engine, *, token: str | None, leave: Leave) -> Guard:
             Route("/shutdown", post_shutdown, methods=["POST"]),
             _work("/v1/completions", post_completions, engine.activity),
             _work("/infill", post_infill, engine.activity),
+            _work("/v1/contexts/{id}", put_context, engine.activity, method="PUT"),
+            _work("/v1/contexts/{id}", get_context, engine.activity, method="GET"),
+            _work("/v1/contexts/{id}", delete_context, engine.activity, method="DELETE"),
             _work("/tokenize", post_tokenize, engine.activity),
             _work("/detokenize", post_detokenize, engine.activity),
         ],
@@ -55,9 +59,9 @@ def create_app(engine: Engine, *, token: str | None, leave: Leave) -> Guard:
     return Guard(app, token)
 
 
-def _work(path: str, endpoint: Endpoint, activity: Activity) -> Route:
+def _work(path: str, endpoint: Endpoint, activity: Activity, method: str = "POST") -> Route:
     """A call that counts as use of the engine, for as long as it is being answered."""
-    return Route(path, endpoint, methods=["POST"], middleware=[Middleware(_Counted, activity)])
+    return Route(path, endpoint, methods=[method], middleware=[Middleware(_Counted, activity)])
 
 
 class _Counted:

@@ -3,7 +3,7 @@
 import codecs
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -18,6 +18,7 @@ from qcn_inference.request import (
     RequestError,
     TokenLogprobs,
 )
+from qcn_inference.service.contexts import context_ids, readable
 from qcn_inference.service.engine import Engine
 from qcn_inference.service.http import answer, engine_of, read_body
 from qcn_inference.service.schemas import CompletionBody
@@ -41,8 +42,10 @@ def _generation(engine: Engine, body: CompletionBody) -> GenerationRequest:
     loaded = engine.ready()
     max_tokens = 16 if body.max_tokens is None else body.max_tokens
 
+    context = context_ids(engine, body.context)
+
     def prompt() -> Prompt:
-        made = _prompt(loaded, body)
+        made = _behind(readable(loaded, context), _prompt(loaded, body))
         if len(made.ids) + max_tokens > loaded.context_length:
             raise RequestError(
                 f"{len(made.ids)} prompt tokens and max_tokens ({max_tokens}) exceed the context"
@@ -75,6 +78,14 @@ def _prompt(loaded: "Loaded", body: CompletionBody) -> Prompt:
     return Prompt(ids, (len(ids) - 1,) if len(ids) > 1 else ())
 
 
+def _behind(context: Sequence[int], prompt: Prompt) -> Prompt:
+    """A prompt behind a context."""
+    if not context:
+        return prompt
+    keep = tuple(len(context) + at for at in prompt.keep)
+    return Prompt([*context, *prompt.ids], keep, context_tokens=len(context))
+
+
 class _Completions:
     """OpenAI's way to write answers."""
 
@@ -103,7 +114,7 @@ class _Completions:
             **self._head,
             "choices": [self._choice(text, joined, finished)],
             "usage": _usage(finished),
-        }
+        } | self._context(finished)
 
     async def events(self, chunks: AsyncIterator[Chunk]) -> AsyncIterator[dict[str, Any]]:
         """One event per chunk, before the last."""
@@ -116,10 +127,15 @@ class _Completions:
         """How it ended, and the usage if it was asked for."""
         events: list[dict[str, Any]] = [
             {**self._head, "choices": [self._choice("", Chunk(""), finished)]}
+            | self._context(finished)
         ]
         if self._body.stream_options is not None and self._body.stream_options.include_usage:
             events.append({**self._head, "choices": [], "usage": _usage(finished)})
         return events
+
+    def _context(self, finished: Finished) -> dict[str, int]:
+        named = self._body.context is not None
+        return {"context_tokens": finished.context_tokens} if named else {}
 
     def _echoed(self) -> str:
         if not self._body.echo:

@@ -14,12 +14,13 @@ from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from qcn_inference.contexts import Contexts
 from qcn_inference.errors import CheckpointError
 from qcn_inference.metrics import Metrics
 from qcn_inference.request import Chunk, Finished, GenerationRequest, RequestError
-from qcn_inference.scheduler import Closed, Priority, QueueFull, Scheduler, Superseded
+from qcn_inference.scheduler import Closed, Priority, QueueFull, Scheduler, Steps, Superseded
 from qcn_inference.service.activity import Activity
 from qcn_inference.service.errors import ApiError
 from qcn_inference.service.guard import without_message
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
+# Tokens behind a context: a prompt's own, and what is generated.
+TAIL_ROOM = 16_384
 # Room for what was read: this many bytes, or this part of the weights if that is more. For each
 # token the embedded model keeps 1 kB, an 80 B model 24; a checkpoint takes 0.5 MB or 77.
 CACHE_BYTES = 256 * 2**20
@@ -98,18 +103,8 @@ class Running:
         assert self._future is not None
         try:
             return self._future.result(timeout=0)
-        except RequestError as error:
-            raise ApiError(400, "invalid_request_error", str(error)) from error
-        except Superseded:
-            raise ApiError(
-                409, "superseded", "a newer request has taken this one's place"
-            ) from None
-        except (Closed, CancelledError):
-            raise _leaving() from None
-        except Exception as error:
-            raise ApiError(
-                500, "internal_error", f"the completion failed ({type(error).__name__})"
-            ) from error
+        except (Exception, CancelledError) as error:
+            raise as_api_error(error) from error
 
     def cancel(self) -> None:
         """Stop within one step, unless it has ended."""
@@ -117,8 +112,16 @@ class Running:
             self._future.cancel()
 
 
-def _leaving() -> ApiError:
-    return ApiError(503, "unavailable", "the engine is leaving")
+def as_api_error(error: BaseException) -> ApiError:
+    """What a client is told about a job that has no result."""
+    match error:
+        case RequestError():
+            return ApiError(400, "invalid_request_error", str(error))
+        case Superseded():
+            return ApiError(409, "superseded", "a newer request has taken this one's place")
+        case Closed() | CancelledError():
+            return ApiError(503, "unavailable", "the engine is leaving")
+    return ApiError(500, "internal_error", f"the request failed ({type(error).__name__})")
 
 
 class Engine:
@@ -132,6 +135,7 @@ class Engine:
         self.progress: Progress | None = None
         self.error: str | None = None
         self.loaded: Loaded | None = None
+        self.contexts = Contexts()
         self.scheduler = Scheduler()
         self.metrics = Metrics(
             queue_length=lambda: self.scheduler.live_jobs,
@@ -177,20 +181,32 @@ class Engine:
         """
         loaded = self.ready()
         running = Running()
+        future = self.submit_job(loaded.generate(request, running.emit), priority, supersede)
+        future.add_done_callback(self._count)
+        running.follow(future)
+        return running
+
+    def submit_job(self, steps: Steps[T], priority: Priority, supersede: str | None) -> Future[T]:
+        """Queue any job for the model's thread.
+
+        Raises:
+            ApiError: the queue is full, or the engine is leaving.
+        """
         try:
-            future = self.scheduler.submit(
-                loaded.generate(request, running.emit), priority=priority, supersede=supersede
-            )
+            return self.scheduler.submit(steps, priority=priority, supersede=supersede)
         except QueueFull:
             self.metrics.ended("refused")
             raise ApiError(
                 503, "overloaded", "too many requests are waiting", {"Retry-After": "1"}
             ) from None
-        except Closed:
-            raise _leaving() from None
-        future.add_done_callback(self._count)
-        running.follow(future)
-        return running
+        except Closed as error:
+            raise as_api_error(error) from None
+
+    @property
+    def context_limit(self) -> int:
+        """The most tokens that a context may have: the rest is for what stands behind it."""
+        length = self.ready().context_length
+        return length - min(TAIL_ROOM, length // 4)
 
     def _count(self, future: Future[Finished]) -> None:
         if future.cancelled():

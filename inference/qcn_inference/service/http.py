@@ -59,7 +59,7 @@ async def answer(request: Request, running: Running, dialect: Dialect, *, stream
     try:
         if stream:
             return await _streamed(request, running, dialect)
-        chunks = await _unless_gone(request, _collect(running.chunks()))
+        chunks = await unless_gone(request, _collect(running.chunks()))
         return JSONResponse(dialect.whole(chunks, running.result()))
     except BaseException:
         running.cancel()
@@ -70,7 +70,7 @@ async def _collect(chunks: AsyncIterator[Chunk]) -> list[Chunk]:
     return [chunk async for chunk in chunks]
 
 
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, which is cancelled when the client hangs up.
 
     Raises:
@@ -95,7 +95,7 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
 async def _streamed(request: Request, running: Running, dialect: Dialect) -> Response:
     """Server-sent events; an error before the first chunk is an ordinary answer."""
     chunks = running.chunks()
-    first = await _unless_gone(request, _next(chunks))
+    first = await unless_gone(request, _next(chunks))
     if first is None:
         running.result()  # raises if it failed
 

@@ -8,11 +8,12 @@ from starlette.responses import Response
 
 from qcn_inference.fim import ContextFile, InfillText, infill_prompt
 from qcn_inference.request import Chunk, Finished, GenerationRequest, Prompt
+from qcn_inference.service.contexts import context_ids, readable
 from qcn_inference.service.engine import Engine
 from qcn_inference.service.http import answer, engine_of, read_body
 from qcn_inference.service.schemas import InfillBody, lenient_stops
 
-# However many tokens are asked for, this share of the context is the prompt's.
+# However many tokens are asked for, this share of the room behind a context is the prompt's.
 PROMPT_SHARE = 0.75
 
 
@@ -26,7 +27,7 @@ async def post_infill(request: Request) -> Response:
 
 def _generation(engine: Engine, body: InfillBody) -> GenerationRequest:
     loaded = engine.ready()
-    most = loaded.context_length - int(loaded.context_length * PROMPT_SHARE)
+    context = context_ids(engine, body.context)
     text = InfillText(
         prefix=body.input_prefix + body.prompt,
         suffix=body.input_suffix,
@@ -34,11 +35,13 @@ def _generation(engine: Engine, body: InfillBody) -> GenerationRequest:
         repo=body.repo_name,
         extra=tuple(ContextFile(file.filename, file.text) for file in body.input_extra),
     )
-    max_tokens = most if body.n_predict < 0 else body.n_predict
+    max_tokens = loaded.context_length if body.n_predict < 0 else body.n_predict
 
     def prompt() -> Prompt:
-        room = loaded.context_length - min(max_tokens, most)
-        return infill_prompt(loaded.tokenizer, text, room, loaded.model.config.fim_order)
+        front = readable(loaded, context)
+        free = loaded.context_length - len(front)
+        room = max(int(free * PROMPT_SHARE), free - max_tokens)
+        return infill_prompt(loaded.tokenizer, text, room, loaded.model.config.fim_order, front)
 
     return GenerationRequest(
         prompt=prompt,
@@ -57,6 +60,7 @@ class _Infill:
 
     def __init__(self, engine: Engine, body: InfillBody) -> None:
         self._name = engine.name
+        self._has_context = body.context is not None
         self._fields = body.response_fields
 
     def whole(self, chunks: list[Chunk], finished: Finished) -> dict[str, Any]:
@@ -85,7 +89,7 @@ class _Infill:
             "tokens_cached": finished.cached_tokens,
             "truncated": finished.truncated,
             "timings": _timings(finished),
-        }
+        } | ({"context_tokens": finished.context_tokens} if self._has_context else {})
 
     def _selected(self, answer: dict[str, Any]) -> dict[str, Any]:
         """The fields asked for; `timings/prompt_n` stands at the top under just that name."""

@@ -14,6 +14,7 @@ from qcn_inference.scheduler import Priority
 
 MAX_LOGPROBS = 20
 MAX_STOPS = 16
+MOST_SEGMENTS = 100_000
 Temperature = Annotated[float, Field(ge=0, le=100)]
 TopP = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=-1, lt=2**63)]
@@ -36,13 +37,17 @@ class Body(BaseModel):
 
 
 class Sampled(Body):
-    """What the completion calls share, our extensions `priority` and `supersede` included."""
+    """What the completion calls share.
+
+    `priority`, `supersede` and `context` are ours.
+    """
 
     stop: Stops = None
     seed: Seed | None = None  # -1 draws one, as in llama.cpp
     stream: bool | None = None
     priority: Literal["completion", "chat", "refresh", "compaction"] = "completion"
     supersede: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+    context: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
 
     @property
     def rank(self) -> Priority:
@@ -98,6 +103,8 @@ class CompletionBody(Sampled):
             raise ValueError("suffix: goes with a prompt that is text")
         if self.suffix is not None and self.echo:
             raise ValueError("suffix: cannot be combined with echo")
+        if self.context is not None and self.echo:
+            raise ValueError("context: cannot be combined with echo")
         return self
 
     @property
@@ -154,6 +161,23 @@ class InfillBody(Sampled):
     def sampling(self) -> SamplingParams:
         """Greedy unless a temperature is given."""
         return SamplingParams(self.temperature, max(0, self.top_k), self.top_p, self.drawn_seed)
+
+
+class SegmentBody(Body):
+    """A segment in its place; its text only where the engine does not know it."""
+
+    hash: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    path: Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00\r\n]+$")]
+    zone: Literal["base", "overlay"] = "base"
+    hot: bool = False
+    text: str | None = None
+
+
+class ContextBody(Body):
+    """`PUT /v1/contexts/{id}`: a layout."""
+
+    repo: Annotated[str, Field(max_length=1000, pattern=r"^[^\r\n]*$")] = ""
+    segments: Annotated[list[SegmentBody], Field(max_length=MOST_SEGMENTS)]
 
 
 class TokenizeBody(Body):

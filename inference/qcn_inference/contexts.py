@@ -1,0 +1,175 @@
+"""What the model has been given to read of each repository, by name: layouts, as tokens.
+
+A *context* is an ordered list of *segments*, each a file's text under its path, or a note about it.
+It is the front of a prompt: a completion that names a context is read behind it. What of it has
+been read already is no concern of this module: `state_cache.py` finds that by the tokens.
+
+A segment is known by its hash, so that a layout travels as hashes and only what is new as text. The
+hash is computed here, from path and text: nobody can put another text under it. Everything in a
+segment is plain text; the control tokens that open it are placed here.
+
+Belongs to the event loop's thread; the values are immutable and may go anywhere.
+"""
+
+import hashlib
+from array import array
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Literal, Protocol
+
+from qcn_inference.request import Refreshed
+from qcn_inference.tokenizer import FILE_SEP, REPO_NAME, Tokenizer
+
+Zone = Literal["base", "overlay"]
+MOST_CONTEXTS = 64
+"""Of all windows of the user together; what was used least recently goes first."""
+REFRESHES_NOTED = 10
+
+
+def segment_hash(path: str, text: str) -> str:
+    """The name of a segment: SHA-256 of its path, a NUL and its text, hexadecimal."""
+    return hashlib.sha256(f"{path}\0{text}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A file, or a note about one, as the model reads it."""
+
+    hash: str
+    path: str
+    ids: "array[int]"
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, path: str, text: str) -> "Segment":
+        """Encode a segment; takes about a second for a megabyte."""
+        body = text if text.endswith("\n") or not text else text + "\n"
+        plain = tokenizer.encode_plain(path + "\n") + tokenizer.encode_plain(body)
+        ids = array("i", [tokenizer.control_id(FILE_SEP), *plain])
+        return cls(segment_hash(path, text), path, ids)
+
+
+class Placed(Protocol):
+    """A segment's place in a layout."""
+
+    hash: str
+    zone: Zone
+    hot: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A segment in its place: its ids stand from `start` on."""
+
+    segment: Segment
+    zone: Zone
+    hot: bool
+    start: int
+
+    @property
+    def end(self) -> int:
+        """The position behind it."""
+        return self.start + len(self.segment.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One layout, as tokens."""
+
+    id: str
+    repo: str
+    spans: tuple[Span, ...]
+    ids: "array[int]"
+
+    @property
+    def keep(self) -> tuple[int, ...]:
+        """Where the next layout may differ from this one: positions worth a checkpoint.
+
+        In front of every file that changes often and of every entry of the overlay, and the end.
+        """
+        return tuple(
+            [span.start for span in self.spans if span.hot or span.zone == "overlay"]
+            + [len(self.ids)]
+        )
+
+
+class Contexts:
+    """The contexts of all clients."""
+
+    def __init__(self) -> None:
+        self._contexts: dict[str, Context] = {}  # least recently used first
+        self._segments: dict[str, Segment] = {}  # those of the contexts
+        self._refreshes: dict[str, deque[Refreshed]] = {}
+        self._arrivals = count()
+        self._newest: dict[str, int] = {}  # the arrival of the layout in force
+
+    def get(self, name: str) -> Context | None:
+        """The newest layout under a name."""
+        context = self._contexts.pop(name, None)
+        if context is not None:
+            self._contexts[name] = context
+        return context
+
+    def unknown(self, hashes: Sequence[str]) -> set[str]:
+        """Those that must come with their text."""
+        return set(hashes) - self._segments.keys()
+
+    def compose(
+        self,
+        tokenizer: Tokenizer,
+        name: str,
+        repo: str,
+        layout: Sequence[Placed],
+        new: Sequence[Segment],
+    ) -> Context:
+        """Lay out segments that are known or among the `new` ones."""
+        known = self._segments | {segment.hash: segment for segment in new}
+        opening = tokenizer.encode_plain(repo + "\n")
+        ids = array("i", [tokenizer.control_id(REPO_NAME), *opening])
+        spans = []
+        for place in layout:
+            segment = known[place.hash]
+            spans.append(Span(segment, place.zone, place.hot, len(ids)))
+            ids += segment.ids
+        return Context(name, repo, tuple(spans), ids)
+
+    def arrive(self) -> int:
+        """Note that a layout has arrived; of two, the one that arrived later is the newer."""
+        return next(self._arrivals)
+
+    def put(self, context: Context, arrival: int) -> bool:
+        """Put a layout in force under its name; False if a newer one is."""
+        if self._newest.get(context.id, -1) > arrival:
+            return False
+        self._newest[context.id] = arrival
+        self._contexts.pop(context.id, None)
+        self._contexts[context.id] = context
+        while len(self._contexts) > MOST_CONTEXTS:
+            self.remove(next(iter(self._contexts)))
+        self._keep_segments()
+        return True
+
+    def remove(self, name: str) -> Context | None:
+        """Forget a context; returns what it was."""
+        removed = self._contexts.pop(name, None)
+        self._refreshes.pop(name, None)
+        self._newest.pop(name, None)
+        self._keep_segments()
+        return removed
+
+    def note(self, name: str, refreshed: Refreshed) -> None:
+        """Remember what a refresh cost, if the context is still there."""
+        if name in self._contexts:
+            self._refreshes.setdefault(name, deque(maxlen=REFRESHES_NOTED)).append(refreshed)
+
+    def refreshes(self, name: str) -> list[Refreshed]:
+        """The last refreshes of a context, oldest first."""
+        return list(self._refreshes.get(name, ()))
+
+    def _keep_segments(self) -> None:
+        self._segments = {
+            span.segment.hash: span.segment
+            for context in self._contexts.values()
+            for span in context.spans
+        }

@@ -1,0 +1,201 @@
+"""`/v1/contexts/{id}`: what the model reads of a repository, kept up to date by its server.
+
+`PUT` takes a layout. It is in force for completions from the moment that it is understood; the
+answer comes when its tokens have been read, at low priority. A completion that names the context
+reads what is missing itself, up to `MOST_UNREAD` tokens; where more is missing it is answered
+without the context, and says so.
+"""
+
+import asyncio
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from qcn_inference.contexts import Context, Segment
+from qcn_inference.request import CacheView, Refreshed
+from qcn_inference.scheduler import Priority, Superseded
+from qcn_inference.service.engine import Engine, as_api_error
+from qcn_inference.service.errors import ApiError
+from qcn_inference.service.http import engine_of, read_body, unless_gone
+from qcn_inference.service.schemas import ContextBody
+
+if TYPE_CHECKING:
+    from qcn_inference.generate import Loaded
+
+T = TypeVar("T")
+
+MOST_UNREAD = 2048
+"""Tokens that a completion may have to read of its context first: half a second on a CPU."""
+
+
+async def put_context(request: Request) -> Response:
+    """Take a layout: segments by their hashes, with the text of those that are new here."""
+    engine = engine_of(request)
+    name, arrival = request.path_params["id"], engine.contexts.arrive()
+    body = await read_body(request, ContextBody)
+    tokenizer = engine.ready().tokenizer
+    if missing := _missing(engine, body):
+        return missing
+    new = await run_in_threadpool(_encoded, engine, body)
+    if missing := _missing(engine, body):  # another context, which held some, has gone meanwhile
+        return missing
+    context = engine.contexts.compose(tokenizer, name, body.repo, body.segments, new)
+    spans = context.spans
+    counts = [{"hash": span.segment.hash, "tokens": len(span.segment.ids)} for span in spans]
+    if len(context.ids) > engine.context_limit:
+        message = f"{len(context.ids)} tokens, more than the {engine.context_limit} that fit"
+        return _refused(413, "context_too_long", message, segments=counts)
+    if not engine.contexts.put(context, arrival):
+        raise as_api_error(Superseded())
+    refreshed = await _refresh(request, engine, context)
+    answer = {"id": name, "tokens": len(context.ids), **_cost(refreshed), "segments": counts}
+    return JSONResponse(answer)
+
+
+def _missing(engine: Engine, body: ContextBody) -> Response | None:
+    """The refusal of a layout that names segments nobody has sent yet."""
+    given = {place.hash for place in body.segments if place.text is not None}
+    unknown = engine.contexts.unknown([place.hash for place in body.segments]) - given
+    if not unknown:
+        return None
+    message = f"{len(unknown)} segments lack their text"
+    return _refused(409, "missing_segments", message, missing=sorted(unknown))
+
+
+def _refused(status: int, kind: str, message: str, **more: object) -> Response:
+    return JSONResponse(ApiError(status, kind, message).body | more, status_code=status)
+
+
+async def _refresh(request: Request, engine: Engine, context: Context) -> Refreshed:
+    job = engine.ready().refresh(context.ids, context.keep)
+    key = f"context:{context.id}"
+    refreshed = await _run(request, engine, job, Priority.REFRESH, key)
+    engine.metrics.refreshed(refreshed)
+    engine.contexts.note(context.id, refreshed)
+    return refreshed
+
+
+def _cost(refreshed: Refreshed) -> dict[str, float]:
+    milliseconds = refreshed.seconds * 1000
+    return {
+        "reused": refreshed.reused,
+        "computed": refreshed.computed,
+        "milliseconds": milliseconds,
+    }
+
+
+def _encoded(engine: Engine, body: ContextBody) -> list[Segment]:
+    """The segments that came with their text.
+
+    Raises:
+        ApiError: a hash is not that of the text.
+    """
+    tokenizer, segments = engine.ready().tokenizer, []
+    for place in body.segments:
+        if place.text is None:
+            continue
+        segment = Segment.of(tokenizer, place.path, place.text)
+        if segment.hash != place.hash:
+            message = f"the segment {place.path!r} has another hash than it is sent under"
+            raise ApiError(400, "invalid_request_error", message)
+        segments.append(segment)
+    return segments
+
+
+async def get_context(request: Request) -> Response:
+    """What the model sees: zones, segments, where it can be resumed, bytes, the last refreshes."""
+    engine = engine_of(request)
+    context = found_context(engine, request.path_params["id"])
+    view = await _run(request, engine, engine.ready().view(context.ids), Priority.COMPLETION, None)
+    return JSONResponse(_described(engine, context, view))
+
+
+def _described(engine: Engine, context: Context, view: CacheView) -> dict[str, Any]:
+    return {
+        "id": context.id,
+        "repo": context.repo,
+        "tokens": len(context.ids),
+        "limit": engine.context_limit,
+        "segments": [
+            {
+                "hash": span.segment.hash,
+                "path": span.segment.path,
+                "zone": span.zone,
+                "hot": span.hot,
+                "start": span.start,
+                "tokens": len(span.segment.ids),
+            }
+            for span in context.spans
+        ],
+        "checkpoints": list(view.checkpoints),
+        "bytes": {"used": view.nbytes, "budget": view.max_bytes},
+        "refreshes": [_cost(refreshed) for refreshed in engine.contexts.refreshes(context.id)],
+    }
+
+
+async def delete_context(request: Request) -> Response:
+    """Forget a context, and all that was ever read of a repository of its name."""
+    engine = engine_of(request)
+    context = found_context(engine, request.path_params["id"])
+    engine.contexts.remove(context.id)
+    await _run(request, engine, engine.ready().forget(context.ids), Priority.COMPLETION, None)
+    return JSONResponse({"id": context.id, "deleted": True})
+
+
+def found_context(engine: Engine, name: str) -> Context:
+    """The context of this name.
+
+    Raises:
+        ApiError: there is none.
+    """
+    context = engine.contexts.get(name)
+    if context is None:
+        raise ApiError(404, "unknown_context", f"there is no context {name!r}: put it first")
+    return context
+
+
+def context_ids(engine: Engine, name: str | None) -> Sequence[int]:
+    """The tokens of the newest layout of the context that a completion names.
+
+    Raises:
+        ApiError: there is no such context.
+    """
+    return () if name is None else found_context(engine, name).ids
+
+
+def readable(loaded: "Loaded", context: Sequence[int]) -> Sequence[int]:
+    """A context, or nothing where a completion would have to wait too long for it to be read.
+
+    Called on the model's thread, when the completion begins.
+    """
+    return context if loaded.unread(context) <= MOST_UNREAD else ()
+
+
+async def _run(
+    request: Request,
+    engine: Engine,
+    job: Generator[None, None, T],
+    priority: Priority,
+    supersede: str | None,
+) -> T:
+    """The result of a job, which ends when the client hangs up.
+
+    Raises:
+        ApiError: it failed, was superseded, or the engine is leaving.
+    """
+    future = engine.submit_job(job, priority, supersede)
+    try:
+        return await unless_gone(request, _result(future))
+    finally:
+        future.cancel()
+
+
+async def _result(future: Future[T]) -> T:
+    try:
+        return await asyncio.wrap_future(future)
+    except Exception as error:
+        raise as_api_error(error) from error

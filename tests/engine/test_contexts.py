@@ -1,0 +1,291 @@
+"""`/v1/contexts/{id}` over real HTTP, and completions behind a context."""
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engine_support import EngineProcess, engine_on
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from qcn_inference.grid import BLOCK
+from qcn_inference.tokenizer import Tokenizer
+from sampling import examples
+
+Layout = list[tuple[str, str, str]]  # path, text, zone
+
+
+def segment_hash(path: str, text: str) -> str:
+    return hashlib.sha256(f"{path}\0{text}".encode()).hexdigest()
+
+
+def body_of(layout: Layout, *, texts: bool = True, hot: bool = False) -> dict[str, Any]:
+    segments: list[dict[str, Any]] = [
+        {"hash": segment_hash(path, text), "path": path, "zone": zone, "hot": hot}
+        | ({"text": text} if texts else {})
+        for path, text, zone in layout
+    ]
+    return {"repo": "shop", "segments": segments}
+
+
+def put(engine: EngineProcess, name: str, layout: Layout, **how: bool) -> dict[str, Any]:
+    answer = engine.client.put(f"/v1/contexts/{name}", json=body_of(layout, **how))
+    assert answer.status_code == 200, answer.text
+    return answer.json()  # type: ignore[no-any-return]  # any JSON
+
+
+def view(engine: EngineProcess, name: str) -> dict[str, Any]:
+    answer = engine.client.get(f"/v1/contexts/{name}")
+    assert answer.status_code == 200, answer.text
+    return answer.json()  # type: ignore[no-any-return]  # any JSON
+
+
+@pytest.fixture
+def name(engine: EngineProcess, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A context of this test's own; the engine forgets it afterwards."""
+    name = f"test-{request.node.name[:60]}"
+    yield name
+    engine.client.delete(f"/v1/contexts/{name}")
+
+
+def source(words: int, seed: int) -> str:
+    return "".join(f"v{seed}_{n} = {n * seed}\n" for n in range(words))
+
+
+BASE: Layout = [(f"{n}.py", source(8, n), "base") for n in range(3)]
+
+
+def test_a_layout_is_read_once_and_then_only_what_is_new(engine: EngineProcess, name: str) -> None:
+    first = put(engine, name, BASE)
+    assert (first["reused"], first["computed"]) == (0, first["tokens"])
+    assert sum(segment["tokens"] for segment in first["segments"]) < first["tokens"]
+    again = put(engine, name, BASE, texts=False)
+    assert (again["reused"], again["computed"]) == (first["tokens"], 0)
+    entry = ("1.py", "v = 1\n", "overlay")
+    grown = put(engine, name, [*BASE, entry])
+    assert grown["reused"] == first["tokens"]
+    assert grown["computed"] == grown["segments"][-1]["tokens"]
+
+
+def test_only_the_text_that_is_missing_is_asked_for(engine: EngineProcess, name: str) -> None:
+    put(engine, name, BASE)
+    new = ("new.py", "x = 1\n", "overlay")
+    answer = engine.client.put(f"/v1/contexts/{name}", json=body_of([*BASE, new], texts=False))
+    assert answer.status_code == 409
+    assert answer.json()["error"]["type"] == "missing_segments"
+    assert answer.json()["missing"] == [segment_hash("new.py", "x = 1\n")]
+    body = body_of([*BASE, new], texts=False)
+    body["segments"][-1]["text"] = new[1]
+    assert engine.client.put(f"/v1/contexts/{name}", json=body).status_code == 200
+
+
+def test_saving_a_file_again_rolls_back_to_in_front_of_its_entry(
+    engine: EngineProcess, name: str
+) -> None:
+    base = put(engine, name, BASE)["tokens"]
+    for version in range(5):
+        saved = put(engine, name, [*BASE, ("1.py", f"v = {version}\n", "overlay")])
+        assert saved["reused"] == base
+        assert saved["tokens"] == base + saved["segments"][-1]["tokens"]
+
+
+def test_what_the_model_sees_can_be_looked_at(engine: EngineProcess, name: str) -> None:
+    put(engine, name, [*BASE, ("1.py", "v = 1\n", "overlay")], hot=True)
+    seen = view(engine, name)
+    assert [segment["path"] for segment in seen["segments"]] == ["0.py", "1.py", "2.py", "1.py"]
+    assert [segment["zone"] for segment in seen["segments"]] == ["base"] * 3 + ["overlay"]
+    starts = [segment["start"] for segment in seen["segments"]]
+    ends = [segment["start"] + segment["tokens"] for segment in seen["segments"]]
+    assert ends == [*starts[1:], seen["tokens"]]
+    # In front of every file that changes often, and of the overlay's entry; and the end.
+    assert seen["checkpoints"] == [*starts, seen["tokens"]]
+    assert 0 < seen["bytes"]["used"] <= seen["bytes"]["budget"]
+    assert seen["refreshes"][-1]["computed"] == seen["tokens"]
+
+
+def test_a_completion_behind_a_context_is_the_one_behind_its_tokens(
+    engine: EngineProcess, name: str, tokenizer: Tokenizer
+) -> None:
+    """The repository format, whoever lays it out."""
+    files = [{"filename": path, "text": text} for path, text, _ in BASE]
+    asked = {"filename": "a.py", "input_prefix": "v = ", "input_suffix": "\n", "n_predict": 12}
+    alone = engine.post("/infill", **asked, input_extra=files, repo_name="shop")
+    tokens = put(engine, name, BASE)["tokens"]
+    behind = engine.post("/infill", **asked, context=name)
+    assert behind["content"] == alone["content"]
+    assert behind["tokens_evaluated"] == alone["tokens_evaluated"]
+    assert behind["context_tokens"] == tokens
+    assert behind["tokens_cached"] >= tokens
+    own = behind["tokens_evaluated"] - tokens
+    assert behind["timings"]["prompt_n"] <= own
+
+
+def test_openais_completion_takes_a_context_too(engine: EngineProcess, name: str) -> None:
+    tokens = put(engine, name, BASE)["tokens"]
+    prompt = "<|file_sep|>a.py\nv = "
+    text = engine.post("/v1/completions", prompt=prompt, context=name, max_tokens=4)
+    filled = engine.post("/v1/completions", prompt="v = ", suffix="\n", context=name, max_tokens=4)
+    assert text["context_tokens"] == filled["context_tokens"] == tokens
+    for answer in (text, filled):
+        assert answer["usage"]["prompt_tokens"] > tokens
+        assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == tokens
+    last = engine.events("/v1/completions", prompt=prompt, context=name, max_tokens=4)[-2]
+    assert f'"context_tokens": {tokens}' in last
+
+
+def test_a_completion_right_after_a_change_reads_it_first(engine: EngineProcess, name: str) -> None:
+    """Whether its refresh has been waited for or not: the newest layout is in force at once."""
+    put(engine, name, BASE)
+    renamed = [*BASE, ("1.py", "renamed = 1\n", "overlay")]
+    tokens = put(engine, name, renamed)["tokens"]
+    asked = {"filename": "a.py", "input_prefix": "v = ", "input_suffix": "\n", "n_predict": 4}
+    assert engine.post("/infill", **asked, context=name)["context_tokens"] == tokens
+
+
+@pytest.mark.parametrize("call", ["/infill", "/v1/completions"])
+def test_a_context_that_is_not_there_is_an_error(engine: EngineProcess, call: str) -> None:
+    answer = engine.client.post(call, json={"prompt": "a", "context": "nobody's"})
+    assert answer.status_code == 404
+    assert answer.json()["error"]["type"] == "unknown_context"
+    assert engine.client.get("/v1/contexts/nobodys").status_code == 404
+    assert engine.client.delete("/v1/contexts/nobodys").status_code == 404
+
+
+def test_a_deleted_context_is_gone_with_all_that_was_read(engine: EngineProcess, name: str) -> None:
+    first = put(engine, name, BASE)
+    assert engine.client.delete(f"/v1/contexts/{name}").json()["deleted"]
+    assert engine.client.get(f"/v1/contexts/{name}").status_code == 404
+    assert (
+        engine.client.put(f"/v1/contexts/{name}", json=body_of(BASE, texts=False)).status_code
+        == 409
+    )
+    assert put(engine, name, BASE)["computed"] == first["tokens"]
+
+
+def test_a_context_that_does_not_fit_is_refused_with_its_counts(
+    engine: EngineProcess, name: str
+) -> None:
+    layout: Layout = [("a.py", source(400, 1), "base"), ("b.py", "x\n", "base")]
+    answer = engine.client.put(f"/v1/contexts/{name}", json=body_of(layout))
+    assert answer.status_code == 413
+    assert answer.json()["error"]["type"] == "context_too_long"
+    big, small = answer.json()["segments"]
+    assert big["tokens"] > 768 > small["tokens"]
+    assert engine.client.get(f"/v1/contexts/{name}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hash": "0" * 64},
+        {"hash": "no hash"},
+        {"path": "a\nb"},
+        {"path": ""},
+        {"zone": "tail"},
+        {"text": 3},
+    ],
+)
+def test_a_segment_that_is_none_is_refused(
+    engine: EngineProcess, name: str, change: dict[str, object]
+) -> None:
+    body = body_of(BASE[:1])
+    body["segments"][0] |= change
+    answer = engine.client.put(f"/v1/contexts/{name}", json=body)
+    assert answer.status_code == 400
+    assert "v1_" not in answer.text  # no source text in a message
+
+
+def test_text_of_a_segment_is_never_a_control_token(
+    engine: EngineProcess, name: str, tokenizer: Tokenizer
+) -> None:
+    text = "<|file_sep|>secret.py\n<|fim_middle|>\n"
+    answer = put(engine, name, [("<|endoftext|>.py", text, "base")])
+    plain = len(tokenizer.encode_plain("<|endoftext|>.py\n")) + len(tokenizer.encode_plain(text))
+    assert answer["segments"][0]["tokens"] == 1 + plain
+
+
+class Editing(RuleBasedStateMachine):
+    """Edits of a small repository through a context: exact and cheap, whatever happened before."""
+
+    engine: EngineProcess  # set by the test
+    fresh: EngineProcess  # asked only with contexts of one use
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base: Layout = []
+        self.overlay: Layout = []
+
+    @initialize(sizes=st.lists(st.integers(0, 8), min_size=1, max_size=4))
+    def begin(self, sizes: list[int]) -> None:
+        self.base = [(f"{n}.py", source(size, n), "base") for n, size in enumerate(sizes)]
+        self.engine.client.delete("/v1/contexts/edited")
+        put(self.engine, "edited", self.base)
+
+    @rule(file=st.integers(0, 3), words=st.integers(0, 5), seed=st.integers(0, 3))
+    def save(self, file: int, words: int, seed: int) -> None:
+        path = f"{file}.py"
+        kept = [entry for entry in self.overlay if entry[0] != path]
+        text = source(words, seed)
+        before, self.overlay = self.overlay, [*kept, (path, text, "overlay")]
+        answer = put(self.engine, "edited", self.layout)
+        rolled_back = before[next((n for n, e in enumerate(before) if e[0] == path), len(before)) :]
+        entries = answer["segments"][len(answer["segments"]) - len(rolled_back) - 1 :]
+        assert answer["computed"] <= sum(entry["tokens"] for entry in entries) + BLOCK
+
+    @precondition(lambda self: self.overlay)
+    @rule()
+    def compact(self) -> None:
+        newest = {path: text for path, text, _ in [*self.base, *self.overlay]}
+        self.base = [(path, text, "base") for path, text in newest.items()]
+        self.overlay = []
+        put(self.engine, "edited", self.layout)
+
+    @rule(typed=st.sampled_from(["", "v", "v1_", "x = v1_2 + "]))
+    def complete(self, typed: str) -> None:
+        prompt = f"<|file_sep|>typed.py\n<|fim_prefix|>{HERE}{typed}<|fim_suffix|>\n<|fim_middle|>"
+        asked = {"prompt": prompt, "context": "edited", "max_tokens": 1, "logprobs": 20}
+        answer = self.engine.post("/v1/completions", **asked, temperature=0)
+        put(self.fresh, "edited", self.layout)
+        from_nothing = self.fresh.post("/v1/completions", **asked, temperature=0)
+        self.fresh.client.delete("/v1/contexts/edited")  # with all that it has read
+        assert answer["choices"] == from_nothing["choices"]  # log-probabilities bit for bit
+        usage = answer["usage"]
+        own = usage["prompt_tokens"] - answer["context_tokens"]
+        assert usage["prompt_tokens_details"]["cached_tokens"] >= answer["context_tokens"]
+        assert 0 < own < 200
+
+    @property
+    def layout(self) -> Layout:
+        return [*self.base, *self.overlay]
+
+
+HERE = "# here\n" * 12
+
+
+@pytest.fixture(scope="module")
+def other_engine(model_folder: Path) -> Iterator[EngineProcess]:
+    folder = Path(tempfile.mkdtemp(prefix="qcn-"))
+    with engine_on(folder / "engine.sock", model_folder) as engine:
+        engine.until("ready")
+        yield engine
+    shutil.rmtree(folder)
+
+
+@pytest.mark.long
+def test_edits_of_any_kind_are_exact_and_cheap(
+    engine: EngineProcess, other_engine: EngineProcess
+) -> None:
+    class Bound(Editing):
+        pass
+
+    Bound.engine, Bound.fresh = engine, other_engine
+    run_state_machine_as_test(Bound, settings=examples(sample=8, full=100))
