@@ -143,10 +143,12 @@ def test_openais_completion_takes_a_context_too(engine: EngineProcess, name: str
 
 
 def test_a_completion_right_after_a_change_reads_it_first(engine: EngineProcess, name: str) -> None:
-    """Whether its refresh has been waited for or not: the newest layout is in force at once."""
+    """Nobody has waited for its refresh: the newest layout is in force at once."""
     put(engine, name, BASE)
-    renamed = [*BASE, ("1.py", "renamed = 1\n", "overlay")]
-    tokens = put(engine, name, renamed)["tokens"]
+    renamed = body_of([*BASE, ("1.py", "renamed = 1\n", "overlay")]) | {"wait": False}
+    answer = engine.client.put(f"/v1/contexts/{name}", json=renamed)
+    assert answer.status_code == 202
+    tokens = answer.json()["tokens"]
     asked = {"filename": "a.py", "input_prefix": "v = ", "input_suffix": "\n", "n_predict": 4}
     assert engine.post("/infill", **asked, context=name)["context_tokens"] == tokens
 

@@ -51,9 +51,15 @@ async def put_context(request: Request) -> Response:
         return _refused(413, "context_too_long", message, segments=counts)
     if not engine.contexts.put(context, arrival):
         raise as_api_error(Superseded())
-    refreshed = await _refresh(request, engine, context)
-    answer = {"id": name, "tokens": len(context.ids), **_cost(refreshed), "segments": counts}
-    return JSONResponse(answer)
+    answer = {"id": name, "tokens": len(context.ids), "segments": counts}
+    refresh = _refresh(engine, context)
+    if not body.wait:
+        return JSONResponse(answer, status_code=202)
+    try:
+        refreshed = await unless_gone(request, _result(refresh))
+    finally:
+        refresh.cancel()
+    return JSONResponse(answer | _cost(refreshed))
 
 
 def _missing(engine: Engine, body: ContextBody) -> Response | None:
@@ -70,13 +76,19 @@ def _refused(status: int, kind: str, message: str, **more: object) -> Response:
     return JSONResponse(ApiError(status, kind, message).body | more, status_code=status)
 
 
-async def _refresh(request: Request, engine: Engine, context: Context) -> Refreshed:
+def _refresh(engine: Engine, context: Context) -> Future[Refreshed]:
+    """Queue the reading of a layout, and note what it cost when it is done."""
     job = engine.ready().refresh(context.ids, context.keep)
-    key = f"context:{context.id}"
-    refreshed = await _run(request, engine, job, Priority.REFRESH, key)
-    engine.metrics.refreshed(refreshed)
-    engine.contexts.note(context.id, refreshed)
-    return refreshed
+    future = engine.submit_job(job, Priority.REFRESH, f"context:{context.id}")
+    loop = asyncio.get_running_loop()
+
+    def note(done: Future[Refreshed]) -> None:
+        if not done.cancelled() and done.exception() is None and not loop.is_closed():
+            engine.metrics.refreshed(done.result())
+            loop.call_soon_threadsafe(engine.contexts.note, context.id, done.result())
+
+    future.add_done_callback(note)
+    return future
 
 
 def _cost(refreshed: Refreshed) -> dict[str, float]:
@@ -110,7 +122,7 @@ async def get_context(request: Request) -> Response:
     """What the model sees: zones, segments, where it can be resumed, bytes, the last refreshes."""
     engine = engine_of(request)
     context = found_context(engine, request.path_params["id"])
-    view = await _run(request, engine, engine.ready().view(context.ids), Priority.COMPLETION, None)
+    view = await _run(request, engine, engine.ready().view(context.ids))
     return JSONResponse(_described(engine, context, view))
 
 
@@ -142,7 +154,7 @@ async def delete_context(request: Request) -> Response:
     engine = engine_of(request)
     context = found_context(engine, request.path_params["id"])
     engine.contexts.remove(context.id)
-    await _run(request, engine, engine.ready().forget(context.ids), Priority.COMPLETION, None)
+    await _run(request, engine, engine.ready().forget(context.ids))
     return JSONResponse({"id": context.id, "deleted": True})
 
 
@@ -175,19 +187,13 @@ def readable(loaded: "Loaded", context: Sequence[int]) -> Sequence[int]:
     return context if loaded.unread(context) <= MOST_UNREAD else ()
 
 
-async def _run(
-    request: Request,
-    engine: Engine,
-    job: Generator[None, None, T],
-    priority: Priority,
-    supersede: str | None,
-) -> T:
-    """The result of a job, which ends when the client hangs up.
+async def _run(request: Request, engine: Engine, job: Generator[None, None, T]) -> T:
+    """The result of a short job, which ends when the client hangs up.
 
     Raises:
-        ApiError: it failed, was superseded, or the engine is leaving.
+        ApiError: it failed, or the engine is leaving.
     """
-    future = engine.submit_job(job, priority, supersede)
+    future = engine.submit_job(job, Priority.COMPLETION, None)
     try:
         return await unless_gone(request, _result(future))
     finally:

@@ -174,8 +174,9 @@ class SegmentBody(Body):
 
 
 class ContextBody(Body):
-    """`PUT /v1/contexts/{id}`: a layout."""
+    """`PUT /v1/contexts/{id}`: a layout; the answer comes when it is read, or at once."""
 
+    wait: bool = True
     repo: Annotated[str, Field(max_length=1000, pattern=r"^[^\r\n]*$")] = ""
     segments: Annotated[list[SegmentBody], Field(max_length=MOST_SEGMENTS)]
 
@@ -190,6 +191,7 @@ class TokenizeBody(Body):
     add_special: bool = False
     parse_special: bool = False
     with_pieces: bool = False
+    count_only: bool = False  # ours: how many, not which
 
 
 class DetokenizeBody(Body):

@@ -35,6 +35,7 @@ async def get_health(request: Request) -> Response:
         "progress": None if progress is None else {"done": progress.done, "total": progress.total},
         "error": engine.error,
         "context_length": None if loaded is None else loaded.context_length,
+        "context_limit": None if loaded is None else engine.context_limit,
         "pid": os.getpid(),
         "active_requests": engine.activity.active,
         "idle_seconds": engine.activity.idle_seconds,

@@ -10,11 +10,13 @@ from qcn_inference.tokenizer import Tokenizer
 
 
 async def post_tokenize(request: Request) -> Response:
-    """The token ids of a text, with each token's piece if asked for."""
+    """The token ids of a text, with each token's piece, or their number, if asked for."""
     tokenizer = engine_of(request).ready().tokenizer
     body = await read_body(request, TokenizeBody)
     encode = tokenizer.encode_with_control if body.parse_special else tokenizer.encode_plain
     ids = await run_in_threadpool(encode, body.content)  # a long text takes seconds
+    if body.count_only:
+        return JSONResponse({"count": len(ids)})
     if body.with_pieces:
         return JSONResponse(
             {"tokens": [{"id": token, "piece": _piece(tokenizer, token)} for token in ids]}
