@@ -4,7 +4,7 @@ pathspec turns a pattern into a regular expression. It differs from git (2.39 an
 what a line holds besides plain names, so each line is first rewritten into one that both read the
 same way:
 
-- POSIX classes, escapes, empty ranges and unknown classes in brackets: a bracket becomes the list
+- POSIX classes, escapes, ranges that run backwards and unknown classes: a bracket becomes the list
   of the bytes it matches, never a slash;
 - a run of stars is `**` only when it fills a segment, of whatever length; right after a pattern's
   literal beginning git takes `a**/b` for `a` and then `**/b`, whatever its manual says;
@@ -188,7 +188,8 @@ def _members(items: bytes, ignore_case: bool) -> set[int] | None:
             found = re.findall(_CLASSES[item["class"]], bytes(range(256)))
             members.update(byte[0] for byte in found)
         else:
-            members.update(range(item["low"][0], (item["high"] or item["low"])[0] + 1))
+            low, high = item["low"][0], (item["high"] or item["low"])[0]
+            members.update([low], range(low, high + 1))  # `[b-a]` matches `b`
     if ignore_case:
         members.update(bytes(members).lower() + bytes(members).upper())
     return members

@@ -217,9 +217,10 @@ def test_any_rules_over_any_tree_mean_what_git_says(
         write(root / ".git", {**bare, "info/exclude": exclude})
         write(home, {".config/git/ignore": of_user})
         for path in tree:
-            if not any((root / part).is_file() for part in [path, *PurePosixPath(path).parents]):
-                (root / path).parent.mkdir(parents=True, exist_ok=True)
-                (root / path).exists() or (root / path).touch()
+            file = root / path
+            if not any(above.is_file() for above in [file, *file.parents]):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.touch()
         for place, text in rules.items():
             if (root / place).is_dir():
                 write(root, {place + ".gitignore": text})
