@@ -119,27 +119,30 @@ def _git_settings(root: Path) -> tuple[Path, bool]:
 
     Git itself is asked where it is installed: its settings may be conditional and include others.
     """
+    settings = _settings_of_git(root)
     # Not `Path.home()`, which raises where there is no home.
     config_home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111
-    excludes = _git_setting(root, "core.excludesFile", "path")
-    return (
-        Path(config_home, "git", "ignore") if excludes is None else root / os.fsdecode(excludes),
-        _git_setting(root, "core.ignoreCase", "bool") == b"true",
-    )
+    usual = Path(config_home, "git", "ignore")
+    named = settings.get("core.excludesfile")
+    ignore_case = settings.get("core.ignorecase", "").lower() in {"true", "yes", "on", "1"}
+    return usual if named is None else root / named, ignore_case
 
 
-def _git_setting(root: Path, name: str, kind: str) -> bytes | None:
+def _settings_of_git(root: Path) -> dict[str, str]:
     git = shutil.which("git")
     if git is None:
-        return None
+        return {}
     # What a hook or a script has set for its own repository does not hold for this folder.
     environment = {key: text for key, text in os.environ.items() if not _names_a_repository(key)}
-    command = [git, "-C", str(root), "config", "--null", f"--type={kind}", "--get", name]
+    wanted = r"^core\.(excludesfile|ignorecase)$"
+    command = [git, "-C", str(root), "config", "--null", "--type=path", "--get-regexp", wanted]
     try:
         answer = subprocess.run(command, capture_output=True, env=environment, timeout=10)
     except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.removesuffix(b"\0") if answer.returncode == 0 else None
+        return {}
+    # The last one of a name holds, as for git.
+    entries = [entry.partition("\n") for entry in os.fsdecode(answer.stdout).split("\0")]
+    return {name: text for name, _, text in entries}
 
 
 def _names_a_repository(key: str) -> bool:

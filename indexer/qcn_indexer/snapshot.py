@@ -1,6 +1,6 @@
 """What a workspace folder holds, and how that differs from what it held before.
 
-A snapshot is a plain mapping from each found file's path to its version. Two snapshots differ where
+A snapshot maps each found file's path to its version. Two snapshots differ where
 the digests do: a file that was touched, or saved as it was, has not changed. Texts are not kept.
 
 Guarantees:
@@ -12,7 +12,7 @@ Guarantees:
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -33,9 +33,29 @@ class Version:
     unfit: str = ""
 
 
-# By path below the workspace folder, with forward slashes: strings, for there may be 200,000.
-Snapshot = Mapping[str, Version]
-EMPTY: Snapshot = {}
+class Snapshot(Mapping[str, Version]):
+    """Versions by path below the workspace folder, with forward slashes. Immutable.
+
+    They are kept folder by folder, and a later snapshot shares the folders that it did not look at,
+    so that one changed file among 200,000 costs what its folder weighs.
+    """
+
+    def __init__(self, folders: Mapping[str, Mapping[str, Version]]) -> None:
+        """`folders` are named as in paths, with a slash at the end, the topmost one by `""`."""
+        self.folders = folders
+
+    def __getitem__(self, path: str) -> Version:
+        folder, name = _parted(path)
+        return self.folders[folder][name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (folder + name for folder, names in self.folders.items() for name in names)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.folders.values()))
+
+
+EMPTY = Snapshot({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,25 +79,35 @@ def look_again(
 
     With `by_content`, sizes and times are not trusted.
     """
-    seen: dict[str, Version] = {}
     looked_at = set(places)
-    for place in sorted(looked_at):
-        for item in walk(root, place):
-            if not item.path.is_relative_to(place):  # a folder above it is left out
-                looked_at.add(item.path)
-            if isinstance(item, Found):
-                path = str(item.path)
-                seen[path] = _version(root, item, None if by_content else known.get(path))
-    if TOP in looked_at:
-        return seen
-    folders = tuple(f"{place}/" for place in looked_at)
-    files = {str(place) for place in looked_at}
-    rest = {
-        path: version
-        for path, version in known.items()
-        if path not in files and not path.startswith(folders)
-    }
-    return rest | seen
+    above = {folder for place in looked_at for folder in place.parents}
+    seen: dict[str, dict[str, Version]] = {}
+    for item in walk(root, sorted(looked_at)):
+        if item.path in above:  # it is left out, or a file now, and so nothing is below it
+            looked_at.add(item.path)
+        if isinstance(item, Found):
+            path = str(item.path)
+            folder, name = _parted(path)
+            version = _version(root, item, None if by_content else known.get(path))
+            seen.setdefault(folder, {})[name] = version
+    folders = _without(known.folders, looked_at)
+    for folder, names in seen.items():
+        folders[folder] = {**folders.get(folder, {}), **names}
+    return Snapshot(folders)
+
+
+def _without(
+    folders: Mapping[str, Mapping[str, Version]], places: set[PurePosixPath]
+) -> dict[str, Mapping[str, Version]]:
+    """Return the folders without what lies at or below the places."""
+    if TOP in places:
+        return {}
+    below = tuple(f"{place}/" for place in places)
+    kept = {folder: names for folder, names in folders.items() if not folder.startswith(below)}
+    for folder, name in map(_parted, map(str, places)):
+        if name in kept.get(folder, {}):
+            kept[folder] = {other: found for other, found in kept[folder].items() if other != name}
+    return {folder: names for folder, names in kept.items() if names}
 
 
 def _version(root: Path, found: Found, known: Version | None) -> Version:
@@ -93,37 +123,51 @@ def _version(root: Path, found: Found, known: Version | None) -> Version:
 
 def difference(old: Snapshot, new: Snapshot) -> Difference:
     """Return what became of the fit files of `old`, and which of `new` are new."""
-    before = {path: version.digest for path, version in old.items() if version.digest}
-    after = {path: version.digest for path, version in new.items() if version.digest}
-    removed, added = sorted(before.keys() - after.keys()), sorted(after.keys() - before.keys())
-    renamed = _renamed(
-        {path: before[path] for path in removed}, {path: after[path] for path in added}
-    )
-    sources, targets = dict(renamed).keys(), {target for _, target in renamed}
+    touched = {
+        folder
+        for folder in old.folders.keys() | new.folders.keys()
+        if old.folders.get(folder) is not new.folders.get(folder)
+    }
+    before, after = _digests(old, touched), _digests(new, touched)
+    gone, come = sorted(before.keys() - after.keys()), sorted(after.keys() - before.keys())
+    renamed = _renamed({path: before[path] for path in gone}, {path: after[path] for path in come})
+    sources, targets = {source for source, _ in renamed}, {target for _, target in renamed}
+    both = sorted(before.keys() & after.keys())
     return Difference(
-        added=tuple(path for path in added if path not in targets),
-        changed=tuple(
-            sorted(path for path in before if after.get(path, b"") not in (b"", before[path]))
-        ),
-        removed=tuple(path for path in removed if path not in sources),
+        added=tuple(path for path in come if path not in targets),
+        changed=tuple(path for path in both if before[path] != after[path]),
+        removed=tuple(path for path in gone if path not in sources),
         renamed=tuple(renamed),
     )
 
 
-def _renamed(removed: dict[str, bytes], added: dict[str, bytes]) -> list[tuple[str, str]]:
-    """Pair what is gone with what is new of the same text, first where the name stayed the same."""
+def _digests(snapshot: Snapshot, folders: set[str]) -> dict[str, bytes]:
+    return {
+        folder + name: version.digest
+        for folder in folders
+        for name, version in snapshot.folders.get(folder, {}).items()
+        if version.digest
+    }
+
+
+def _renamed(gone: dict[str, bytes], come: dict[str, bytes]) -> list[tuple[str, str]]:
+    """Pair what is gone with what has come of the same text, first where the name is the same."""
     pairs: dict[str, str] = {}
-    for same_name in (True, False):
+    for by_name in (True, False):
+        taken = set(pairs.values())
         waiting: dict[tuple[bytes, str], list[str]] = {}
-        for path, digest in added.items():
-            if path not in pairs.values():
-                waiting.setdefault((digest, _name(path) if same_name else ""), []).append(path)
-        for path, digest in removed.items():
-            targets = waiting.get((digest, _name(path) if same_name else ""))
+        for path in reversed(come):
+            if path not in taken:
+                key = come[path], _parted(path)[1] if by_name else ""
+                waiting.setdefault(key, []).append(path)
+        for path in gone:
+            targets = waiting.get((gone[path], _parted(path)[1] if by_name else ""))
             if path not in pairs and targets:
-                pairs[path] = targets.pop(0)
+                pairs[path] = targets.pop()
     return sorted(pairs.items())
 
 
-def _name(path: str) -> str:
-    return path.rpartition("/")[2]
+def _parted(path: str) -> tuple[str, str]:
+    """Return the folder of a path, with its slash, and the name in it."""
+    folder, slash, name = path.rpartition("/")
+    return folder + slash, name

@@ -15,7 +15,7 @@ Files are judged by name and size here, and by content in `read.py`.
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -46,15 +46,23 @@ class Skipped:
     reason: str
 
 
-def walk(root: Path, at: PurePosixPath = TOP) -> Iterator[Found | Skipped]:
-    """Yield what is at or below `at` of the workspace folder `root`; nothing if nothing is.
+def walk(root: Path, places: Iterable[PurePosixPath] = (TOP,)) -> Iterator[Found | Skipped]:
+    """Yield what is at or below each of the places in the workspace folder `root`.
 
-    Where a folder above `at` is left out, or is no folder, that is what is yielded.
+    Where nothing is, nothing is yielded. Where a folder above a place is left out, or is no folder,
+    that is what is yielded.
     """
     root = root.resolve()
     rules = ignore_at(root)
+    for place in places:
+        yield from _at(root, place, rules)
+
+
+def _at(root: Path, place: PurePosixPath, rules: Ignore) -> Iterator[Found | Skipped]:
     path = TOP
-    for name in at.parts:
+    for name in place.parts:
+        if rules.whole:
+            break
         try:
             status = os.lstat(root / path / name)
         except OSError:

@@ -27,11 +27,11 @@ def root(tmp_path: Path) -> Path:
 
 
 def found(root: Path, at: PurePosixPath = TOP) -> list[str]:
-    return [str(item.path) for item in walk(root, at) if isinstance(item, Found)]
+    return [str(item.path) for item in walk(root, [at]) if isinstance(item, Found)]
 
 
 def skipped(root: Path, at: PurePosixPath = TOP) -> dict[str, str]:
-    return {str(item.path): item.reason for item in walk(root, at) if isinstance(item, Skipped)}
+    return {str(item.path): item.reason for item in walk(root, [at]) if isinstance(item, Skipped)}
 
 
 def test_each_folder_gives_its_files_and_then_its_folders(root: Path) -> None:
@@ -196,7 +196,7 @@ def test_one_place_is_walked_as_the_whole_would_walk_it(root: Path) -> None:
     assert found(root, PurePosixPath("src/b")) == ["src/b/c.py"]
     assert list(skipped(root, PurePosixPath("src/b"))) == ["src/b/d.log", "src/b/secret.py"]
     assert found(root, PurePosixPath("src/a.py")) == ["src/a.py"]
-    assert list(walk(root, PurePosixPath("src/gone"))) == []
+    assert list(walk(root, [PurePosixPath("src/gone")])) == []
     assert skipped(root, PurePosixPath("gen/deep/a.py")) == {"gen": "ignored by .gitignore, line 2"}
 
 
