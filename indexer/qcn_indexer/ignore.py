@@ -1,0 +1,149 @@
+"""What the user has asked to be left out of a workspace folder: git's ignore rules, and ours.
+
+Files of rules, the strongest first; within each kind the file nearest to the path comes first, and
+in a file its last matching line:
+
+1. `.qcnignore`, for this program alone;
+2. `.ignore`, which search tools read;
+3. `.gitignore`;
+4. the repository's `info/exclude`;
+5. the user's own file: `core.excludesFile`, by default `git/ignore` in `$XDG_CONFIG_HOME`.
+
+All but 1 and 2 are git's, and decided as git decides; a stronger kind may also take back what a
+weaker one ignores. Below a folder that is ignored nothing is taken back. The rules of a repository
+hold from its top, also where the workspace folder lies deeper, and `.gitignore` holds where there
+is no repository as well.
+
+Where git leaves a choice, we take the private one:
+- a file that git tracks although a rule ignores it is left out (git's rules do not apply to it);
+- a repository inside another one has its own rules added to the outer ones;
+- a folder whose rules cannot be read is left out as a whole.
+As in git, a `.gitignore` that is a symbolic link is not followed and has no rules.
+"""
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from qcn_indexer.files import NotAFileError, read_file
+from qcn_indexer.git_folders import git_folder, shared_folder
+from qcn_indexer.ignore_rules import Rules, UnreadableRulesError
+
+IN_FOLDERS = (".qcnignore", ".ignore", ".gitignore")
+# Far above what people write, and a bound on what a hostile file can cost.
+MAX_BYTES = 1 << 20
+# The strongest kind first: the three of `IN_FOLDERS`, `info/exclude`, and the user's own file.
+_Kinds = tuple[tuple["_Placed", ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """Rules and the length of the path of the folder that they hold for."""
+
+    rules: Rules
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ignore:
+    """The rules that hold for what lies directly in one folder. Immutable; share it freely."""
+
+    folder: Path
+    whole: str | None
+    """Why the folder itself is left out, with all that it holds, or None."""
+    _path: bytes
+    _kinds: _Kinds
+    _ignore_case: bool
+
+    def reason(self, name: str, *, is_folder: bool) -> str | None:
+        """Return which line ignores `name` of this folder, or None."""
+        path = self._path + os.fsencode(name) + (b"/" if is_folder else b"")
+        for kind in self._kinds:
+            for placed in kind:
+                if rule := placed.rules.last_match(path[placed.start :]):
+                    if rule.ignores:
+                        return f"ignored by {placed.rules.source}, line {rule.line}"
+                    return None
+        return None
+
+    def inside(self, name: str) -> "Ignore":
+        """Return the rules for what lies in the folder `name` of this one."""
+        whole = self.whole or self.reason(name, is_folder=True)
+        path = self._path + os.fsencode(name) + b"/"
+        below = Ignore(self.folder / name, whole, path, self._kinds, self._ignore_case)
+        return below if whole else _with_own_rules(below)
+
+
+def ignore_at(root: Path) -> Ignore:
+    """Return the rules for what lies directly in the workspace folder `root`."""
+    root = root.resolve()
+    top = next((folder for folder in (root, *root.parents) if git_folder(folder)), root)
+    users_file, ignore_case = _git_settings(root)
+    rules = Ignore(top, None, b"", ((),) * 5, ignore_case)
+    rules = _with_file(rules, 4, users_file, f"the user's {users_file.name}", follow=True)
+    rules = _with_own_rules(rules)
+    for name in root.relative_to(top).parts:
+        rules = rules.inside(name)
+    return rules
+
+
+def _with_own_rules(rules: Ignore) -> Ignore:
+    """Add the rules that stand in the folder itself."""
+    below = os.fsdecode(rules._path)
+    for kind, name in enumerate(IN_FOLDERS):
+        rules = _with_file(rules, kind, rules.folder / name, below + name, follow=False)
+    if git := git_folder(rules.folder):
+        exclude = shared_folder(git) / "info" / "exclude"
+        rules = _with_file(rules, 3, exclude, f"{below}.git/info/exclude", follow=True)
+    return rules
+
+
+def _with_file(rules: Ignore, kind: int, file: Path, source: str, *, follow: bool) -> Ignore:
+    try:
+        text = read_file(file, limit=MAX_BYTES, follow=follow)
+        added = Rules(source, text, ignore_case=rules._ignore_case)
+    except (FileNotFoundError, NotADirectoryError, NotAFileError):
+        return rules
+    except (OSError, UnreadableRulesError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        return replace(rules, whole=f"its rules in {source} cannot be read: {why}")
+    kinds = list(rules._kinds)
+    kinds[kind] = (_Placed(added, len(rules._path)), *kinds[kind])
+    return replace(rules, _kinds=tuple(kinds))
+
+
+def _git_settings(root: Path) -> tuple[Path, bool]:
+    """Return the user's own file of rules, and whether upper and lower case are the same.
+
+    Git itself is asked where it is installed: its settings may be conditional and include others.
+    """
+    settings = _settings_of_git(root)
+    # Not `Path.home()`, which raises where there is no home.
+    config_home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111
+    usual = Path(config_home, "git", "ignore")
+    named = settings.get("core.excludesfile")
+    ignore_case = settings.get("core.ignorecase", "").lower() in {"true", "yes", "on", "1"}
+    return usual if named is None else root / named, ignore_case
+
+
+def _settings_of_git(root: Path) -> dict[str, str]:
+    git = shutil.which("git")
+    if git is None:
+        return {}
+    # What a hook or a script has set for its own repository does not hold for this folder.
+    environment = {key: text for key, text in os.environ.items() if not _names_a_repository(key)}
+    wanted = r"^core\.(excludesfile|ignorecase)$"
+    command = [git, "-C", str(root), "config", "--null", "--type=path", "--get-regexp", wanted]
+    try:
+        answer = subprocess.run(command, capture_output=True, env=environment, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    # The last one of a name holds, as for git.
+    entries = [entry.partition("\n") for entry in os.fsdecode(answer.stdout).split("\0")]
+    return {name: text for name, _, text in entries}
+
+
+def _names_a_repository(key: str) -> bool:
+    return key in {"GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_PREFIX", "GIT_INDEX_FILE"}

@@ -1,0 +1,166 @@
+"""Going through a workspace folder: each file that may be read, and why each other one is not.
+
+Guarantees:
+- Nothing is opened but folders and files of ignore rules; what is a device, a FIFO or a socket is
+  known by `lstat`.
+- No way leads out of the workspace folder: symbolic links are never followed. A link to what lies
+  inside would show it twice, so each file is found where it stands and nowhere else.
+- Whatever cannot be read is named with its reason, and the walk goes on. A folder that is left out
+  is named once, not file by file. What vanishes meanwhile is not named.
+- The order depends on the names alone: in each folder first its files, then its folders.
+- The memory needed is that of one folder's listing and of the folders beside the way down to it.
+
+Files are judged by name and size here, and by content in `read.py`.
+"""
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from qcn_indexer.ignore import Ignore, ignore_at
+from qcn_indexer.names import MARKERS, unfit_file, unfit_folder
+from qcn_indexer.secrets import secret_by_name, secret_folder
+
+# About 80,000 tokens, a third of the longest context: one such file would push out all others. Of
+# 31,000 sources of installed Python packages and C headers, 2 in 1,000 are longer.
+MAX_BYTES = 256 * 1024
+TOP = PurePosixPath()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file that may be read, by its path below the workspace folder."""
+
+    path: PurePosixPath
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A file, or a folder with all that it holds, that is left out; `TOP` for everything."""
+
+    path: PurePosixPath
+    reason: str
+
+
+def walk(root: Path, places: Iterable[PurePosixPath] = (TOP,)) -> Iterator[Found | Skipped]:
+    """Yield what is at or below each of the places in the workspace folder `root`.
+
+    Where nothing is, nothing is yielded. Where a folder above a place is left out, or is no folder,
+    that is what is yielded.
+    """
+    root = root.resolve()
+    rules = ignore_at(root)
+    for place in places:
+        yield from _at(root, place, rules)
+
+
+def _at(root: Path, place: PurePosixPath, rules: Ignore) -> Iterator[Found | Skipped]:
+    path = TOP
+    for name in place.parts:
+        if rules.whole:
+            break
+        try:
+            status = os.lstat(root / path / name)
+        except OSError:
+            return
+        if judged := _judge(root, path, name, status, rules):
+            yield judged
+            return
+        path, rules = path / name, rules.inside(name)
+    yield from _below(root, path, rules)
+
+
+def _below(root: Path, path: PurePosixPath, rules: Ignore) -> Iterator[Found | Skipped]:
+    pending = [(path, rules)]
+    while pending:
+        path, rules = pending.pop()
+        folder = root / path
+        if rules.folder != folder:  # they are those of the folder above: read its own only now
+            rules = rules.inside(path.name)
+        if rules.whole:
+            yield Skipped(path, rules.whole)
+            continue
+        try:
+            with os.scandir(folder) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name, reverse=True)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            yield Skipped(path, f"it cannot be read: {error.strerror}")
+            continue
+        if marker := next((entry.name for entry in entries if entry.name in MARKERS), None):
+            yield Skipped(path, f"{MARKERS[marker]} (it holds {marker})")
+            continue
+        folders: list[tuple[PurePosixPath, Ignore]] = []
+        while entries:  # dropped one by one, as each keeps what it was asked
+            entry = entries.pop()
+            judged = _judge_entry(root, path, entry, rules)
+            if judged is None:
+                folders.append((path / entry.name, rules))
+            elif judged != _GONE:
+                yield judged
+        pending.extend(reversed(folders))
+
+
+_GONE = Skipped(TOP, "it is gone")
+
+
+def _judge_entry(
+    root: Path, path: PurePosixPath, entry: os.DirEntry[str], rules: Ignore
+) -> Found | Skipped | None:
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return _GONE
+    except OSError as error:
+        return Skipped(path / entry.name, f"it cannot be read: {error.strerror}")
+    return _judge(root, path, entry.name, status, rules)
+
+
+def _judge(
+    root: Path, folder: PurePosixPath, name: str, status: os.stat_result, rules: Ignore
+) -> Found | Skipped | None:
+    """Return what to say of `name` in `folder`, or None if it is a folder to go into."""
+    path = folder / name
+    is_folder = stat.S_ISDIR(status.st_mode)
+    if reason := _unfit_name(path, is_folder) or rules.reason(name, is_folder=is_folder):
+        return Skipped(path, reason)
+    if is_folder:
+        return None
+    if stat.S_ISLNK(status.st_mode):
+        return Skipped(path, _about_link(root, root / path))
+    if not stat.S_ISREG(status.st_mode):
+        return Skipped(path, "it is a device, a FIFO or a socket")
+    if status.st_size == 0:
+        return Skipped(path, "it is empty")
+    if status.st_size > MAX_BYTES:
+        return Skipped(path, f"it is longer than {MAX_BYTES // 1024} KiB")
+    return Found(path, status.st_size, status.st_mtime_ns)
+
+
+def _unfit_name(path: PurePosixPath, is_folder: bool) -> str | None:
+    try:
+        path.name.encode()
+    except UnicodeEncodeError:
+        return "its name is not UTF-8"
+    if is_folder:
+        return unfit_folder(path.name) or secret_folder(path.name)
+    if path.name == ".git":
+        return unfit_folder(path.name)
+    return secret_by_name(path) or unfit_file(path.name)
+
+
+def _about_link(root: Path, link: Path) -> str:
+    try:
+        target = Path(os.path.realpath(link, strict=True))
+    except OSError:
+        return "it is a symbolic link to nothing, or in a circle"
+    if link.is_relative_to(target):
+        return "it is a symbolic link to a folder around it"
+    if not target.is_relative_to(root):
+        return "it is a symbolic link that leaves the workspace folder"
+    return f"it is a symbolic link, a second name of {target.relative_to(root).as_posix()}"
