@@ -10,8 +10,9 @@ Guarantees, each a property test:
   skeleton of every file shown as one.
 - Saving a file again rewrites its entry as long as that is cheap: an entry goes when the tokens
   that stay behind it, and are then computed again, are within `Limits.rewrite`. So a hundred saves
-  leave one entry, and a file that goes back to its base text leaves none. An entry further in front
-  stays, superseded, and the newest version is appended.
+  leave one entry (two where the file had to be said whole: that entry stays, and blocks upon it are
+  rewritten, as long as they are much shorter), and a file that goes back to its base text leaves
+  none. An entry further in front stays, superseded, and the newest version is appended.
 - One event never changes what stands in front of the first entry it drops.
 - After compaction nothing is superseded.
 
@@ -38,7 +39,7 @@ from qcn_indexer.ranking import Ranked
 from qcn_indexer.skeleton import skeleton
 
 # Blocks take a file's change out of its place, and quote it twice. They are worth it when they take
-# at most half of the whole file.
+# at most half of what the file takes whole.
 SHORTER = 2
 # At most one token in eight may say what is no longer so. To be set by measurement once a model is
 # asked how often it brings a deleted line back.
@@ -159,7 +160,21 @@ class Overlay:
         wanted = self._wanted(event)
         if all(self.shows.get(path) == shown for path, shown in wanted.items()):
             return self
-        dropped, paths = _droppable(self.entries, wanted.keys(), self.limits.rewrite)
+        anew, tokens = self._said(event, wanted, since=0)
+        whole = _last_whole(self.entries, wanted.keys())
+        if whole is None or not isinstance(event, Written):
+            return anew
+        upon_it, fewer = self._said(event, wanted, since=whole + 1)
+        return upon_it if SHORTER * fewer <= tokens else anew
+
+    def _said(
+        self, event: Event, wanted: dict[PurePosixPath, Shown | None], *, since: int
+    ) -> tuple["Overlay", int]:
+        """The overlay that says what is wanted, having dropped what it may of the entries since.
+
+        And the tokens of what it appends.
+        """
+        dropped, paths = _droppable(self.entries, wanted.keys(), self.limits.rewrite, since)
         kept = tuple(entry for i, entry in enumerate(self.entries) if i not in dropped)
         known = _known(self.base_shows, kept, paths)
         target = {path: self.shows.get(path) for path in paths} | wanted
@@ -168,7 +183,8 @@ class Overlay:
             renames.append((event.old, event.new))
         added = list(self._missing(known, target, _origins(renames)))
         shows = {path: shown for path, shown in self.shows.items() if path not in paths}
-        return replace(self, entries=(*kept, *added), shows=shows | known)
+        said = replace(self, entries=(*kept, *added), shows=shows | known)
+        return said, sum(entry.tokens for entry in added)
 
     def compaction_due(self) -> str | None:
         """Return why the overlay should be folded into a new base, or None."""
@@ -193,7 +209,7 @@ class Overlay:
         For a file that became ignored or turned out to hold a secret. A file that it was renamed
         from or to held the same text, and goes too.
         """
-        _, linked = _droppable(self.entries, {path}, self.tokens)
+        _, linked = _droppable(self.entries, {path}, self.tokens, since=0)
         return replace(
             self,
             base=tuple(segment for segment in self.base if segment.path not in linked),
@@ -270,7 +286,7 @@ class Overlay:
 
 
 def _droppable(
-    entries: Sequence[Entry], paths: Collection[PurePosixPath], rewrite: int
+    entries: Sequence[Entry], paths: Collection[PurePosixPath], rewrite: int, since: int
 ) -> tuple[set[int], set[PurePosixPath]]:
     """Return which entries of `paths` may go, and the files that are then to be said anew.
 
@@ -280,7 +296,7 @@ def _droppable(
     files = set(paths)
     while True:
         behind, dropped, reached = 0, set[int](), set(files)
-        for i in reversed(range(len(entries))):
+        for i in reversed(range(since, len(entries))):
             if behind > rewrite:
                 break
             if entries[i].paths & files:
@@ -291,6 +307,14 @@ def _droppable(
         if reached == files:
             return dropped, files
         files = reached
+
+
+def _last_whole(entries: Sequence[Entry], paths: Collection[PurePosixPath]) -> int | None:
+    """Where one of these files was last said whole."""
+    for i in reversed(range(len(entries))):
+        if entries[i].segment.kind == "file" and entries[i].segment.path in paths:
+            return i
+    return None
 
 
 def _known(
