@@ -1,13 +1,14 @@
-"""`python -m benchmarks [inference|completion|startup|peers|report] [--quick] [--threads N]`."""
+"""`python -m benchmarks [NAME] [--quick] [--threads N]`: one of the benchmarks, or all."""
 
 import argparse
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
-from benchmarks import completion, inference, machine, peers, report, results, startup
+from benchmarks import completion, inference, machine, peers, replay, report, results, startup
 
-RUNS = {"inference": inference.run, "completion": completion.run, "startup": startup.run}
+RUNS = ("inference", "completion", "startup", "replay")
 
 
 def main() -> int:
@@ -21,13 +22,21 @@ def main() -> int:
             print(error, file=sys.stderr)
             return 1
         return 0
-    chosen = tuple(RUNS) if arguments.what == "all" else (arguments.what,)
+    chosen = RUNS if arguments.what == "all" else (arguments.what,)
     for name in chosen:
         if name != "report":
-            result = RUNS[name](arguments.threads, quick=arguments.quick)
+            result = _run(name, arguments)
             print(f"wrote {results.write(result, arguments.output)}", file=sys.stderr)
     print(f"wrote {report.write(arguments.output)}", file=sys.stderr)
     return 0
+
+
+def _run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    threads, quick = arguments.threads, arguments.quick
+    if name == "replay":
+        return replay.run(threads, quick=quick, repository=arguments.repository)
+    runs = {"inference": inference.run, "completion": completion.run, "startup": startup.run}
+    return runs[name](threads, quick=quick)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -36,6 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("what", nargs="?", choices=choices, default="all")
     parser.add_argument("--quick", action="store_true", help="few repetitions, to try the harness")
     parser.add_argument("--threads", type=int, default=machine.default_threads())
+    parser.add_argument(
+        "--repository", type=Path, default=machine.ROOT, help="whose git history to replay too"
+    )
     parser.add_argument("--output", type=Path, default=results.FOLDER, help="folder of the results")
     return parser
 
