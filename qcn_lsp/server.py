@@ -15,6 +15,7 @@ from lsprotocol import types
 from pygls.lsp.server import LanguageServer
 
 from qcn_lsp.configuration import Configuration
+from qcn_lsp.context.contexts import RepositoryContexts
 from qcn_lsp.documents import DocumentStore
 from qcn_lsp.engine.messages import EngineState, EngineStatus
 from qcn_lsp.protocol import QcnProtocol, make_converter
@@ -23,6 +24,8 @@ from qcn_lsp.status import StatusReporter
 from qcn_lsp.uris import file_path
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from qcn_lsp.engine.link import EngineLink
 
 logger = logging.getLogger(__name__)
@@ -46,6 +49,7 @@ class QcnServer(LanguageServer):
         self.workspace_roots: list[Path] = []
         self.leave: Callable[[str], None] = logger.error
         """Ends the process for the reason given; set by `lifecycle`."""
+        self.contexts = RepositoryContexts(self)
         self._configuration = Configuration(self)
         self._engine: EngineLink | None = None
         handlers: dict[str, Callable[[Any], Any]] = {
@@ -55,6 +59,7 @@ class QcnServer(LanguageServer):
             types.TEXT_DOCUMENT_DID_CLOSE: self._on_did_close,
             types.WORKSPACE_DID_CHANGE_WORKSPACE_FOLDERS: self._on_folders,
             types.WORKSPACE_DID_CHANGE_CONFIGURATION: self._configuration.on_change,
+            types.WORKSPACE_DID_CHANGE_WATCHED_FILES: self._on_watched_files,
         }
         for method, handler in handlers.items():
             self.protocol.fm.add_builtin_feature(method, handler)
@@ -82,13 +87,23 @@ class QcnServer(LanguageServer):
         """Work with these settings from now on."""
         old, self.settings = self.settings, settings
         self.status.set_enabled(settings.enable)
+        if old.context != settings.context or old.models != settings.models:
+            self.contexts.end_all()  # begun anew with the next completion
         if (old.engine, old.models) != (settings.engine, settings.models) and self._engine:
             link, self._engine = self._engine, None
             self.status.engine_changed(EngineStatus(EngineState.STOPPED))
             asyncio.ensure_future(link.close()).add_done_callback(_log_failure)
 
+    @property
+    def client_watches_files(self) -> bool:
+        """Whether the client tells of changes on disk, if it is asked to."""
+        workspace = self.client_capabilities.workspace
+        watching = workspace.did_change_watched_files if workspace else None
+        return bool(watching and watching.dynamic_registration)
+
     async def close(self) -> None:
         """Let go of the engine, which other servers may go on using."""
+        self.contexts.end_all()
         if self._engine is not None:
             try:
                 await self._engine.close()
@@ -128,6 +143,22 @@ class QcnServer(LanguageServer):
 
     def _on_initialized(self, _params: object) -> None:
         self._configuration.on_initialized()
+        if self.client_watches_files:
+            self._watch_files()
+
+    def _watch_files(self) -> None:
+        everything = types.FileSystemWatcher(glob_pattern="**/*")
+        registration = types.Registration(
+            id="qcn-files",
+            method=types.WORKSPACE_DID_CHANGE_WATCHED_FILES,
+            register_options=types.DidChangeWatchedFilesRegistrationOptions([everything]),
+        )
+        self.client_register_capability(
+            types.RegistrationParams(registrations=[registration])
+        ).add_done_callback(_log_refusal)
+
+    def _on_watched_files(self, params: types.DidChangeWatchedFilesParams) -> None:
+        self.contexts.changed_on_disk(_paths(change.uri for change in params.changes))
 
     def _on_did_open(self, params: types.DidOpenTextDocumentParams) -> None:
         self.documents.open(params.text_document)
@@ -166,6 +197,12 @@ def _roots(params: types.InitializeParams) -> list[Path]:
 def _paths(uris: Iterable[str]) -> list[Path]:
     """Return the paths of the folders that lie in this file system, each once."""
     return list(dict.fromkeys(path for uri in uris if (path := file_path(uri)) is not None))
+
+
+def _log_refusal(answer: "Future[None]") -> None:
+    """Say that we shall hear of no change on disk, though the client promised to tell."""
+    if not answer.cancelled() and (error := answer.exception()):
+        logger.warning("the client does not report changes of files: %s", error)
 
 
 def _log_failure(task: asyncio.Future[None]) -> None:

@@ -100,6 +100,21 @@ class ContextSettings(_Section):
         "Show the model the other open files of the workspace. Files that look like secrets are "
         "never shown.",
     )
+    repository: bool = _setting(
+        True,
+        "resource",
+        "Read the whole workspace folder, as far as it fits, and keep what the model knows of it "
+        "up to date as files change. Ignored files and files that look like secrets are never "
+        "read. Needs our own engine; with another `engine.url` the open files are shown instead.",
+    )
+    tokens: int = _setting(
+        0,
+        "resource",
+        "Most tokens of the workspace folders that the model reads. 0: as many as fit in front of "
+        "a completion.",
+        ge=0,
+        le=262_144,
+    )
 
 
 class LogSettings(_Section):

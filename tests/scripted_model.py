@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import unquote
 
 
 class Asked:
@@ -46,11 +47,26 @@ class ScriptedModel:
         self.health: dict[str, Any] | None = None
         self.asked: asyncio.Queue[Asked] = asyncio.Queue()
         self.prompts: list[str] = []
+        self.bodies: list[dict[str, Any]] = []
+        self.layouts: dict[str, list[tuple[str, str, str]]] = {}
+        """The contexts that it was given: (path, text, zone) of each segment, in their order."""
+        self.deleted: list[str] = []
+        self._texts: dict[str, str] = {}
+
+    def forget(self) -> None:
+        """Lose all contexts, as an engine that was started anew."""
+        self.layouts.clear()
+        self._texts.clear()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        path = head.split(" ", 2)[1]
-        if path == "/health" and self.health is not None:
+        method, path, _ = head.split(" ", 2)
+        if path.startswith("/v1/contexts/"):
+            await self._keep_context(method, path, head, reader, writer)
+        elif path == "/tokenize":
+            body = await body_of(head, reader)
+            send(writer, 200, {"count": len(body["content"]) // 4})
+        elif path == "/health" and self.health is not None:
             ready = self.health["state"] == "ready"
             send(
                 writer,
@@ -62,11 +78,14 @@ class ScriptedModel:
         elif path not in ("/v1/completions", "/infill"):
             send(writer, 404, {"detail": "Not Found"})
         else:
-            headers = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if line)
-            body = json.loads(await reader.readexactly(int(headers["content-length"])))
+            body = await body_of(head, reader)
             asked = Asked(body, writer)
             self.prompts.append(asked.prompt)
-            if self.text is not None:
+            self.bodies.append(body)
+            if body.get("context", "") not in ("", *self.layouts):
+                error = {"message": "unknown", "type": "unknown_context", "code": 404}
+                send(writer, 404, {"error": error})
+            elif self.text is not None:
                 asked.answer(self.text)
             else:
                 self.asked.put_nowait(asked)
@@ -74,6 +93,31 @@ class ScriptedModel:
                 pass
             asked.gone.set()
         writer.close()
+
+    async def _keep_context(
+        self,
+        method: str,
+        path: str,
+        head: str,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        name = unquote(path.rpartition("/")[2])
+        if method == "DELETE":
+            self.deleted.append(name)
+            self.forget()
+            send(writer, 200, {"deleted": True})
+            return
+        segments = (await body_of(head, reader))["segments"]
+        self._texts |= {part["hash"]: part["text"] for part in segments if "text" in part}
+        if missing := [part["hash"] for part in segments if part["hash"] not in self._texts]:
+            error = {"message": "missing", "type": "missing_segments", "code": 409}
+            send(writer, 409, {"error": error, "missing": missing})
+            return
+        self.layouts[name] = [
+            (part["path"], self._texts[part["hash"]], part["zone"]) for part in segments
+        ]
+        send(writer, 202, {"tokens": 1})
 
 
 @asynccontextmanager
@@ -86,6 +130,12 @@ async def scripted_model() -> AsyncIterator[ScriptedModel]:
         yield model
     finally:
         server.close()
+
+
+async def body_of(head: str, reader: asyncio.StreamReader) -> dict[str, Any]:
+    headers = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if line)
+    body: dict[str, Any] = json.loads(await reader.readexactly(int(headers["content-length"])))
+    return body
 
 
 def send(writer: asyncio.StreamWriter, status: int, body: dict[str, Any]) -> None:

@@ -31,18 +31,13 @@ class Segment:
 
     @property
     def hash(self) -> str:
-        """The name of what is read: SHA-256 over path, kind and text, each with its length."""
-        digest = hashlib.sha256()
-        for field in (str(self.path), self.kind, self.text):
-            # A path that is no UTF-8 on disk carries lone surrogates.
-            data = field.encode("utf-8", "surrogatepass")
-            digest.update(len(data).to_bytes(8, "big") + data)
-        return digest.hexdigest()
+        """The engine's name for what is read: SHA-256 over path, a NUL and text, hexadecimal."""
+        # Half a surrogate pair, which an editor may send, goes to the engine as "?".
+        return hashlib.sha256(f"{self.path}\0{self.text}".encode("utf-8", "replace")).hexdigest()
 
     def reads_as(self, other: "Segment") -> bool:
         """Whether the model reads the same in both: the hashes agree, without making them."""
-        mine, theirs = (self.path, self.kind, self.text), (other.path, other.kind, other.text)
-        return mine == theirs
+        return (self.path, self.text) == (other.path, other.text)
 
     def tokens(self, count: Count) -> int:
         """What the segment takes up: the control token in front, the path's line, the text."""

@@ -27,6 +27,7 @@ from qcn_indexer.secrets import secret_by_name, secret_folder
 # 31,000 sources of installed Python packages and C headers, 2 in 1,000 are longer.
 MAX_BYTES = 256 * 1024
 TOP = PurePosixPath()
+EMPTY_FILE = "it is empty"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ def _judge(
     if not stat.S_ISREG(status.st_mode):
         return Skipped(path, "it is a device, a FIFO or a socket")
     if status.st_size == 0:
-        return Skipped(path, "it is empty")
+        return Skipped(path, EMPTY_FILE)
     if status.st_size > MAX_BYTES:
         return Skipped(path, f"it is longer than {MAX_BYTES // 1024} KiB")
     return Found(path, status.st_size, status.st_mtime_ns)

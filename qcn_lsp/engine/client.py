@@ -22,6 +22,7 @@ from qcn_lsp.engine.messages import (
     NoAnswer,
     Refused,
     Superseded,
+    UnknownContext,
     Unreachable,
 )
 
@@ -76,6 +77,16 @@ class HttpClient:
     ) -> dict[str, Any]:
         """Send `body` as JSON and return the JSON object that comes back."""
         return await self._call("POST", path, body, accept, None)
+
+    async def put(
+        self, path: str, body: dict[str, Any], *, accept: tuple[int, ...] = (200,)
+    ) -> dict[str, Any]:
+        """As `post`, with the method that replaces what is at `path`."""
+        return await self._call("PUT", path, body, accept, None)
+
+    async def delete(self, path: str, *, accept: tuple[int, ...] = (200,)) -> dict[str, Any]:
+        """Delete what is at `path`."""
+        return await self._call("DELETE", path, None, accept, None)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -134,6 +145,8 @@ class HttpClient:
         said, kind = _error_in(raw)
         if status == 409 and kind == "superseded":
             return Superseded(said)
+        if kind == "unknown_context":
+            return UnknownContext(said)
         if status == 503:
             return Unreachable(f"{self.name} is not ready (HTTP 503): {said or 'no reason given'}")
         if status in (401, 403):

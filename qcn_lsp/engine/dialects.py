@@ -4,11 +4,14 @@ import logging
 import time
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from qcn_lsp.engine.client import HttpClient
 from qcn_lsp.engine.messages import (
     CompletionRequest,
     CompletionResult,
+    ContextLayout,
+    ContextSegment,
     EngineUnavailable,
     Refused,
 )
@@ -37,6 +40,7 @@ class Health:
     active_requests: int
     idle_seconds: float
     context_length: int | None
+    context_limit: int
 
 
 async def engine_health(client: HttpClient, *, seconds: float | None = None) -> Health | None:
@@ -70,6 +74,7 @@ def _parse_health(body: dict[str, Any]) -> Health:
         active_requests=_integer(body.get("active_requests")),
         idle_seconds=idle if isinstance(idle, int | float) else 0.0,
         context_length=body.get("context_length"),
+        context_limit=_integer(body.get("context_limit")),
     )
 
 
@@ -79,6 +84,7 @@ class OwnEngine:
     def __init__(self, client: HttpClient, model: str | None) -> None:
         self.client = client
         self.model = model
+        self._sent: set[str] = set()  # hashes of the segments that the engine knows, it is thought
 
     async def complete(self, request: CompletionRequest) -> CompletionResult:
         """Answer one request; raises `EngineUnavailable` or `Superseded`."""
@@ -97,6 +103,8 @@ class OwnEngine:
         }
         if request.supersede is not None:
             body["supersede"] = request.supersede
+        if request.context is not None:
+            body["context"] = request.context
         answer = await self.client.post("/infill", body)
         return CompletionResult(
             text=_text(answer.get("content"), self.client.name),
@@ -105,7 +113,50 @@ class OwnEngine:
             cached_tokens=_integer(answer.get("tokens_cached")),
             completion_tokens=_integer(answer.get("tokens_predicted")),
             milliseconds=(time.perf_counter() - began) * 1000,
+            context_tokens=_integer(answer.get("context_tokens")),
         )
+
+    async def put_context(self, layout: ContextLayout) -> int:
+        """Put a layout in force and return its tokens; the engine reads it when it is idle.
+
+        Only text that the engine lacks is sent. Raises `EngineUnavailable`, or `Superseded` by a
+        newer layout.
+        """
+        path = f"/v1/contexts/{quote(layout.name, safe='')}"
+        hashes = {segment.hash for segment in layout.segments}
+        texts = hashes - self._sent
+        while True:
+            body = {
+                "repo": layout.repo,
+                "wait": False,
+                "segments": [_segment(one, one.hash in texts) for one in layout.segments],
+            }
+            answer = await self.client.put(path, body, accept=(202, 409, 413))
+            missing = answer.get("missing")
+            if not isinstance(missing, list):
+                break
+            if texts.issuperset(missing):
+                raise EngineUnavailable(f"{self.client.name} asks for what it was sent.")
+            texts |= set(missing)
+        if "error" in answer:
+            raise EngineUnavailable(f"{self.client.name} refuses the context: {_message(answer)}")
+        self._sent = hashes
+        return _integer(answer.get("tokens"))
+
+    async def delete_context(self, name: str) -> None:
+        """Have the engine forget a context and all that it has read of it."""
+        await self.client.delete(f"/v1/contexts/{quote(name, safe='')}", accept=(200, 404))
+        self._sent.clear()
+
+    async def count_tokens(self, text: str) -> int:
+        """Return how many tokens of the model `text` takes as plain text."""
+        answer = await self.client.post("/tokenize", {"content": text, "count_only": True})
+        return _integer(answer.get("count"))
+
+    async def context_limit(self) -> int:
+        """Return how many tokens a context may have."""
+        health = await engine_health(self.client)
+        return health.context_limit if health else 0
 
     async def close(self) -> None:
         """Close the connections; the engine stays up for the user's other windows."""
@@ -157,6 +208,20 @@ class OpenAIEndpoint:
     async def close(self) -> None:
         """Close the connections."""
         await self.client.close()
+
+
+def _segment(segment: ContextSegment, with_text: bool) -> dict[str, Any]:
+    place = {
+        "hash": segment.hash,
+        "path": segment.path,
+        "zone": segment.zone,
+        "hot": segment.hot,
+    }
+    return place | ({"text": segment.text} if with_text else {})
+
+
+def _message(answer: dict[str, Any]) -> str:
+    return str(_object(answer.get("error")).get("message", "no reason given"))
 
 
 def _object(value: object) -> dict[str, Any]:

@@ -41,6 +41,7 @@ from qcn_lsp.engine.messages import (
 )
 
 if TYPE_CHECKING:
+    from qcn_lsp.engine.dialects import OwnEngine
     from qcn_lsp.engine.local import LocalEngine
     from qcn_lsp.engine.remote import RemoteEndpoint
     from qcn_lsp.settings import EngineSettings, ModelsSettings
@@ -107,6 +108,13 @@ class EngineLink:
             # It left since it was last used, or another window has just started a new one that
             # is still loading. Nothing was computed: once more.
             return await self._ask(await self._ready(), request)
+
+    @property
+    def own_engine(self) -> "OwnEngine | None":
+        """Our own engine, while it is attached; None where there is none, or another endpoint."""
+        from qcn_lsp.engine.dialects import OwnEngine
+
+        return self._completer if isinstance(self._completer, OwnEngine) else None
 
     async def close(self) -> None:
         """Close the connections; the engine stays up for the user's other windows."""

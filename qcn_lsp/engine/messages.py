@@ -39,17 +39,42 @@ class ContextFile:
 
 
 @dataclass(frozen=True)
+class ContextSegment:
+    """A part of what the model reads of a repository.
+
+    `hash` is SHA-256 of path, a NUL and text, hexadecimal; `hot`: likely to change.
+    """
+
+    hash: str
+    path: str
+    text: str
+    zone: Literal["base", "overlay"]
+    hot: bool = False
+
+
+@dataclass(frozen=True)
+class ContextLayout:
+    """What the model reads of a repository, in its order, under a name of its own."""
+
+    name: str
+    repo: str
+    segments: tuple[ContextSegment, ...]
+
+
+@dataclass(frozen=True)
 class CompletionRequest:
     """Text around the cursor, to be completed greedily.
 
-    `extra` lists other open files, the most stable first. A newer request with the same
-    `supersede` key ends this one. `max_tokens` counts the model's tokens.
+    `context` names a layout that the engine was given, behind which the text is read; `extra` lists
+    other open files, the most stable first. A newer request with the same `supersede` key ends this
+    one. `max_tokens` counts the model's tokens.
     """
 
     prefix: str
     suffix: str
     path: str
     repo: str
+    context: str | None = None
     extra: tuple[ContextFile, ...] = ()
     max_tokens: int = 128
     stop: tuple[str, ...] = ()
@@ -66,6 +91,7 @@ class CompletionResult:
     cached_tokens: int
     completion_tokens: int
     milliseconds: float
+    context_tokens: int = 0  # of the prompt, those of the context that was named
 
 
 class EngineUnavailable(Exception):  # noqa: N818 - the name of the state, as in the messages
@@ -82,6 +108,10 @@ class ConnectionLost(EngineUnavailable):
 
 class NoAnswer(EngineUnavailable):
     """Somebody listens but does not answer in time."""
+
+
+class UnknownContext(EngineUnavailable):
+    """The engine does not know the context that was named: it was started anew, or was full."""
 
 
 class Refused(EngineUnavailable):

@@ -33,6 +33,7 @@ from qcn_lsp.engine.messages import (
     EngineState,
     EngineUnavailable,
     Superseded,
+    UnknownContext,
 )
 from qcn_lsp.features.cache import AnswerCache, Key
 from qcn_lsp.features.deletions import Deletions
@@ -100,7 +101,7 @@ class Suggestions:
             logger.debug("nothing is offered in %s: %s", document.uri, reason)
             return ""
         here = around(document.text, cursor)
-        key = Key(document.uri, self._server.settings, self._others(document))
+        key = Key(document.uri, self._server.settings, self._behind(document))
         deleted = self._deletions.before(document.uri, here)
         text = self._cache.find(key, document.text, here)
         if text is None and may_ask:
@@ -147,10 +148,9 @@ class Suggestions:
             await asyncio.sleep(DEBOUNCE_SECONDS)
         if not await self._ready(TYPING_PATIENCE_SECONDS if automatic else ASKED_PATIENCE_SECONDS):
             return ""
-        request = self._request(place.document, here, key)
         try:
             with self._server.status.working():
-                result = await self._server.engine.complete(request)
+                result = await self._complete(place.document, here)
         except Superseded:
             return ""
         except EngineUnavailable as problem:
@@ -160,6 +160,20 @@ class Suggestions:
         text = clean(_whole_lines(result), _context(place))
         self._cache.add(key, here, text)
         return text
+
+    async def _complete(self, document: Document, here: Surroundings) -> CompletionResult:
+        """Ask behind the repository's context where there is one, else with the open files."""
+        engine, contexts = self._server.engine, self._server.contexts
+        _, root = _location(document, self._server.workspace_roots)
+        if root is not None and self._server.settings.context.repository:
+            if engine.own_engine is not None:
+                contexts.begin(root, engine.own_engine)
+            if context := await contexts.name_for(root, document):
+                try:
+                    return await engine.complete(self._request(document, here, context))
+                except UnknownContext:
+                    contexts.forget_sent(root)
+        return await engine.complete(self._request(document, here, None))
 
     async def _ready(self, patience: float) -> bool:
         """Return whether the engine answers requests within `patience` seconds; else start it."""
@@ -172,6 +186,15 @@ class Suggestions:
             self._starting_engine = engine
         done, _ = await asyncio.wait({attempt}, timeout=patience)
         return bool(done) and not attempt.cancelled() and attempt.result()
+
+    def _behind(self, document: Document) -> tuple[object, ...]:
+        """Return what stands for all that the model reads beside this document."""
+        _, root = _location(document, self._server.workspace_roots)
+        state = None if root is None else self._server.contexts.state(root)
+        if state is None:
+            return self._others(document)
+        opened = self._server.documents.open_documents()
+        return state, *((one.uri, one.version) for one in opened if one.uri != document.uri)
 
     def _others(self, document: Document) -> tuple[ShownFile, ...]:
         """Return the other open files to show the model, in their order."""
@@ -188,14 +211,17 @@ class Suggestions:
             logger.debug("%s is not shown to the model: %s", left_out, reason)
         return selection.shown
 
-    def _request(self, document: Document, here: Surroundings, key: Key) -> CompletionRequest:
+    def _request(
+        self, document: Document, here: Surroundings, context: str | None
+    ) -> CompletionRequest:
         path, root = _location(document, self._server.workspace_roots)
-        others = (file for file in key.others if isinstance(file, ShownFile))
+        others = () if context else self._others(document)
         return CompletionRequest(
             prefix=plain(here.prefix),
             suffix=plain(here.suffix),
             path=path.as_posix(),
             repo=root.name if root else "",
+            context=context,
             extra=tuple(ContextFile(file.path.as_posix(), plain(file.text)) for file in others),
             max_tokens=self._server.settings.completion.max_tokens,
             stop=("\n",) if here.mid_line else (),
