@@ -43,6 +43,10 @@ def _run(options: argparse.Namespace) -> int:
             from qcn_lsp.commands import complete
 
             return complete.run(options.place, as_json=options.json)
+        case "context":
+            from qcn_lsp.commands import context
+
+            return context.run(options.path, as_json=options.json)
         case "doctor":
             from qcn_lsp.commands import doctor
 
@@ -91,6 +95,17 @@ def _parser() -> argparse.ArgumentParser:
         "the text goes in before the character at COL",
     )
     _add_json(complete)
+
+    context = commands.add_parser(
+        "context",
+        help="show what the model sees of a repository",
+        description="Lay out a repository for the model as the language server does, have it read, "
+        "and show what stands where, what had no room, and what was left out, with the reasons.",
+    )
+    context.add_argument(
+        "path", nargs="?", type=Path, metavar="PATH", help="the folder (default: this one)"
+    )
+    _add_json(context)
 
     _add_engine(commands)
 

@@ -30,6 +30,11 @@ def _split_at_carriage_returns(line: str) -> list[str]:
     return [*(part + "\r" for part in parts), last + end]
 
 
+def plain(text: str) -> str:
+    r"""Return `text` as the model reads it: with `\n` at the line ends."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
 def without_line_end(line: str) -> str:
     r"""Return the line without the `\n`, `\r\n` or `\r` that ends it."""
     if line.endswith("\r\n"):

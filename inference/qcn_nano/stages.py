@@ -20,7 +20,7 @@ from qcn_nano.train import PADDING, Plan, train
 
 SEQUENCE = 2048  # tokens
 BATCH = 4  # sequences a step
-TOKENS = 15_000_000  # of the full run
+TOKENS = 10_000_000  # of the full run
 SEED = 20_405
 TOKENIZER_CHARACTERS = 40_000_000
 

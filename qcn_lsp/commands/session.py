@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lsprotocol import types
+from pygls.exceptions import JsonRpcException
 from pygls.lsp.client import LanguageClient
 
 from qcn_lsp.commands.errors import CommandError
@@ -130,6 +131,21 @@ class EditorSession:
                 return Suggestion(text, took)
             await self._until_not_busy()
 
+    async def describe_context(self, root: Path) -> dict[str, Any]:
+        """Return what the model sees of the workspace folder; waits while the model is loading.
+
+        Raises `CommandError` with the server's reason where it has no context.
+        """
+        async with self._answer_within(ANSWER_SECONDS):
+            try:
+                answer = await self._client.protocol.send_request_async(
+                    "qcn/context", {"uri": root.as_uri()}
+                )
+            except JsonRpcException as refusal:
+                raise CommandError(refusal.message) from refusal
+        described: dict[str, Any] = plain_json(answer)
+        return described
+
     async def _ask(self, uri: str, line: int, column: int) -> str | None:
         before = split_lines(self._texts[uri])[line][:column]
         params = types.InlineCompletionParams(
@@ -238,6 +254,15 @@ async def editor_session(
         yield session
     finally:
         await session.stop()
+
+
+def plain_json(value: Any) -> Any:
+    """Return JSON's own types: pygls hands out named tuples where it knows no type."""
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, dict):
+        return {key: plain_json(item) for key, item in value.items()}
+    return [plain_json(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def language_of(path: Path) -> str:

@@ -20,13 +20,13 @@ import logging
 import time
 import uuid
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lsprotocol import types
 
 from qcn_lsp.documents import Document
 from qcn_lsp.engine.messages import ContextLayout, ContextSegment, EngineUnavailable, Superseded
-from qcn_lsp.features.prompt import plain
+from qcn_lsp.positions import plain
 from qcn_lsp.uris import file_path
 
 if TYPE_CHECKING:
@@ -75,6 +75,14 @@ class RepositoryContexts:
             logger.info("completing without the repository: %s", problem)
             return None
 
+    async def describe(self, root: Path, engine: "OwnEngine") -> dict[str, Any]:
+        """Return what the model sees of a root, once it is laid out; begins that if need be.
+
+        Raises `EngineUnavailable` where there is no context, with the reason.
+        """
+        self.begin(root, engine)
+        return await self._live[root].described()
+
     def forget_sent(self, root: Path) -> None:
         """Note that the engine has lost the context: it is given again with the next use."""
         if live := self._live.get(root):
@@ -103,6 +111,8 @@ class _Live:
         self.engine = engine
         self.generation = 0
         self.ready = False
+        self._settled = asyncio.Event()  # laid out, or known that it will not be
+        self._problem = ""
         self.sent: Layout | None = None
         self._server = server
         self._root = root
@@ -133,18 +143,33 @@ class _Live:
             await self._send(repository)
         return self.name
 
+    async def described(self) -> dict[str, Any]:
+        """Return the engine's view of the context, and the files that had no place in it."""
+        await self._settled.wait()
+        if self._repository is None:
+            raise EngineUnavailable(self._problem)
+        async with self._turn:
+            await self._send(self._repository)
+        view = await self.engine.describe_context(self.name)
+        left_out = [(str(path), reason) for path, reason in self._repository.left_out]
+        return {"root": str(self._root), **view, "left_out": left_out}
+
     async def _keep(self) -> None:
         try:
             await self._read()
+            self._settled.set()
             await self._watch()
             while True:
                 await self._next_change()
                 await self._take_in()
         except (EngineUnavailable, Superseded) as problem:
-            logger.info("%s: no repository context: %s", self._root.name, problem)
-        except Exception:  # a mistake of ours: completions go on without the context
+            self._problem = f"{self._root} has no context: {problem}"
+            logger.info("%s", self._problem)
+        except Exception as error:  # a mistake of ours: completions go on without the context
+            self._problem = f"the context of {self._root} failed ({error!r}); see the log"
             logger.exception("%s: the repository context failed", self._root.name)
         self.ready = False
+        self._settled.set()
 
     async def _read(self) -> None:
         from qcn_lsp.context.repository import Repository
@@ -153,8 +178,7 @@ class _Live:
         wanted = self._server.settings.context.tokens
         budget = min(wanted or limit, limit) // self._roots()
         if budget < LEAST_TOKENS:
-            logger.info("%s: %d tokens are no context", self._root.name, budget)
-            return
+            raise EngineUnavailable(f"{budget} tokens are too few for one")
         repository = Repository(self._root, count=self._count, budget=budget)
         await asyncio.to_thread(repository.read, self._buffers())
         self._repository = repository
@@ -167,7 +191,7 @@ class _Live:
 
     async def _watch(self) -> None:
         """Have the system tell of changes, where the client does not."""
-        if self._repository is None or self._server.client_watches_files:
+        if self._server.client_watches_files:
             return
         from qcn_indexer.observe import Watcher
 
@@ -188,11 +212,8 @@ class _Live:
                 await asyncio.sleep(pause)
 
     async def _take_in(self) -> None:
-        repository = self._repository
-        if repository is None:
-            self.changes.take()
-            return
-        buffers = self._buffers()
+        repository, buffers = self._repository, self._buffers()
+        assert repository is not None
         async with self._turn:
             await asyncio.to_thread(repository.look, self.changes.take())
             await self._send(repository)

@@ -53,6 +53,8 @@ class Repository:
         self._overlay = Overlay.over((), limits=self._limits, count=count)
         self._buffers: set[PurePosixPath] = set()  # paths whose text here is an open buffer's
         self._allowed: dict[PurePosixPath, bool] = {}
+        self.left_out: tuple[tuple[PurePosixPath, str], ...] = ()
+        """Files that may be read and are not in the base, with the reason."""
 
     @property
     def layout(self) -> Layout:
@@ -101,6 +103,7 @@ class Repository:
     def _packed(self, buffers: Texts, *, front: Sequence[Segment]) -> Overlay:
         budget = self._budget - self._limits.budget
         packing = pack(self._ranked(buffers), budget=budget, count=self._count, front=front)
+        self.left_out = packing.left_out
         return Overlay.over(packing.layout.segments, limits=self._limits, count=self._count)
 
     def _ranked(self, buffers: Texts) -> list[Ranked]:

@@ -143,6 +143,10 @@ class OwnEngine:
         self._sent = hashes
         return _integer(answer.get("tokens"))
 
+    async def describe_context(self, name: str) -> dict[str, Any]:
+        """Return what the engine says of a context; raises `UnknownContext`."""
+        return await self.client.get(f"/v1/contexts/{quote(name, safe='')}")
+
     async def delete_context(self, name: str) -> None:
         """Have the engine forget a context and all that it has read of it."""
         await self.client.delete(f"/v1/contexts/{quote(name, safe='')}", accept=(200, 404))

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from qcn_lsp.features import completion, focus, inline_completion
+from qcn_lsp.features import completion, focus, inline_completion, repository
 from qcn_lsp.features.suggestions import Suggestions
 
 if TYPE_CHECKING:
@@ -21,3 +21,4 @@ def register(server: "QcnServer") -> None:
     inline_completion.register(server, suggestions)
     completion.register(server, suggestions)
     focus.register(server)
+    repository.register(server)

@@ -67,8 +67,3 @@ def unfit(text: str, cursor: int) -> str | None:
     if (line_end if line_end >= 0 else min(after, len(text))) - line_start >= LINE_LIMIT:
         return f"the line is longer than {LINE_LIMIT} characters"
     return None
-
-
-def plain(text: str) -> str:
-    r"""Return `text` as the model reads it: with `\n` at the line ends."""
-    return text.replace("\r\n", "\n").replace("\r", "\n")

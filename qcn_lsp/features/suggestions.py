@@ -37,7 +37,8 @@ from qcn_lsp.engine.messages import (
 )
 from qcn_lsp.features.cache import AnswerCache, Key
 from qcn_lsp.features.deletions import Deletions
-from qcn_lsp.features.prompt import Surroundings, around, plain, unfit
+from qcn_lsp.features.prompt import Surroundings, around, unfit
+from qcn_lsp.positions import plain
 from qcn_lsp.postprocess import Context, clean
 from qcn_lsp.uris import file_path
 

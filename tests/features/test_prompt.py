@@ -11,9 +11,9 @@ from qcn_lsp.features.prompt import (
     PREFIX_STEP,
     SUFFIX_LIMIT,
     around,
-    plain,
     unfit,
 )
+from qcn_lsp.positions import plain
 
 FILE = "".join(f"line_{number:05} = {number}\n" for number in range(2_000))
 
