@@ -12,14 +12,14 @@ Guarantees:
   to wait; but for no lock longer than `LONGEST_LOCK`, since a killed git leaves its own for ever.
 
 Nothing here waits or reads a clock: `now` is any clock that only goes forward, in seconds.
-Events may come from any thread.
+Events may come from any thread; `delay` and `take` are for one.
 """
 
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
-from qcn_indexer.git_folders import git_folder
+from qcn_indexer.git_folders import repository_of
 from qcn_indexer.ignore import IN_FOLDERS
 from qcn_indexer.walk import TOP
 
@@ -39,7 +39,8 @@ class Changes:
 
     def __init__(self, root: Path, wake: Callable[[], None] = lambda: None) -> None:
         """`wake` is called, from the thread of the event, when there is something to look at."""
-        self._roots = {root, root.resolve()}
+        self._real_root = root.resolve()
+        self._roots = {root, self._real_root}
         self._wake = wake
         self._mutex = threading.Lock()
         self._paths: set[PurePosixPath] = set()
@@ -93,14 +94,15 @@ class Changes:
 
     def _lock(self) -> tuple[int, int] | None:
         """Return what tells the lock that git holds now from any other, or None."""
-        for root in self._roots:
-            for git in filter(None, map(git_folder, (root, *root.parents))):
-                for name in _LOCKS:
-                    try:
-                        found = (git / name).lstat()
-                    except OSError:
-                        continue
-                    return found.st_ino, found.st_mtime_ns
+        git = repository_of(self._real_root)
+        if git is None:
+            return None
+        for name in _LOCKS:
+            try:
+                found = (git / name).lstat()
+            except OSError:
+                continue
+            return found.st_ino, found.st_mtime_ns
         return None
 
 

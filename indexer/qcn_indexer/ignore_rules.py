@@ -23,9 +23,9 @@ from dataclasses import dataclass
 
 from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 
-# Real patterns have one or two. Each multiplies the ways to match a path, so a hostile file could
-# keep a processor busy for hours.
-MAX_STAR_SEGMENTS = 3
+# Of runs of two stars or more, in a pattern for paths. Real patterns have one or two. Each
+# multiplies the ways to match a path, so a hostile file could keep a processor busy for hours.
+MAX_STAR_RUNS = 3
 
 _CLASSES = {
     b"alnum": rb"[a-zA-Z0-9]",
@@ -127,10 +127,10 @@ def _read(text: bytes, *, ignore_case: bool) -> Iterator[Rule]:
 def _rewritten(pattern: bytes, *, on_names: bool, ignore_case: bool) -> Iterator[bytes]:
     """Yield lines that pathspec reads as git reads this one; none if it matches nothing."""
     folder = b"/" if pattern.endswith(b"/") else b""
+    if not on_names and len(re.findall(rb"\*\*+", pattern)) > MAX_STAR_RUNS:
+        raise UnreadableRulesError("a pattern has too many `**`")
     for body in _without_glued_stars(pattern.removesuffix(b"/").removeprefix(b"/"), on_names):
         pieces = [_piece(token, on_names, ignore_case) for token in _TOKEN.finditer(body)]
-        if pieces.count(b"**") > MAX_STAR_SEGMENTS:
-            raise UnreadableRulesError("a pattern has too many `**`")
         if pieces and None not in pieces:
             yield b"/" + b"".join(piece for piece in pieces if piece is not None) + folder
 
