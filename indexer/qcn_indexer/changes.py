@@ -21,6 +21,8 @@ from pathlib import Path, PurePosixPath
 
 from qcn_indexer.git_folders import repository_of
 from qcn_indexer.ignore import IN_FOLDERS
+from qcn_indexer.names import unfit_folder
+from qcn_indexer.secrets import secret_folder
 from qcn_indexer.walk import TOP
 
 MOST_PLACES = 200
@@ -107,11 +109,13 @@ class Changes:
 
 
 def _place(path: PurePosixPath) -> PurePosixPath | None:
-    """Return where to look for an event at `path`, or None if it is git's own affair."""
+    """Return where to look for an event at `path`, or None if nothing can come of it."""
     if ".git" in path.parts:
         above = PurePosixPath(*path.parts[: path.parts.index(".git")])
         inside = path.relative_to(above / ".git")
         return above if inside in (TOP, PurePosixPath("info/exclude")) else None
+    if any(unfit_folder(name) or secret_folder(name) for name in path.parts[:-1]):
+        return None  # an installation of packages is 50,000 events
     return path.parent if path.name in IN_FOLDERS else path
 
 

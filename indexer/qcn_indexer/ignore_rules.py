@@ -1,8 +1,8 @@
 """One file of ignore rules, and what it says of a path, as git would.
 
-pathspec turns a pattern into a regular expression. It differs from git (2.39 and 2.4x alike) in
-what a line holds besides plain names, so each line is first rewritten into one that both read the
-same way:
+pathspec turns a pattern into a regular expression. It differs from git in what a line holds
+besides plain names (tried with pathspec 1.1.1 and git 2.39), so each line is first rewritten into
+one that both read the same way:
 
 - POSIX classes, escapes, ranges that run backwards and unknown classes: a bracket becomes the list
   of the bytes it matches, never a slash;
@@ -160,14 +160,10 @@ def _piece(token: re.Match[bytes], on_names: bool, ignore_case: bool) -> bytes |
     if kind == "stars":
         return b"*"
     byte = token[0][-1:]
-    if kind == "plain" and byte in b"?/":
+    if byte == b"/" or (byte == b"?" and kind == "plain"):
         return byte
-    if byte == b"/":
-        return byte
-    return _bracket({byte[0]}) if byte.decode("latin-1").isspace() else _escaped(byte)
-
-
-def _escaped(byte: bytes) -> bytes:
+    if byte.decode("latin-1").isspace():  # pathspec would take it for the end of the line
+        return _bracket({byte[0]})
     return b"\\" + byte if byte in b"\\[]*?" else byte
 
 

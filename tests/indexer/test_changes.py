@@ -55,6 +55,11 @@ def test_gits_own_files_are_no_concern_but_its_rules_are(root: Path) -> None:
     assert places(root, "lib/.git") == {"lib"}, "a repository that came or went"
 
 
+def test_what_is_never_walked_is_no_concern(root: Path) -> None:
+    assert places(root, "node_modules/a/index.js", "app/.venv/lib/a.py", ".ssh/config") == set()
+    assert places(root, "vendor") == {"vendor"}, "it may be a file"
+
+
 def test_what_lies_outside_is_no_concern(root: Path) -> None:
     changes = Changes(root)
     changes.add(root.parent / "a.py", 0.0)
