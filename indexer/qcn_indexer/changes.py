@@ -7,7 +7,7 @@ takes the set looks at each again (`snapshot.look_again`).
 Guarantees:
 - A burst, such as a switch of branches, is one set, of at most `MOST_PLACES` places: first paths,
   then their folders, then the whole workspace folder. The memory for it is bounded.
-- A changed file of ignore rules means all that its rules hold for.
+- A changed file of ignore rules, or one that says what its folder is, means all of the folder.
 - While git holds its locks, what is on disk is half one branch and half another, so `delay` says
   to wait; but for no lock longer than `LONGEST_LOCK`, since a killed git leaves its own for ever.
 
@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 
 from qcn_indexer.git_folders import repository_of
 from qcn_indexer.ignore import IN_FOLDERS
-from qcn_indexer.names import unfit_folder
+from qcn_indexer.names import MARKERS, unfit_folder
 from qcn_indexer.secrets import secret_folder
 from qcn_indexer.walk import TOP
 
@@ -116,7 +116,7 @@ def _place(path: PurePosixPath) -> PurePosixPath | None:
         return above if inside in (TOP, PurePosixPath("info/exclude")) else None
     if any(unfit_folder(name) or secret_folder(name) for name in path.parts[:-1]):
         return None  # an installation of packages is 50,000 events
-    return path.parent if path.name in IN_FOLDERS else path
+    return path.parent if path.name in IN_FOLDERS or path.name in MARKERS else path
 
 
 def _few(paths: set[PurePosixPath]) -> frozenset[PurePosixPath]:

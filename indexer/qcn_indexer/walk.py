@@ -61,8 +61,9 @@ def walk(root: Path, places: Iterable[PurePosixPath] = (TOP,)) -> Iterator[Found
 def _at(root: Path, place: PurePosixPath, rules: Ignore) -> Iterator[Found | Skipped]:
     path = TOP
     for name in place.parts:
-        if rules.whole:
-            break
+        if reason := _unfit_as_a_whole(root, path, rules):
+            yield Skipped(path, reason)
+            return
         try:
             status = os.lstat(root / path / name)
         except OSError:
@@ -93,8 +94,8 @@ def _directly_in(
     root: Path, path: PurePosixPath, rules: Ignore
 ) -> Iterator[Found | Skipped | PurePosixPath]:
     """Yield what one folder holds; a folder to go into by its path alone."""
-    if rules.whole:
-        yield Skipped(path, rules.whole)
+    if reason := _unfit_as_a_whole(root, path, rules):
+        yield Skipped(path, reason)
         return
     try:
         with os.scandir(root / path) as listing:
@@ -103,9 +104,6 @@ def _directly_in(
         return
     except OSError as error:
         yield Skipped(path, f"it cannot be read: {error.strerror}")
-        return
-    if marker := next((entry.name for entry in entries if entry.name in MARKERS), None):
-        yield Skipped(path, f"{MARKERS[marker]} (it holds {marker})")
         return
     while entries:
         entry = entries.pop()  # dropped one by one, as each keeps what it was asked
@@ -117,6 +115,11 @@ def _directly_in(
             yield Skipped(path / entry.name, f"it cannot be read: {error.strerror}")
             continue
         yield _judge(root, path, entry.name, status, rules) or path / entry.name
+
+
+def _unfit_as_a_whole(root: Path, folder: PurePosixPath, rules: Ignore) -> str | None:
+    marker = next((name for name in MARKERS if os.path.lexists(root / folder / name)), None)
+    return rules.whole or (f"{MARKERS[marker]} (it holds {marker})" if marker else None)
 
 
 def _judge(

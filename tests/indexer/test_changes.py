@@ -43,7 +43,7 @@ def test_a_folder_stands_for_what_lies_below_it(root: Path) -> None:
     assert places(root, "src/a.py", "src", "src/b/c.py", "lib/a.py") == {"src", "lib/a.py"}
 
 
-@pytest.mark.parametrize("rules", [".gitignore", ".ignore", ".qcnignore"])
+@pytest.mark.parametrize("rules", [".gitignore", ".ignore", ".qcnignore", "CACHEDIR.TAG"])
 def test_changed_rules_stand_for_all_that_they_hold_for(root: Path, rules: str) -> None:
     assert places(root, f"src/{rules}") == {"src"}
     assert places(root, rules) == {"."}

@@ -141,7 +141,7 @@ def test_a_place_in_a_folder_that_is_now_left_out_takes_the_folder_with_it(root:
     assert look_again(root, before, [PurePosixPath("a/b/x.py")]) == {}
 
 
-names = st.sampled_from(["a", "b", "c.py", "d.py", ".gitignore"])
+names = st.sampled_from(["a", "b", "c.py", "d.py", ".gitignore", "CACHEDIR.TAG"])
 paths = st.lists(names, min_size=1, max_size=3).map("/".join)
 texts = st.sampled_from(["1", "2", "c.py\n", "/b\n", "\0", ""])
 
