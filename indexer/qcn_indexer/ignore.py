@@ -137,7 +137,13 @@ def _settings_of_git(root: Path) -> dict[str, str]:
     wanted = r"^core\.(excludesfile|ignorecase)$"
     command = [git, "-C", str(root), "config", "--null", "--type=path", "--get-regexp", wanted]
     try:
-        answer = subprocess.run(command, capture_output=True, env=environment, timeout=10)
+        answer = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,  # ours may be the editor's
+            capture_output=True,
+            env=environment,
+            timeout=10,
+        )
     except (OSError, subprocess.SubprocessError):
         return {}
     # The last one of a name holds, as for git.
