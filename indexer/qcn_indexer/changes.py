@@ -7,20 +7,22 @@ takes the set looks at each again (`snapshot.look_again`).
 Guarantees:
 - A burst, such as a switch of branches, is one set, of at most `MOST_PLACES` places: first paths,
   then their folders, then the whole workspace folder. The memory for it is bounded.
-- A changed file of ignore rules means all that its rules hold for.
+- A changed file of ignore rules, or one that says what its folder is, means all of the folder.
 - While git holds its locks, what is on disk is half one branch and half another, so `delay` says
   to wait; but for no lock longer than `LONGEST_LOCK`, since a killed git leaves its own for ever.
 
 Nothing here waits or reads a clock: `now` is any clock that only goes forward, in seconds.
-Events may come from any thread.
+Events may come from any thread; `delay` and `take` are for one.
 """
 
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
-from qcn_indexer.git_folders import git_folder
+from qcn_indexer.git_folders import repository_of
 from qcn_indexer.ignore import IN_FOLDERS
+from qcn_indexer.names import MARKERS, unfit_folder
+from qcn_indexer.secrets import secret_folder
 from qcn_indexer.walk import TOP
 
 MOST_PLACES = 200
@@ -39,7 +41,8 @@ class Changes:
 
     def __init__(self, root: Path, wake: Callable[[], None] = lambda: None) -> None:
         """`wake` is called, from the thread of the event, when there is something to look at."""
-        self._roots = {root, root.resolve()}
+        self._real_root = root.resolve()
+        self._roots = {root, self._real_root}
         self._wake = wake
         self._mutex = threading.Lock()
         self._paths: set[PurePosixPath] = set()
@@ -93,24 +96,27 @@ class Changes:
 
     def _lock(self) -> tuple[int, int] | None:
         """Return what tells the lock that git holds now from any other, or None."""
-        for root in self._roots:
-            for git in filter(None, map(git_folder, (root, *root.parents))):
-                for name in _LOCKS:
-                    try:
-                        found = (git / name).lstat()
-                    except OSError:
-                        continue
-                    return found.st_ino, found.st_mtime_ns
+        git = repository_of(self._real_root)
+        if git is None:
+            return None
+        for name in _LOCKS:
+            try:
+                found = (git / name).lstat()
+            except OSError:
+                continue
+            return found.st_ino, found.st_mtime_ns
         return None
 
 
 def _place(path: PurePosixPath) -> PurePosixPath | None:
-    """Return where to look for an event at `path`, or None if it is git's own affair."""
+    """Return where to look for an event at `path`, or None if nothing can come of it."""
     if ".git" in path.parts:
         above = PurePosixPath(*path.parts[: path.parts.index(".git")])
         inside = path.relative_to(above / ".git")
         return above if inside in (TOP, PurePosixPath("info/exclude")) else None
-    return path.parent if path.name in IN_FOLDERS else path
+    if any(unfit_folder(name) or secret_folder(name) for name in path.parts[:-1]):
+        return None  # an installation of packages is 50,000 events
+    return path.parent if path.name in IN_FOLDERS or path.name in MARKERS else path
 
 
 def _few(paths: set[PurePosixPath]) -> frozenset[PurePosixPath]:

@@ -4,7 +4,13 @@ Git need not be installed, and nothing of the repository is run. A `.git` that c
 understood is no repository.
 """
 
+import os
 from pathlib import Path
+
+from qcn_indexer.files import read_file
+
+# Each of these files holds one path.
+_MOST_BYTES = 1 << 16
 
 
 def git_folder(folder: Path) -> Path | None:
@@ -19,16 +25,25 @@ def git_folder(folder: Path) -> Path | None:
             return dot_git
         if not dot_git.is_file():
             return None
-        kind, _, place = dot_git.read_text(encoding="utf-8").partition(": ")
-    except (OSError, UnicodeError):
+        kind, _, place = _line(dot_git).partition(": ")
+    except OSError:
         return None
-    named = folder / place.rstrip("\n")
+    named = folder / place
     return named if kind == "gitdir" and named.is_dir() else None
+
+
+def repository_of(folder: Path) -> Path | None:
+    """Return the repository that `folder` or the nearest folder above it is the top of, or None."""
+    return next(filter(None, map(git_folder, (folder, *folder.parents))), None)
 
 
 def shared_folder(git: Path) -> Path:
     """Return where a repository's work trees keep what they share, `info/exclude` for one."""
     try:
-        return git / (git / "commondir").read_text(encoding="utf-8").rstrip("\n")
-    except (OSError, UnicodeError):
+        return git / _line(git / "commondir")
+    except OSError:
         return git
+
+
+def _line(file: Path) -> str:
+    return os.fsdecode(read_file(file, limit=_MOST_BYTES)).rstrip("\r\n")

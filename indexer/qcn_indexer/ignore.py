@@ -32,8 +32,8 @@ from qcn_indexer.git_folders import git_folder, shared_folder
 from qcn_indexer.ignore_rules import Rules, UnreadableRulesError
 
 IN_FOLDERS = (".qcnignore", ".ignore", ".gitignore")
-# Far above what people write, and a bound on what a hostile file can cost.
-MAX_BYTES = 1 << 20
+# Far above what people write, and a bound on what a hostile file can cost: seconds.
+MAX_BYTES = 256 * 1024
 # The strongest kind first: the three of `IN_FOLDERS`, `info/exclude`, and the user's own file.
 _Kinds = tuple[tuple["_Placed", ...], ...]
 
@@ -137,7 +137,13 @@ def _settings_of_git(root: Path) -> dict[str, str]:
     wanted = r"^core\.(excludesfile|ignorecase)$"
     command = [git, "-C", str(root), "config", "--null", "--type=path", "--get-regexp", wanted]
     try:
-        answer = subprocess.run(command, capture_output=True, env=environment, timeout=10)
+        answer = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,  # ours may be the editor's
+            capture_output=True,
+            env=environment,
+            timeout=10,
+        )
     except (OSError, subprocess.SubprocessError):
         return {}
     # The last one of a name holds, as for git.

@@ -1,8 +1,8 @@
 """One file of ignore rules, and what it says of a path, as git would.
 
-pathspec turns a pattern into a regular expression. It differs from git (2.39 and 2.4x alike) in
-what a line holds besides plain names, so each line is first rewritten into one that both read the
-same way:
+pathspec turns a pattern into a regular expression. It differs from git in what a line holds
+besides plain names (tried with pathspec 1.1.1 and git 2.39), so each line is first rewritten into
+one that both read the same way:
 
 - POSIX classes, escapes, ranges that run backwards and unknown classes: a bracket becomes the list
   of the bytes it matches, never a slash;
@@ -23,9 +23,9 @@ from dataclasses import dataclass
 
 from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 
-# Real patterns have one or two. Each multiplies the ways to match a path, so a hostile file could
-# keep a processor busy for hours.
-MAX_STAR_SEGMENTS = 3
+# Of runs of two stars or more, in a pattern for paths. Real patterns have one or two. Each
+# multiplies the ways to match a path, so a hostile file could keep a processor busy for hours.
+MAX_STAR_RUNS = 3
 
 _CLASSES = {
     b"alnum": rb"[a-zA-Z0-9]",
@@ -127,10 +127,10 @@ def _read(text: bytes, *, ignore_case: bool) -> Iterator[Rule]:
 def _rewritten(pattern: bytes, *, on_names: bool, ignore_case: bool) -> Iterator[bytes]:
     """Yield lines that pathspec reads as git reads this one; none if it matches nothing."""
     folder = b"/" if pattern.endswith(b"/") else b""
+    if not on_names and len(re.findall(rb"\*\*+", pattern)) > MAX_STAR_RUNS:
+        raise UnreadableRulesError("a pattern has too many `**`")
     for body in _without_glued_stars(pattern.removesuffix(b"/").removeprefix(b"/"), on_names):
         pieces = [_piece(token, on_names, ignore_case) for token in _TOKEN.finditer(body)]
-        if pieces.count(b"**") > MAX_STAR_SEGMENTS:
-            raise UnreadableRulesError("a pattern has too many `**`")
         if pieces and None not in pieces:
             yield b"/" + b"".join(piece for piece in pieces if piece is not None) + folder
 
@@ -160,14 +160,10 @@ def _piece(token: re.Match[bytes], on_names: bool, ignore_case: bool) -> bytes |
     if kind == "stars":
         return b"*"
     byte = token[0][-1:]
-    if kind == "plain" and byte in b"?/":
+    if byte == b"/" or (byte == b"?" and kind == "plain"):
         return byte
-    if byte == b"/":
-        return byte
-    return _bracket({byte[0]}) if byte.decode("latin-1").isspace() else _escaped(byte)
-
-
-def _escaped(byte: bytes) -> bytes:
+    if byte.decode("latin-1").isspace():  # pathspec would take it for the end of the line
+        return _bracket({byte[0]})
     return b"\\" + byte if byte in b"\\[]*?" else byte
 
 

@@ -64,7 +64,11 @@ _SIGNS = (
     _Sign(
         "a private key",
         "PRIVATE KEY",
-        re.compile(r"-----BEGIN (?:[A-Z]{1,20} ){0,4}PRIVATE KEY(?: BLOCK)?-----"),
+        # What follows tells a key, or one being typed, from code that only names the line.
+        re.compile(
+            r"-----BEGIN (?:[A-Z]{1,20} ){0,4}PRIVATE KEY(?: BLOCK)?-----"
+            r"(?:[ \t]{0,9}(?:\\[nr]|[\r\n]|\Z)|[ \t]?[A-Za-z0-9+/]{16})"
+        ),
     ),
     _token("an AWS access key", "AKIA", "[A-Z0-9]{16}"),
     _token("an AWS access key", "ASIA", "[A-Z0-9]{16}"),

@@ -62,8 +62,9 @@ def walk(root: Path, places: Iterable[PurePosixPath] = (TOP,)) -> Iterator[Found
 def _at(root: Path, place: PurePosixPath, rules: Ignore) -> Iterator[Found | Skipped]:
     path = TOP
     for name in place.parts:
-        if rules.whole:
-            break
+        if reason := _unfit_as_a_whole(root, path, rules):
+            yield Skipped(path, reason)
+            return
         try:
             status = os.lstat(root / path / name)
         except OSError:
@@ -79,47 +80,47 @@ def _below(root: Path, path: PurePosixPath, rules: Ignore) -> Iterator[Found | S
     pending = [(path, rules)]
     while pending:
         path, rules = pending.pop()
-        folder = root / path
-        if rules.folder != folder:  # they are those of the folder above: read its own only now
+        if rules.folder != root / path:  # those of the folder above: its own are read only now
             rules = rules.inside(path.name)
-        if rules.whole:
-            yield Skipped(path, rules.whole)
-            continue
-        try:
-            with os.scandir(folder) as listing:
-                entries = sorted(listing, key=lambda entry: entry.name, reverse=True)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            yield Skipped(path, f"it cannot be read: {error.strerror}")
-            continue
-        if marker := next((entry.name for entry in entries if entry.name in MARKERS), None):
-            yield Skipped(path, f"{MARKERS[marker]} (it holds {marker})")
-            continue
         folders: list[tuple[PurePosixPath, Ignore]] = []
-        while entries:  # dropped one by one, as each keeps what it was asked
-            entry = entries.pop()
-            judged = _judge_entry(root, path, entry, rules)
-            if judged is None:
-                folders.append((path / entry.name, rules))
-            elif judged != _GONE:
-                yield judged
+        for item in _directly_in(root, path, rules):
+            if isinstance(item, PurePosixPath):
+                folders.append((item, rules))
+            else:
+                yield item
         pending.extend(reversed(folders))
 
 
-_GONE = Skipped(TOP, "it is gone")
-
-
-def _judge_entry(
-    root: Path, path: PurePosixPath, entry: os.DirEntry[str], rules: Ignore
-) -> Found | Skipped | None:
+def _directly_in(
+    root: Path, path: PurePosixPath, rules: Ignore
+) -> Iterator[Found | Skipped | PurePosixPath]:
+    """Yield what one folder holds; a folder to go into by its path alone."""
+    if reason := _unfit_as_a_whole(root, path, rules):
+        yield Skipped(path, reason)
+        return
     try:
-        status = entry.stat(follow_symlinks=False)
+        with os.scandir(root / path) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name, reverse=True)
     except FileNotFoundError:
-        return _GONE
+        return
     except OSError as error:
-        return Skipped(path / entry.name, f"it cannot be read: {error.strerror}")
-    return _judge(root, path, entry.name, status, rules)
+        yield Skipped(path, f"it cannot be read: {error.strerror}")
+        return
+    while entries:
+        entry = entries.pop()  # dropped one by one, as each keeps what it was asked
+        try:
+            status = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            yield Skipped(path / entry.name, f"it cannot be read: {error.strerror}")
+            continue
+        yield _judge(root, path, entry.name, status, rules) or path / entry.name
+
+
+def _unfit_as_a_whole(root: Path, folder: PurePosixPath, rules: Ignore) -> str | None:
+    marker = next((name for name in MARKERS if os.path.lexists(root / folder / name)), None)
+    return rules.whole or (f"{MARKERS[marker]} (it holds {marker})" if marker else None)
 
 
 def _judge(

@@ -43,7 +43,7 @@ def test_a_folder_stands_for_what_lies_below_it(root: Path) -> None:
     assert places(root, "src/a.py", "src", "src/b/c.py", "lib/a.py") == {"src", "lib/a.py"}
 
 
-@pytest.mark.parametrize("rules", [".gitignore", ".ignore", ".qcnignore"])
+@pytest.mark.parametrize("rules", [".gitignore", ".ignore", ".qcnignore", "CACHEDIR.TAG"])
 def test_changed_rules_stand_for_all_that_they_hold_for(root: Path, rules: str) -> None:
     assert places(root, f"src/{rules}") == {"src"}
     assert places(root, rules) == {"."}
@@ -53,6 +53,11 @@ def test_gits_own_files_are_no_concern_but_its_rules_are(root: Path) -> None:
     assert places(root, ".git/index", ".git/objects/ab/cd", "lib/.git/HEAD") == set()
     assert places(root, ".git/info/exclude") == {"."}
     assert places(root, "lib/.git") == {"lib"}, "a repository that came or went"
+
+
+def test_what_is_never_walked_is_no_concern(root: Path) -> None:
+    assert places(root, "node_modules/a/index.js", "app/.venv/lib/a.py", ".ssh/config") == set()
+    assert places(root, "vendor") == {"vendor"}, "it may be a file"
 
 
 def test_what_lies_outside_is_no_concern(root: Path) -> None:

@@ -3,8 +3,10 @@
 The judge is `git check-ignore`, which names the line that decides.
 """
 
+import contextlib
 import os
 import tempfile
+import warnings
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from indexer.tree_support import git, git_says, own_git_home, write
 from qcn_indexer.ignore import MAX_BYTES, Ignore, ignore_at
-from qcn_indexer.ignore_rules import Rules
+from qcn_indexer.ignore_rules import Rules, UnreadableRulesError
 from sampling import examples
 
 
@@ -182,6 +184,21 @@ def test_a_fifo_in_the_place_of_rules_is_not_waited_for(tmp_path: Path) -> None:
 def test_a_hostile_pattern_costs_little() -> None:
     rules = Rules("x", b"*a*a*a*a*a*a*a*a*a*a*a*a*a*b")
     assert rules.last_match(b"a" * 255) is None
+
+
+def test_a_line_of_stars_is_no_reason_to_leave_a_folder_out() -> None:
+    rules = Rules("x", b"# rules\n" + b"*" * 70 + b"/\n!src/\n")
+    decided = [rules.last_match(name) for name in (b"a/", b"src/", b"a.py")]
+    assert [rule and rule.ignores for rule in decided] == [True, False, None]
+
+
+@pytest.mark.long
+@examples(sample=300, full=10_000)
+@given(text=st.binary(max_size=60), path=st.binary(min_size=1, max_size=20))
+def test_any_bytes_are_rules_or_are_refused(text: bytes, path: bytes) -> None:
+    with contextlib.suppress(UnreadableRulesError), warnings.catch_warnings():
+        warnings.simplefilter("error")  # what a later Python may read in another way
+        Rules("x", text).last_match(path)
 
 
 # Pieces of patterns and of names that meet often, and all that the two languages disagree about.

@@ -45,6 +45,8 @@ TOKENS = [
     ("a password in an address", "postgres" + "://app:" + letters(12) + "@db.internal:5432/app"),
     ("a password in an address", "redis" + "://:" + letters(20) + "@cache:6379"),
     ("a private key", "-----BEGIN " + "RSA PRIVATE KEY-----\nMIIE"),
+    ("a private key", "-----BEGIN " + "OPENSSH PRIVATE KEY-----\\nb3BlbnNzaC1rZXk"),
+    ("a private key", "-----BEGIN " + "PRIVATE KEY-----" + letters(64)),
 ]  # fmt: skip
 
 
@@ -92,6 +94,8 @@ HARMLESS = [
     "-----BEGIN PUBLIC KEY-----",
     "-----BEGIN CERTIFICATE-----",
     "a PRIVATE KEY is never committed",
+    'START = b"-----BEGIN OPENSSH PRIVATE KEY-----"',
+    "if line.startswith('-----BEGIN PRIVATE KEY-----'): ...",
 ]
 
 

@@ -126,6 +126,14 @@ def test_only_the_places_are_looked_at(root: Path) -> None:
     )
 
 
+def test_what_was_not_looked_at_is_shared_not_copied(root: Path) -> None:
+    write(root, {f"{folder}/{file}.py": "1" for folder in "abc" for file in "xyz"})
+    before = look_again(root, EMPTY)
+    after = look_again(root, before, [PurePosixPath("a/x.py")])
+    shared = [name for name in before.folders if after.folders[name] is before.folders[name]]
+    assert shared == ["b/", "c/"]
+
+
 def test_a_place_in_a_folder_that_is_now_left_out_takes_the_folder_with_it(root: Path) -> None:
     write(root, {"a/b/x.py": "1", "a/y.py": "1"})
     before = look_again(root, EMPTY)
@@ -133,7 +141,7 @@ def test_a_place_in_a_folder_that_is_now_left_out_takes_the_folder_with_it(root:
     assert look_again(root, before, [PurePosixPath("a/b/x.py")]) == {}
 
 
-names = st.sampled_from(["a", "b", "c.py", "d.py", ".gitignore"])
+names = st.sampled_from(["a", "b", "c.py", "d.py", ".gitignore", "CACHEDIR.TAG"])
 paths = st.lists(names, min_size=1, max_size=3).map("/".join)
 texts = st.sampled_from(["1", "2", "c.py\n", "/b\n", "\0", ""])
 

@@ -87,6 +87,7 @@ def test_a_folder_that_says_what_it_is_is_believed(root: Path, marker: str) -> N
     write(root, {f"env/{marker}": "x", "env/lib/a.py": "x", "a.py": "x"})
     assert found(root) == ["a.py"]
     assert marker in skipped(root)["env"]
+    assert marker in skipped(root, PurePosixPath("env/lib/a.py"))["env"]
 
 
 def test_size_is_judged_without_opening(root: Path) -> None:
