@@ -46,10 +46,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="few repetitions, to try the harness")
     parser.add_argument("--threads", type=int, default=machine.default_threads())
     parser.add_argument(
-        "--repository", type=Path, default=machine.ROOT, help="whose git history to replay too"
+        "--repository",
+        type=_repository,
+        default=machine.ROOT,
+        help="whose git history to replay too",
     )
     parser.add_argument("--output", type=Path, default=results.FOLDER, help="folder of the results")
     return parser
+
+
+def _repository(name: str) -> Path:
+    if not (Path(name) / ".git").exists():
+        raise argparse.ArgumentTypeError(f"{name} is not the top folder of a git checkout")
+    return Path(name)
 
 
 if __name__ == "__main__":

@@ -82,9 +82,9 @@ class Limits:
     """What an overlay may cost, in tokens."""
 
     budget: int  # of all entries together
-    # Behind an old entry, what may be computed again to be rid of it: four prefill blocks, which
-    # add little to a save and leave the last dozen of edited places in one entry each.
-    rewrite: int = 2048
+    # Behind an old entry, what may be computed again to be rid of it: one prefill block. In the
+    # replay of six histories more than that cost every save something, and saved no compactions.
+    rewrite: int = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,8 @@ class Overlay:
         if whole is None or not isinstance(event, Written):
             return anew
         upon_it, fewer = self._said(event, wanted, since=whole + 1)
-        return upon_it if SHORTER * fewer <= tokens else anew
+        blocks = upon_it.entries[-1].segment.kind == "change"
+        return upon_it if blocks and SHORTER * fewer <= tokens else anew
 
     def _said(
         self, event: Event, wanted: dict[PurePosixPath, Shown | None], *, since: int
@@ -262,7 +263,8 @@ class Overlay:
         most = self.limits.budget // FILE_SHARE
         if known and known.kind == "file" and (blocks := change_text(known.text, shown.text)):
             change = self._entry(Segment(path, blocks, "overlay", "change"), ((path, shown),))
-            if change.tokens <= most and SHORTER * change.tokens <= max(whole.tokens, most):
+            much_shorter = SHORTER * change.tokens <= whole.tokens or whole.tokens > most
+            if much_shorter and change.tokens <= most:
                 return change
         if whole.tokens <= most:
             return whole

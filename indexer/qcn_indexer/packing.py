@@ -30,6 +30,9 @@ LARGE = 1 / 8  # of the budget: what one file may take, so that a few never crow
 # Kept for signatures where not everything fits whole: they say what to call at a tenth of the
 # tokens, so this much stands for about as many files as there are whole ones.
 SIGNATURES = 1 / 10
+# What hot files may take from a full front when a base is packed again: more made compaction dearer
+# in the replay, and nothing else better.
+ROOM = 1 / 4
 # Files after the first that did not fit, which are tried for a gap or for their signatures. Further
 # down, a file fills a gap with little that helps, and each try costs a count.
 LOOK_AHEAD = 128
@@ -75,12 +78,12 @@ def _make_room(kept: list[Segment], files: Iterable[Ranked], budget: int, count:
     """Shorten the front from its end until the hot files behind it fit; return what is left.
 
     Without this a full front would keep a new file, which is all the user works on, out of the
-    base. Hot files may claim half of the budget that way.
+    base.
     """
     sizes = {file.path: _whole(file).tokens(count) for file in files if file.hot}
     behind = sum(sizes.values()) - sum(sizes.get(segment.path, 0) for segment in kept)
     left = budget - sum(segment.tokens(count) for segment in kept)
-    while kept and left < min(behind, budget // 2):
+    while kept and left < min(behind, int(budget * ROOM)):
         segment = kept.pop()
         left += segment.tokens(count)
         behind += sizes.get(segment.path, 0)

@@ -198,7 +198,7 @@ def assert_reads_as(overlay: Overlay, files: dict[Path, str]) -> None:
 
 
 @pytest.mark.long
-@examples(sample=300, full=10_000)
+@examples(sample=300, full=4000)
 @given(files=FILES, events=EVENTS, limits=LIMITS)
 def test_reading_the_layout_gives_the_current_text_of_every_file(
     files: dict[Path, str], events: Sequence[Event], limits: Limits
@@ -214,7 +214,7 @@ def test_reading_the_layout_gives_the_current_text_of_every_file(
 
 
 @pytest.mark.long
-@examples(sample=300, full=10_000)
+@examples(sample=300, full=4000)
 @given(files=FILES, events=EVENTS, limits=LIMITS)
 def test_a_change_costs_its_own_entries_and_what_was_worth_rewriting(
     files: dict[Path, str], events: Sequence[Event], limits: Limits
