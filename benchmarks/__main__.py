@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import completion, inference, machine, peers, replay, report, results, startup
+from benchmarks import completion, edit, inference, machine, peers, replay, report, results, startup
 
-RUNS = ("inference", "completion", "startup", "replay")
+RUNS = ("inference", "completion", "startup", "edit", "replay")
 
 
 def main() -> int:
@@ -35,7 +35,12 @@ def _run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     threads, quick = arguments.threads, arguments.quick
     if name == "replay":
         return replay.run(threads, quick=quick, repository=arguments.repository)
-    runs = {"inference": inference.run, "completion": completion.run, "startup": startup.run}
+    runs = {
+        "inference": inference.run,
+        "completion": completion.run,
+        "startup": startup.run,
+        "edit": edit.run,
+    }
     return runs[name](threads, quick=quick)
 
 

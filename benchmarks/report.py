@@ -24,6 +24,7 @@ def _page(folder: Path) -> Iterator[str]:
         "inference": _inference,
         "completion": _completion,
         "startup": _startup,
+        "edit": _edit,
         "replay": _replay,
     }
     for name, section in sections.items():
@@ -113,6 +114,43 @@ def _startup(result: dict[str, Any]) -> Iterator[str]:
     yield f"| CPU time of the server until then, p50 | {result['initialize_cpu']['p50']:.0f} ms |"
     for name in ("server_memory", "server_memory_with_20_files", "engine_memory_with_qcn_nano"):
         yield f"| {name.replace('_', ' ')} | {result[name]['value']:.0f} MiB |"
+
+
+def _edit(result: dict[str, Any]) -> Iterator[str]:
+    yield (
+        "From a change to the first token of a completion whose own text is "
+        f"{result['tail_tokens']} tokens, with qcn-nano: milliseconds, and tokens computed."
+    )
+    yield ""
+    contexts = result["contexts"]
+    yield "| | " + " | ".join(f"{one['tokens']:,} tokens" for one in contexts) + " |"
+    yield "|---|" + "---:|" * len(contexts)
+    for name in contexts[0]["cases"]:
+        cases = [one["cases"][name] for one in contexts]
+        cells = (
+            f"{_spread(case['time'])} ms, {case['tokens_computed']['median']:,.0f} tokens"
+            for case in cases
+        )
+        yield f"| {name} | " + " | ".join(cells) + " |"
+    for key, title in (
+        ("first_read", "the base, read for the first time"),
+        ("from_nothing", "base and completion from nothing, ours"),
+        ("transformers_from_nothing", "the same, transformers"),
+    ):
+        cells = (
+            f"{one[key]['value']:,.0f} ms" if key in one else "not measured" for one in contexts
+        )
+        yield f"| {title} | " + " | ".join(cells) + " |"
+    yield ""
+    for one in contexts:
+        line = one["cases"]["one line"]["time"]["median"]
+        parts = [f"{one['from_nothing']['value'] / line:,.0f} times ours from nothing"]
+        if peer := one.get("transformers_from_nothing"):
+            parts.append(f"{peer['value'] / line:,.0f} times transformers from nothing")
+        yield f"- one line changed, {one['tokens']:,} tokens: " + ", ".join(parts)
+        if reason := one.get("transformers_not_measured"):
+            yield f"- transformers was not measured: {reason}"
+    yield "- llama.cpp: not measured yet"
 
 
 WAYS = {

@@ -16,6 +16,7 @@ differ. What the layouts have in common the engine shares anyway, by the tokens.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
@@ -60,9 +61,10 @@ class RepositoryContexts:
         live = self._live.get(root)
         if live is not None and live.engine is engine:
             return
-        if live is not None:
-            live.end()
-        self._live[root] = _Live(self._server, root, engine)
+        if live is None or live.failed:
+            self._live[root] = _Live(self._server, root, engine)
+        else:  # the engine was started anew, and knows nothing yet
+            live.engine, live.sent = engine, None
 
     async def name_for(self, root: Path, document: Document) -> str | None:
         """Return the context to complete `document` behind, brought up to date; or None."""
@@ -124,6 +126,11 @@ class _Live:
         self.changes: Changes = Changes(root, self._wake)
         self._task = asyncio.create_task(self._keep())
 
+    @property
+    def failed(self) -> bool:
+        """Whether there will be no context, for the reason that `described` gives."""
+        return self._task.done()
+
     def end(self) -> None:
         """Stop."""
         self.ready = False
@@ -140,6 +147,8 @@ class _Live:
         buffers, current = self._buffers(), self._path_of(document)
         async with self._turn:
             await asyncio.to_thread(repository.show, buffers, current)
+            if repository.compaction_due:
+                self._woken.set()
             await self._send(repository)
         return self.name
 
@@ -160,7 +169,7 @@ class _Live:
             self._settled.set()
             await self._watch()
             while True:
-                await self._next_change()
+                await self._until_work()
                 await self._take_in()
         except (EngineUnavailable, Superseded) as problem:
             self._problem = f"{self._root} has no context: {problem}"
@@ -202,26 +211,38 @@ class _Live:
 
         self._watcher = await asyncio.to_thread(Watcher, self._root, self.changes, say)
 
-    async def _next_change(self) -> None:
-        """Return when a burst of events is over."""
-        while (pause := self.changes.delay(time.monotonic())) != 0:
-            self._woken.clear()
-            if pause is None:
-                await self._woken.wait()
-            else:
-                await asyncio.sleep(pause)
+    async def _until_work(self) -> None:
+        """Return when a burst of events is over, or a new base is due."""
+        assert self._repository is not None
+        while not self._repository.compaction_due:
+            self._woken.clear()  # before looking: what comes after that wakes us
+            pause = self.changes.delay(time.monotonic())
+            if pause == 0:
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), pause)
 
     async def _take_in(self) -> None:
         repository, buffers = self._repository, self._buffers()
         assert repository is not None
         async with self._turn:
             await asyncio.to_thread(repository.look, self.changes.take())
-            await self._send(repository)
+            await self._send_if_possible(repository)
             layout = repository.layout
+        if not repository.compaction_due:
+            return
         anew = await asyncio.to_thread(repository.compacted, buffers)
         async with self._turn:
-            if anew is not None and repository.swap(anew, layout):
-                await self._send(repository)
+            if repository.swap(anew, layout):
+                await self._send_if_possible(repository)
+
+    async def _send_if_possible(self, repository: "Repository") -> None:
+        """As `_send`; an engine that has left meanwhile is told when it is back."""
+        try:
+            await self._send(repository)
+        except (EngineUnavailable, Superseded) as problem:
+            self.sent = None
+            logger.info("%s: the engine is not told of a change: %s", self._root.name, problem)
 
     async def _send(self, repository: "Repository") -> None:
         """Give the engine the layout, if it has another; called by who has the turn."""

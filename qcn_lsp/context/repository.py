@@ -85,12 +85,14 @@ class Repository:
         for path in [path for path in self._buffers if not self._may_show(path)]:
             self._take_out(path)
 
-    def compacted(self, buffers: Texts) -> Overlay | None:
-        """A new base with nothing behind it, if one is due; `swap` puts it in force."""
-        reason = self._overlay.compaction_due()
-        if reason is None:
-            return None
-        logger.info("%s: the context is laid out anew: %s", self.root.name, reason)
+    @property
+    def compaction_due(self) -> bool:
+        """Whether too much of the layout says what is no longer so."""
+        return self._overlay.compaction_due() is not None
+
+    def compacted(self, buffers: Texts) -> Overlay:
+        """Return a new base with nothing behind it; `swap` puts it in force."""
+        logger.info("%s: laid out anew: %s", self.root.name, self._overlay.compaction_due())
         return self._packed(buffers, front=self._overlay.base)
 
     def swap(self, new: Overlay, old: Layout) -> bool:
@@ -101,7 +103,8 @@ class Repository:
         return True
 
     def _packed(self, buffers: Texts, *, front: Sequence[Segment]) -> Overlay:
-        budget = self._budget - self._limits.budget
+        # The last entry of an overlay may exceed its budget by half: one file takes no more.
+        budget = self._budget - 3 * self._limits.budget // 2
         packing = pack(self._ranked(buffers), budget=budget, count=self._count, front=front)
         self.left_out = packing.left_out
         return Overlay.over(packing.layout.segments, limits=self._limits, count=self._count)
@@ -134,6 +137,7 @@ class Repository:
     def _events(self, found: Difference) -> Iterable[Event | None]:
         for old, new in found.renamed:
             yield Renamed(PurePosixPath(old), PurePosixPath(new))
+            yield self._event_of(PurePosixPath(new))  # news only where the old one was not shown
         for name in (*found.removed, *found.changed, *found.added):
             path = PurePosixPath(name)
             if path not in self._buffers:

@@ -24,7 +24,7 @@ def root(tmp_path: Path) -> Path:
     subprocess.run(["git", "init", "-q", str(folder)], check=True)
     (folder / "lib" / "prices.py").write_text("def price(item):\n    return item.price\n")
     (folder / "main.py").write_text("from lib.prices import price\n\n")
-    (folder / "README.md").write_text("# Shop\n")
+    (folder / "README.md").write_text("# Shop\n" + "Where things are sold.\n" * 60)
     (folder / ".env").write_text("PASSWORD=hunter2\n")
     (folder / ".gitignore").write_text("build.log\n")
     (folder / "build.log").write_text("ignored\n")
@@ -117,10 +117,22 @@ async def test_a_hundred_edits_leave_one_entry(root: Path) -> None:
         await laid_out(buffer, model)
         base = len(layout_of(model))
         for _ in range(20):
-            prices.type("y = 1\n")
+            prices.type("y\n")
             await complete(buffer)
         assert len(layout_of(model)) == base + 1
-        assert layout_of(model)[-1][1].count("y = 1\n") == 20
+        assert layout_of(model)[-1][1].count("y\n") == 20
+
+
+async def test_what_has_changed_too_much_is_laid_out_anew(root: Path) -> None:
+    async with session(root) as (editor, model):
+        prices = editor.open("lib/prices.py", (root / "lib/prices.py").read_text())
+        buffer = editor.open("main.py", (root / "main.py").read_text())
+        await laid_out(buffer, model)
+        prices.replace(0, len(prices.text), "def cost(thing):\n    return 2 * thing.weight\n")
+        await complete(buffer)
+        [name] = model.layouts
+        await until(lambda: overlay_paths(model.layouts[name]) == set())
+        assert ("lib/prices.py", prices.text, "base") in model.layouts[name]
 
 
 async def test_what_is_typed_in_the_file_itself_is_no_change_of_the_repository(
