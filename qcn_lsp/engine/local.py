@@ -109,7 +109,6 @@ class LocalEngine:
     def last_words(self) -> str:
         """Return the end of the engine's log, of the part this process started if it did."""
         if self._process is not None:
-            self._process.exit_code()  # collects it, should it have ended
             return self._process.last_words()
         return last_lines(log_path(self._key))
 

@@ -4,6 +4,9 @@ The engine outlives the window that started it, because other windows use it too
 leader of its own, its input is closed and its output goes to a file. It leaves by itself when
 nobody has used it for a while.
 
+A thread waits for its end, so that it is no zombie of the window that started it: whoever waits
+for the engine's end (`qcn engine stop`) would wait for as long as that window is open.
+
 It runs in safe-path mode (`-P`) and in its runtime directory: a workspace that holds a file named
 `torch.py` must not be able to run it.
 """
@@ -12,6 +15,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +38,7 @@ class EngineProcess:
     log_start: int
 
     def exit_code(self) -> int | None:
-        """Return the exit code, None while it runs; collects the process when it has ended."""
+        """Return the exit code, None while it runs."""
         return self.popen.poll()
 
     def last_words(self) -> str:
@@ -89,6 +93,7 @@ def spawn(command: Sequence[str], *, log: Path, directory: Path) -> EngineProces
         )
     finally:
         os.close(descriptor)
+    threading.Thread(target=popen.wait, name="engine's end", daemon=True).start()
     return EngineProcess(popen, log, log_start)
 
 

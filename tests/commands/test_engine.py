@@ -15,6 +15,8 @@ from command_support import qcn
 from link_support import StandInModel, processes_of, until
 
 from qcn_lsp.cli import main
+from qcn_lsp.engine.process import engine_command
+from qcn_lsp.engine.runtime import UnixAddress
 
 
 def running() -> list[dict[str, object]]:
@@ -98,4 +100,45 @@ def test_one_that_does_not_answer_is_ended_by_its_process_id(
     os.kill(pid, signal.SIGSTOP)
     stopped = qcn("engine", "stop")
     assert f"Ended the engine (pid {pid})" in stopped.stdout
+    assert not processes_of(runtime)
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+async def test_one_that_its_starter_has_not_collected_has_ended_all_the_same(
+    standin: StandInModel, runtime: Path, stuck: bool
+) -> None:
+    address = UnixAddress(runtime / "s")
+    engine = left_uncollected(engine_command(str(standin.folder), address, 15))
+    await until(lambda: listens(address.socket))
+    if stuck:
+        engine.send_signal(signal.SIGSTOP)
+    stopped = await asyncio.to_thread(qcn, "engine", "stop", "--socket", address.socket)
+    assert (stopped.returncode, stopped.stderr) == (0, "")
+    said = "Ended" if stuck else "Stopped"
+    assert stopped.stdout.startswith(f"{said} the engine (pid {engine.pid})")
+    engine.wait()
+
+
+def left_uncollected(command: list[str]) -> "subprocess.Popen[bytes]":
+    """Start a process that is a zombie, once it has ended, until the caller asks for it."""
+    return subprocess.Popen(command)
+
+
+def listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
+
+
+def test_one_that_cannot_be_stopped_keeps_no_other_from_it(
+    standin: StandInModel, runtime: Path
+) -> None:
+    qcn("engine", "start", "--model", standin.folder)
+    [pid] = standin.pids()
+    silent = runtime / "qcn" / "engine-0.sock"  # looked at first, and of no process of ours
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(silent))
+        listener.listen()
+        stopped = qcn("engine", "stop")
+    assert (stopped.returncode, stopped.stdout) == (1, f"Stopped the engine (pid {pid}).\n")
+    assert stopped.stderr == (f"qcn: The engine at {silent} cannot be stopped: it did not answer\n")
     assert not processes_of(runtime)

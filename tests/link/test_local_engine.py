@@ -8,6 +8,7 @@ import stat
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import pytest_asyncio
 from link_support import StandInModel, processes_of, until
@@ -174,6 +175,15 @@ async def test_an_engine_that_left_between_requests_is_started_again_unnoticed(
     await until(lambda: not processes_of(runtime))
     assert (await link.complete(REQUEST)).text == "answer"
     assert len(standin.pids()) == 2
+
+
+async def test_an_engine_that_ended_is_no_zombie_of_the_window_that_started_it(
+    make_link: MakeLink, standin: StandInModel
+) -> None:
+    await make_link().ensure_ready()
+    [pid] = standin.pids()
+    os.kill(pid, signal.SIGTERM)
+    await until(lambda: not psutil.pid_exists(pid))
 
 
 async def test_an_engine_that_another_window_has_just_started_is_waited_for(
