@@ -1,6 +1,7 @@
 """`qcn engine start|stop|status`: the engines of this user, by hand."""
 
 import asyncio
+import ipaddress
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ from qcn_lsp.engine.local import LocalEngine, dismiss
 from qcn_lsp.engine.messages import EngineState, EngineStatus, EngineUnavailable, NoAnswer
 from qcn_lsp.engine.process import engine_command, engine_environment, require_engine_packages
 from qcn_lsp.engine.runtime import (
+    LOOPBACK,
     Address,
     LoopbackAddress,
     UnixAddress,
@@ -54,7 +56,18 @@ class Where:
             return None
         if self.port is None or self.token_file is None:
             raise CommandError("--port and --token-file go together")
-        return LoopbackAddress(self.port, self.token_file.absolute(), self.host)
+        return LoopbackAddress(self.port, self.token_file.absolute(), _loopback(self.host))
+
+
+def _loopback(host: str) -> str:
+    """Return the loopback address that `host` means: the token must not go anywhere else."""
+    if host.lower() == "localhost":  # as the engine takes it; no resolver is asked
+        return LOOPBACK
+    with suppress(ValueError):
+        address = ipaddress.ip_address(host.strip("[]"))
+        if address.is_loopback:
+            return str(address)
+    raise CommandError(f"{host} is not loopback: an engine is at 127.0.0.1 or ::1, nowhere else")
 
 
 def start(model: str, where: Where, *, foreground: bool) -> int:

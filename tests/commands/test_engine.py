@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from command_support import qcn
 from link_support import StandInModel, processes_of, until
+from standin_endpoint import endpoint
 
 from qcn_lsp.cli import main
 from qcn_lsp.engine.process import engine_command
@@ -78,6 +79,21 @@ def test_an_address_must_be_whole(
 ) -> None:
     assert main(["engine", "start", *where]) == 1
     assert "--token-file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("action", ["start", "stop", "status"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "example.com", "x@127.0.0.1"])
+def test_the_token_goes_to_no_other_machine(
+    runtime: Path, action: str, host: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    token = runtime / "token"
+    token.write_text("a token that is nobody else's")
+    with endpoint() as stranger:  # which listens where 0.0.0.0 leads
+        port = stranger.url.rpartition(":")[2]
+        where = ["--host", host, "--port", port, "--token-file", str(token)]
+        assert main(["engine", action, *where]) == 1
+        assert stranger.requests == []
+    assert f"{host} is not loopback" in capsys.readouterr().err
 
 
 async def test_in_the_foreground_the_command_is_the_engine(
