@@ -118,11 +118,18 @@ def _add_engine(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     for parser in (start, stop, status):
         where = parser.add_argument_group("an engine elsewhere than where windows look for it")
         where.add_argument("--socket", type=Path, metavar="PATH", help="a Unix socket")
-        where.add_argument("--host", default="127.0.0.1", help="a loopback address (127.0.0.1)")
-        where.add_argument("--port", type=int, metavar="N", help="a port; needs --token-file")
+        where.add_argument("--host", help="a loopback address (default: 127.0.0.1)")
+        where.add_argument("--port", type=_port, metavar="N", help="a port; needs --token-file")
         where.add_argument(
             "--token-file", type=Path, metavar="F", help="the bearer token, made where missing"
         )
+
+
+def _port(text: str) -> int:
+    """Return a port that can be asked for again: 0, which takes any, could not be found."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= 65535):
+        raise argparse.ArgumentTypeError("a port is a number from 1 to 65535")
+    return int(text)
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:

@@ -39,24 +39,26 @@ LOOK_AGAIN_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class Where:
-    """Where the user put an engine; all defaults: where windows look for it."""
+    """Where the user put an engine; all unset: where windows look for it."""
 
     socket: Path | None
-    host: str
+    host: str | None
     port: int | None
     token_file: Path | None
 
     def address(self) -> Address | None:
         """Return the address meant, None for the usual one."""
+        over_tcp = (self.host, self.port, self.token_file)
         if self.socket is not None:
-            if self.port is not None or self.token_file is not None:
-                raise CommandError("--socket goes without --port and --token-file")
+            if over_tcp != (None, None, None):
+                raise CommandError("--socket goes without --host, --port and --token-file")
             return UnixAddress(self.socket.absolute())
-        if self.port is None and self.token_file is None:
+        if over_tcp == (None, None, None):
             return None
         if self.port is None or self.token_file is None:
-            raise CommandError("--port and --token-file go together")
-        return LoopbackAddress(self.port, self.token_file.absolute(), _loopback(self.host))
+            raise CommandError("--port and --token-file go together, and --host with both")
+        host = _loopback(self.host or LOOPBACK)
+        return LoopbackAddress(self.port, self.token_file.absolute(), host)
 
 
 def _loopback(host: str) -> str:

@@ -149,12 +149,21 @@ def write_token(path: Path) -> None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace `path` by a file with `text` that only its owner can read."""
+    """Replace `path` by a file with `text` that only its owner can read.
+
+    Raises `EngineUnavailable` where there can be none.
+    """
     draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(text)
-    draft.replace(path)
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(text)
+        draft.replace(path)
+    except OSError as error:
+        raise EngineUnavailable(
+            f"{path} cannot be written ({error.strerror}): choose a folder that exists and that "
+            "you can write to."
+        ) from error
 
 
 def _candidates() -> list[Path]:

@@ -23,7 +23,7 @@ def test_the_version_is_the_packages() -> None:
         ("engine", "explode"),
         ("complete",),
         ("doctor", "--no-such-option"),
-        ("engine", "start", "--port", "many"),
+        *[("engine", "start", "--port", port) for port in ("many", "0", "65536", "-1", "9" * 5000)],
     ],
 )
 def test_wrong_usage_exits_with_2_and_says_what_is_right(

@@ -72,13 +72,29 @@ def test_an_engine_on_a_port_gets_a_token_file(standin: StandInModel, runtime: P
 
 
 @pytest.mark.parametrize(
-    "where", [("--port", "1"), ("--token-file", "t"), ("--socket", "s", "--port", "1")]
+    "where",
+    [
+        ("--port", "1"),
+        ("--token-file", "t"),
+        ("--host", "127.0.0.1"),
+        ("--socket", "s", "--port", "1"),
+        ("--socket", "s", "--host", "127.0.0.1"),
+    ],
 )
 def test_an_address_must_be_whole(
     where: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["engine", "start", *where]) == 1
     assert "--token-file" in capsys.readouterr().err
+
+
+def test_a_token_file_that_cannot_be_made_is_explained(
+    runtime: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    token = runtime / "none" / "token"
+    assert main(["engine", "start", "--port", "8012", "--token-file", str(token)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"qcn: {token} cannot be written (No such file or directory): ")
 
 
 @pytest.mark.parametrize("action", ["start", "stop", "status"])
