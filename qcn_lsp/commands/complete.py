@@ -5,6 +5,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from qcn_indexer.files import TooLongError, read_file
+
 from qcn_lsp.commands.errors import CommandError
 from qcn_lsp.commands.session import Suggestion, editor_session, language_of, split_lines
 
@@ -57,9 +59,9 @@ def parse_spot(place: str) -> Spot:
 def read_source(path: Path) -> str:
     """Return a source file's text; raises `CommandError` for what is none."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise CommandError(f"{path} is larger than {MAX_BYTES >> 20} MiB")
-        text = path.read_bytes().decode("utf-8")
+        text = read_file(path, limit=MAX_BYTES, follow=True).decode("utf-8")
+    except TooLongError as error:
+        raise CommandError(f"{path} is larger than {MAX_BYTES >> 20} MiB") from error
     except OSError as error:
         raise CommandError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

@@ -1,6 +1,7 @@
 """`qcn complete FILE:LINE:COL`, through the real language server."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,10 @@ def test_columns_count_characters_and_lines_end_as_in_editors(
         ("{file}:5:1", "has 4 lines; there is no line 5"),
         ("{file}:3:20", "columns 1 to 19, not 20"),
         ("{folder}/none.py:1:1", "No such file"),
-        ("{folder}:1:1", "Is a directory"),
+        ("{folder}:1:1", "no ordinary file"),
+        ("{folder}/fifo:1:1", "no ordinary file"),
+        ("/dev/zero:1:1", "no ordinary file"),
+        ("{folder}/large.py:1:1", "larger than 64 MiB"),
         ("{folder}/latin.py:1:1", "not UTF-8"),
         ("{folder}/binary.py:1:1", "binary"),
     ],
@@ -57,6 +61,9 @@ def test_a_place_that_is_none_is_explained(
 ) -> None:
     (source.parent / "latin.py").write_bytes(b"# caf\xe9")
     (source.parent / "binary.py").write_bytes(b"a\0b")
+    os.mkfifo(source.parent / "fifo")
+    with (source.parent / "large.py").open("wb") as large:
+        large.truncate((64 << 20) + 1)
     assert main(["complete", place.format(file=source, folder=source.parent)]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
