@@ -71,6 +71,21 @@ def test_an_engine_on_a_port_gets_a_token_file(standin: StandInModel, runtime: P
     assert "Stopped" in qcn("engine", "stop", *where).stdout
 
 
+def test_at_one_address_another_model_is_refused_and_the_running_one_named(
+    standin: StandInModel, runtime: Path, tmp_path: Path
+) -> None:
+    where = ("--socket", runtime / "s")
+    same = tmp_path / "same"
+    same.symlink_to(standin.folder)
+    for folder in (standin.folder, same):
+        assert qcn("engine", "start", "--model", folder, *where).returncode == 0
+    refused = qcn("engine", "start", "--model", StandInModel(tmp_path / "other").folder, *where)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert f"runs another model, {standin.folder}." in refused.stderr
+    assert f"qcn engine stop --socket {runtime}/s" in refused.stderr
+    assert len(standin.pids()) == 1
+
+
 @pytest.mark.parametrize(
     "where",
     [
