@@ -201,7 +201,8 @@ class Show:
 
 @contextmanager
 def _progress(console: Console) -> Iterator[Show]:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    activity = TextColumn("{task.description}", markup=False)
+    columns = (SpinnerColumn(), activity, BarColumn(), TimeElapsedColumn())
     progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     with progress:
         yield Show(console, progress)

@@ -154,6 +154,7 @@ def _run_here(model: str, address: Address | None, idle_minutes: float) -> int:
 
 async def _attach(local: LocalEngine) -> None:
     from rich.status import Status
+    from rich.text import Text
 
     from qcn_lsp.commands.console import make_console
 
@@ -162,7 +163,7 @@ async def _attach(local: LocalEngine) -> None:
 
     def report(status: EngineStatus) -> None:
         share = f" {100 * status.done // status.total} %" if status.total else ""
-        shown.update(f"{status.message} {status.model or ''}{share}")
+        shown.update(Text(f"{status.message} {status.model or ''}{share}"))
         if not console.is_terminal and status.state is EngineState.STARTING:
             console.print(f"{status.message} {status.model or ''}", highlight=False)
 

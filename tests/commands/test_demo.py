@@ -91,6 +91,16 @@ def test_it_shows_a_row_for_each_place_and_leaves_nothing_behind(
     assert not processes_of(runtime)
 
 
+def test_names_of_files_are_printed_as_they_are(standin: StandInModel, tmp_path: Path) -> None:
+    folder = tmp_path / "w[/y]:smile:"
+    folder.mkdir(parents=True)
+    (folder / "[id].py").write_text(SHOP)
+    done = qcn("demo", folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"places of {folder} through" in " ".join(done.stdout.split())
+    assert "Completing [id].py:" in done.stdout
+
+
 def test_it_leaves_an_engine_that_ran_before_alone(embedded: StandInModel, shop: Path) -> None:
     qcn("engine", "start")
     assert qcn("demo", cwd=shop).returncode == 0

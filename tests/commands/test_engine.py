@@ -38,6 +38,15 @@ def test_an_engine_is_started_shown_and_stopped(standin: StandInModel, runtime: 
     assert "No engine is running" in qcn("engine", "status").stdout
 
 
+def test_a_models_name_is_printed_as_it_is(runtime: Path, standin: StandInModel) -> None:
+    model = StandInModel(standin.folder.parent / "w[/nope]" / "[id]")
+    started = qcn("engine", "start", "--model", model.folder)
+    assert (started.returncode, started.stderr) == (0, "")
+    assert f"Starting the engine {model.folder}" in " ".join(started.stdout.split())
+    assert "ready: [id], pid" in started.stdout
+    assert "[id]" in qcn("engine", "status").stdout
+
+
 def test_starting_twice_finds_the_one_that_runs(standin: StandInModel) -> None:
     for _ in range(2):
         assert qcn("engine", "start", "--model", standin.folder).returncode == 0
