@@ -22,15 +22,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     from qcn_lsp.engine.messages import EngineUnavailable
 
     try:
-        return _run(options)
+        code = _run(options)
+        print(end="", flush=True)  # while a failure to write can still be told
     except (CommandError, EngineUnavailable) as problem:
         print(f"qcn: {problem}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader, `head` say, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
+    except OSError as problem:  # a full disk
+        where = f"{problem.filename}: " if problem.filename else ""
+        print(f"qcn: {where}{problem.strerror or problem}", file=sys.stderr)
+        _drop_output()
+        return 1
+    return code
+
+
+def _drop_output() -> None:
+    """Let what is still to be written go nowhere, lest Python complain of it when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(options: argparse.Namespace) -> int:
