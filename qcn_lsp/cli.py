@@ -48,13 +48,15 @@ def _drop_output() -> None:
 def _run(options: argparse.Namespace) -> int:
     match options.command:
         case "demo":
-            from qcn_lsp.commands import demo
+            from qcn_lsp.commands import demo, endpoint
 
-            return demo.run(options.path)
+            engine_options = endpoint.engine_options(options.engine_url, options.engine_token_file)
+            return demo.run(options.path, engine_options)
         case "complete":
-            from qcn_lsp.commands import complete
+            from qcn_lsp.commands import complete, endpoint
 
-            return complete.run(options.place, as_json=options.json)
+            engine_options = endpoint.engine_options(options.engine_url, options.engine_token_file)
+            return complete.run(options.place, engine_options, as_json=options.json)
         case "doctor":
             from qcn_lsp.commands import doctor
 
@@ -90,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="the repository (default: this one, or qcn-lsp's own source)",
     )
+    _add_endpoint(demo)
 
     complete = commands.add_parser(
         "complete",
@@ -102,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         help="line and column as editors show them: both count from 1, columns in characters; "
         "the text goes in before the character at COL",
     )
+    _add_endpoint(complete)
     _add_json(complete)
 
     _add_engine(commands)
@@ -135,6 +139,18 @@ def _add_engine(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         where.add_argument(
             "--token-file", type=Path, metavar="F", help="the bearer token, made where missing"
         )
+
+
+def _add_endpoint(parser: argparse.ArgumentParser) -> None:
+    endpoint = parser.add_argument_group("another server than our engine")
+    endpoint.add_argument(
+        "--engine-url",
+        metavar="URL",
+        help="an OpenAI-compatible server, as the setting qcn.engine.url names it",
+    )
+    endpoint.add_argument(
+        "--engine-token-file", type=Path, metavar="FILE", help="its bearer token, alone in a file"
+    )
 
 
 def _port(text: str) -> int:

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from qcn_indexer.files import TooLongError, read_file
 
@@ -22,12 +24,15 @@ class Spot:
     column: int
 
 
-def run(place: str, *, as_json: bool) -> int:
-    """Print the suggestion at `place`; nothing when there is none."""
+def run(place: str, options: Mapping[str, Any], *, as_json: bool) -> int:
+    """Print the suggestion at `place`; nothing when there is none.
+
+    `options` are settings for the language server.
+    """
     spot = parse_spot(place)
     text = read_source(spot.path)
     check_inside(spot, text)
-    suggestion = asyncio.run(_complete(spot, text))
+    suggestion = asyncio.run(_complete(spot, text, options))
     if as_json:
         answer = {
             "file": str(spot.path),
@@ -83,9 +88,9 @@ def check_inside(spot: Spot, text: str) -> None:
         )
 
 
-async def _complete(spot: Spot, text: str) -> Suggestion:
+async def _complete(spot: Spot, text: str, options: Mapping[str, Any]) -> Suggestion:
     path = spot.path.resolve()
-    async with editor_session(workspace_of(path)) as session:
+    async with editor_session(workspace_of(path), options=options) as session:
         session.open(path.as_uri(), language_of(path), text)
         return await session.suggest(path.as_uri(), spot.line - 1, spot.column - 1)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from command_support import qcn
-from link_support import StandInModel
+from link_support import StandInModel, processes_of
+from standin_endpoint import endpoint
 
 from qcn_lsp.cli import main
 
@@ -78,3 +79,35 @@ def test_an_engine_that_cannot_serve_is_an_error_with_its_reason(
     done = qcn("complete", f"{source}:1:1")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "qcn: model.safetensors is cut short: download it again.\n"
+
+
+def test_another_server_is_asked_with_the_token_of_a_file(runtime: Path, source: Path) -> None:
+    token = runtime / "token"
+    token.write_text("s3cret\n")
+    with endpoint() as model:
+        where = ("--engine-url", model.url, "--engine-token-file", token)
+        done = qcn("complete", f"{source}:3:19", *where)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "x, y\n", "")
+    assert {headers["authorization"] for _, headers, _ in model.requests} == {"Bearer s3cret"}
+    assert processes_of(runtime) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--engine-token-file", "{file}"), "goes with --engine-url"),
+        (("--engine-url", "http://user:s3cret@localhost"), "without user name or password"),
+        (("--engine-url", "http://h", "--engine-token-file", "{file}.no"), "No such file"),
+        (("--engine-url", "http://h", "--engine-token-file", "{file}"), "must hold one word"),
+    ],
+)
+def test_a_server_that_cannot_be_meant_is_explained(
+    source: Path, options: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source.write_text("two words")
+    given = [option.format(file=source) for option in options]
+    for command in (["complete", f"{source}:1:1"], ["demo", str(source.parent)]):
+        assert main([*command, *given]) == 1
+        said = capsys.readouterr().err
+        assert message in said
+        assert "s3cret" not in said

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from command_support import qcn
 from link_support import StandInModel, processes_of, until
+from standin_endpoint import endpoint
 
 from qcn_lsp.cli import main
 from qcn_lsp.commands.places import choose_places, places_in, source_files
@@ -99,6 +100,15 @@ def test_names_of_files_are_printed_as_they_are(standin: StandInModel, tmp_path:
     assert (done.returncode, done.stderr) == (0, "")
     assert f"places of {folder} through" in " ".join(done.stdout.split())
     assert "Completing [id].py:" in done.stdout
+
+
+def test_with_another_server_it_says_so_and_starts_no_engine(runtime: Path, shop: Path) -> None:
+    with endpoint() as model:
+        done = qcn("demo", shop, "--engine-url", model.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"the model at {model.url}." in " ".join(done.stdout.split())
+    assert "qcn-nano" not in done.stdout
+    assert list((runtime / "qcn").glob("engine-*")) == []
 
 
 def test_it_leaves_an_engine_that_ran_before_alone(embedded: StandInModel, shop: Path) -> None:
