@@ -341,7 +341,8 @@ class TestFailures:
         self, make_link: MakeLink, standin: StandInModel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("qcn_lsp.engine.process.ENGINE_PACKAGES", ("no_such_package",))
-        with pytest.raises(EngineUnavailable, match=r"qcn-lsp\[engine\].*qcn\.engine\.url"):
+        remedies = r"pip install .\.\[engine\].*qcn\.engine\.url.*--engine-url"
+        with pytest.raises(EngineUnavailable, match=remedies):
             await make_link().complete(REQUEST)
         assert standin.pids() == []
 
