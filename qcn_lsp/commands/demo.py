@@ -25,7 +25,7 @@ import qcn_lsp
 from qcn_lsp.commands.console import make_console
 from qcn_lsp.commands.engine import running_engines
 from qcn_lsp.commands.errors import CommandError
-from qcn_lsp.commands.places import Place, choose_places
+from qcn_lsp.commands.places import MIN_LINES, Place, choose_places, source_files
 from qcn_lsp.commands.session import (
     EditorSession,
     ServerStatus,
@@ -72,7 +72,7 @@ def run(path: Path | None, options: Mapping[str, Any]) -> int:
     root = _root(path)
     places = choose_places(root, count=PLACES, per_file=PLACES_PER_FILE)
     if not places:
-        raise CommandError(f"{root} holds no source code to complete")
+        raise CommandError(_why_no_places(root))
     folder = root if root.is_dir() else root.parent
     console.print(
         f"Completing {len(places)} places of {folder} through the language server, with "
@@ -91,6 +91,15 @@ def _model(options: Mapping[str, Any]) -> str:
     if options:
         return f"the model at {options['engine']['url']}"
     return f"{ModelsSettings().completion}, the small embedded model, on this machine alone"
+
+
+def _why_no_places(root: Path) -> str:
+    if not source_files(root):
+        return f"{root} holds no source code to complete"
+    return (
+        f"{root} holds source code, but no file long enough to complete: one of {MIN_LINES} lines "
+        "or more, with something in them to guess"
+    )
 
 
 def _root(path: Path | None) -> Path:

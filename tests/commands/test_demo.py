@@ -128,12 +128,19 @@ async def test_it_completes_with_the_real_engine_and_the_embedded_model(
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("none", "does not exist"), ("empty", "holds no source code")]
+    ("name", "message"),
+    [
+        ("none", "does not exist"),
+        ("empty", "holds no source code"),
+        ("short", "no file long enough to complete: one of 15 lines"),
+    ],
 )
 def test_a_repository_without_code_is_an_error(
     tmp_path: Path, name: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "short").mkdir()
+    (tmp_path / "short" / "a.py").write_text("a = len(b)\n")
     assert main(["demo", str(tmp_path / name)]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
