@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ class Spot:
 
 
 def run(place: str, options: Mapping[str, Any], *, as_json: bool) -> int:
-    """Print the suggestion at `place`; nothing when there is none.
+    """Print the suggestion at `place`; where there is none, say so on stderr.
 
     `options` are settings for the language server.
     """
@@ -44,6 +45,8 @@ def run(place: str, options: Mapping[str, Any], *, as_json: bool) -> int:
         print(json.dumps(answer, ensure_ascii=False))
     elif suggestion.text is not None:
         print(suggestion.text)
+    else:
+        print("no suggestion", file=sys.stderr)
     return 0
 
 

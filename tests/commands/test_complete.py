@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from command_support import qcn
 from link_support import StandInModel, processes_of
-from standin_endpoint import endpoint
+from standin_endpoint import COMPLETION, endpoint
+from starlette.responses import JSONResponse
 
 from qcn_lsp.cli import main
 
@@ -90,6 +91,14 @@ def test_another_server_is_asked_with_the_token_of_a_file(runtime: Path, source:
     assert (done.returncode, done.stdout, done.stderr) == (0, "x, y\n", "")
     assert {headers["authorization"] for _, headers, _ in model.requests} == {"Bearer s3cret"}
     assert processes_of(runtime) == []
+
+
+def test_where_nothing_is_suggested_stderr_says_so(runtime: Path, source: Path) -> None:
+    nothing = {"index": 0, "text": "", "finish_reason": "stop"}
+    with endpoint() as model:
+        model.answers["/v1/completions"] = JSONResponse({**COMPLETION, "choices": [nothing]})
+        done = qcn("complete", f"{source}:3:19", "--engine-url", model.url)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "no suggestion\n")
 
 
 @pytest.mark.parametrize(
