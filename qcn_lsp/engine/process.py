@@ -99,11 +99,20 @@ def spawn(command: Sequence[str], *, log: Path, directory: Path) -> EngineProces
 
 
 def log_path(key: str) -> Path:
-    """Return the log of the engine of this key, in the user's state directory (0700)."""
+    """Return the log of the engine of this key, in the user's state directory (0700).
+
+    Raises `EngineUnavailable` with the remedy where that directory cannot be made.
+    """
     import platformdirs
 
     directory = platformdirs.user_state_path("qcn", appauthor=False)
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise EngineUnavailable(
+            f"The folder of the engine's log, {directory}, cannot be made ({error.strerror}). "
+            "Set XDG_STATE_HOME to a folder that you can write to."
+        ) from error
     return directory / f"engine-{key}.log"
 
 

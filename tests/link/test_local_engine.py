@@ -334,7 +334,7 @@ class TestFailures:
         self, make_link: MakeLink, runtime: Path
     ) -> None:
         (runtime / "state").touch()  # where its directory should be
-        with pytest.raises(EngineUnavailable, match=f"could not be started.*{runtime}/state"):
+        with pytest.raises(EngineUnavailable, match=f"{runtime}/state/qcn, .*Set XDG_STATE_HOME"):
             await make_link().complete(REQUEST)
 
     async def test_without_the_engine_installed_the_message_names_both_remedies(
