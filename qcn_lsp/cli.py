@@ -22,27 +22,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     from qcn_lsp.engine.messages import EngineUnavailable
 
     try:
-        return _run(options)
+        code = _run(options)
+        print(end="", flush=True)  # while a failure to write can still be told
     except (CommandError, EngineUnavailable) as problem:
         print(f"qcn: {problem}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader, `head` say, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
+    except OSError as problem:  # a full disk
+        where = f"{problem.filename}: " if problem.filename else ""
+        print(f"qcn: {where}{problem.strerror or problem}", file=sys.stderr)
+        _drop_output()
+        return 1
+    return code
+
+
+def _drop_output() -> None:
+    """Let what is still to be written go nowhere, lest Python complain of it when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(options: argparse.Namespace) -> int:
     match options.command:
         case "demo":
-            from qcn_lsp.commands import demo
+            from qcn_lsp.commands import demo, endpoint
 
-            return demo.run(options.path)
+            engine_options = endpoint.engine_options(options.engine_url, options.engine_token_file)
+            return demo.run(options.path, engine_options)
         case "complete":
-            from qcn_lsp.commands import complete
+            from qcn_lsp.commands import complete, endpoint
 
-            return complete.run(options.place, as_json=options.json)
+            engine_options = endpoint.engine_options(options.engine_url, options.engine_token_file)
+            return complete.run(options.place, engine_options, as_json=options.json)
         case "context":
             from qcn_lsp.commands import context
 
@@ -82,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="the repository (default: this one, or qcn-lsp's own source)",
     )
+    _add_endpoint(demo)
 
     complete = commands.add_parser(
         "complete",
@@ -94,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         help="line and column as editors show them: both count from 1, columns in characters; "
         "the text goes in before the character at COL",
     )
+    _add_endpoint(complete)
     _add_json(complete)
 
     context = commands.add_parser(
@@ -133,11 +149,30 @@ def _add_engine(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     for parser in (start, stop, status):
         where = parser.add_argument_group("an engine elsewhere than where windows look for it")
         where.add_argument("--socket", type=Path, metavar="PATH", help="a Unix socket")
-        where.add_argument("--host", default="127.0.0.1", help="a loopback address (127.0.0.1)")
-        where.add_argument("--port", type=int, metavar="N", help="a port; needs --token-file")
+        where.add_argument("--host", help="a loopback address (default: 127.0.0.1)")
+        where.add_argument("--port", type=_port, metavar="N", help="a port; needs --token-file")
         where.add_argument(
             "--token-file", type=Path, metavar="F", help="the bearer token, made where missing"
         )
+
+
+def _add_endpoint(parser: argparse.ArgumentParser) -> None:
+    endpoint = parser.add_argument_group("another server than our engine")
+    endpoint.add_argument(
+        "--engine-url",
+        metavar="URL",
+        help="an OpenAI-compatible server, as the setting qcn.engine.url names it",
+    )
+    endpoint.add_argument(
+        "--engine-token-file", type=Path, metavar="FILE", help="its bearer token, alone in a file"
+    )
+
+
+def _port(text: str) -> int:
+    """Return a port that can be asked for again: 0, which takes any, could not be found."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= 65535):
+        raise argparse.ArgumentTypeError("a port is a number from 1 to 65535")
+    return int(text)
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:

@@ -63,6 +63,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_ID_SHOWN = 60  # characters, of what may be a megabyte
+
 Handler = Callable[[Any], Any]
 MessageId = int | str
 
@@ -130,7 +132,7 @@ class QcnProtocol(LanguageServerProtocol):
         elif message.get("jsonrpc") != "2.0":
             self._refuse(known_id, _invalid_request('expected "jsonrpc": "2.0"'))
         elif "method" not in message and {"result", "error"} & message.keys():
-            logger.warning("ignored a response to %r, which was not asked", msg_id)
+            logger.warning("ignored a response to %s, which was not asked", _short(msg_id))
         elif not isinstance(method, str):
             self._refuse(known_id, _invalid_request("the method must be a string"))
         elif "id" not in message:
@@ -141,10 +143,10 @@ class QcnProtocol(LanguageServerProtocol):
             self._take_request(known_id, method, message.get("params"))
 
     def _take_request(self, msg_id: MessageId, method: str, raw_params: object) -> None:
-        logger.debug("request %r: %s", msg_id, method)
+        logger.debug("request %s: %s", _short(msg_id), method)
         try:
             if msg_id in self._in_work:
-                raise _invalid_request(f"request {msg_id!r} is still being worked on")
+                raise _invalid_request(f"request {_short(msg_id)} is still being worked on")
             self._check_phase(method)
             handler = self._handler(method, is_request=True)
             params = self._structure(method, raw_params)
@@ -280,7 +282,9 @@ class QcnProtocol(LanguageServerProtocol):
         self._refuse(msg_id, rpc.JsonRpcInternalError(f"{method} failed: {reason}"))
 
     def _refuse(self, msg_id: MessageId | None, error: rpc.JsonRpcException) -> None:
-        logger.info("answered %r with %d: %s", msg_id, error.code, error.message)
+        # Editors cancel as fast as their user types, and show what is logged as errors.
+        level = logging.DEBUG if isinstance(error, rpc.JsonRpcRequestCancelled) else logging.INFO
+        logger.log(level, "answered %s with %d: %s", _short(msg_id), error.code, error.message)
         answer = {"code": error.code, "message": error.message}
         self._write(self._encode({"jsonrpc": "2.0", "id": msg_id, "error": answer}))
 
@@ -454,6 +458,12 @@ def _is_message_id(value: object) -> TypeGuard[MessageId]:
 
 def _invalid_request(problem: str) -> rpc.JsonRpcInvalidRequest:
     return rpc.JsonRpcInvalidRequest(f"Invalid Request: {problem}")
+
+
+def _short(msg_id: object) -> str:
+    """Return a message's id for the log: a client may send one of any length."""
+    text = repr(msg_id)
+    return text if len(text) <= _LONGEST_ID_SHOWN else text[: _LONGEST_ID_SHOWN - 1] + "…"
 
 
 def _cancelled() -> rpc.JsonRpcRequestCancelled:

@@ -202,17 +202,23 @@ def _only_known(
 
 
 def _hint(key: object, above: tuple[str, ...]) -> str:
-    """Return the nearest known setting as a question, or nothing."""
+    """Return the nearest known setting as a question, or nothing.
+
+    Its own name must be near; that of its section alone says nothing of what was meant.
+    """
     import difflib  # only a misspelt setting pays for it
 
-    wanted = ".".join((*above, str(key)))
-    by_folded = {".".join(path).casefold(): path for path, _ in leaves()}
-    by_folded |= {path[-1].casefold(): path for path in by_folded.values()}
-    for asked in (wanted, str(key)):
-        for match in difflib.get_close_matches(asked.casefold(), by_folded, n=1, cutoff=0.7):
-            nested = "" if "." not in str(key) else " (nested, not with a dot in the key)"
-            return f" Did you mean {_name(by_folded[match])}{nested}?"
-    return ""
+    wanted = ".".join((*above, str(key))).casefold()
+    own_name = wanted.rpartition(".")[2]
+    known = [path for path, _ in leaves()]
+    near = difflib.get_close_matches(own_name, {path[-1].casefold() for path in known}, cutoff=0.7)
+    meant = [path for path in known if path[-1].casefold() in near]
+    if not meant:
+        return ""
+    texts = {".".join(path).casefold(): path for path in meant}
+    [nearest] = difflib.get_close_matches(wanted, texts, n=1, cutoff=0.0)
+    nested = "" if "." not in str(key) else " (nested, not with a dot in the key)"
+    return f" Did you mean {_name(texts[nearest])}{nested}?"
 
 
 def _malformed(

@@ -2,8 +2,13 @@
 
 import asyncio
 import json
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from qcn_indexer.files import TooLongError, read_file
 
 from qcn_lsp.commands.errors import CommandError
 from qcn_lsp.commands.session import Suggestion, editor_session, language_of, split_lines
@@ -20,12 +25,15 @@ class Spot:
     column: int
 
 
-def run(place: str, *, as_json: bool) -> int:
-    """Print the suggestion at `place`; nothing when there is none."""
+def run(place: str, options: Mapping[str, Any], *, as_json: bool) -> int:
+    """Print the suggestion at `place`; where there is none, say so on stderr.
+
+    `options` are settings for the language server.
+    """
     spot = parse_spot(place)
     text = read_source(spot.path)
     check_inside(spot, text)
-    suggestion = asyncio.run(_complete(spot, text))
+    suggestion = asyncio.run(_complete(spot, text, options))
     if as_json:
         answer = {
             "file": str(spot.path),
@@ -37,6 +45,8 @@ def run(place: str, *, as_json: bool) -> int:
         print(json.dumps(answer, ensure_ascii=False))
     elif suggestion.text is not None:
         print(suggestion.text)
+    else:
+        print("no suggestion", file=sys.stderr)
     return 0
 
 
@@ -57,9 +67,9 @@ def parse_spot(place: str) -> Spot:
 def read_source(path: Path) -> str:
     """Return a source file's text; raises `CommandError` for what is none."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise CommandError(f"{path} is larger than {MAX_BYTES >> 20} MiB")
-        text = path.read_bytes().decode("utf-8")
+        text = read_file(path, limit=MAX_BYTES, follow=True).decode("utf-8")
+    except TooLongError as error:
+        raise CommandError(f"{path} is larger than {MAX_BYTES >> 20} MiB") from error
     except OSError as error:
         raise CommandError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -81,9 +91,9 @@ def check_inside(spot: Spot, text: str) -> None:
         )
 
 
-async def _complete(spot: Spot, text: str) -> Suggestion:
+async def _complete(spot: Spot, text: str, options: Mapping[str, Any]) -> Suggestion:
     path = spot.path.resolve()
-    async with editor_session(workspace_of(path)) as session:
+    async with editor_session(workspace_of(path), options=options) as session:
         session.open(path.as_uri(), language_of(path), text)
         return await session.suggest(path.as_uri(), spot.line - 1, spot.column - 1)
 

@@ -9,10 +9,11 @@ afterwards.
 import asyncio
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -24,7 +25,7 @@ import qcn_lsp
 from qcn_lsp.commands.console import make_console
 from qcn_lsp.commands.engine import running_engines
 from qcn_lsp.commands.errors import CommandError
-from qcn_lsp.commands.places import Place, choose_places
+from qcn_lsp.commands.places import MIN_LINES, Place, choose_places, source_files
 from qcn_lsp.commands.session import (
     EditorSession,
     ServerStatus,
@@ -44,6 +45,11 @@ from qcn_lsp.engine.runtime import (
 from qcn_lsp.settings import ModelsSettings
 
 PLACES, PLACES_PER_FILE = 10, 2
+_ABOUT_EMBEDDED_MODEL = (
+    "qcn-nano is a small model of the real architecture: it shows that all works, not how well.\n"
+    "For a model that helps, set qcn.models.completion to the folder of a Qwen3-Coder-Next "
+    "checkpoint."
+)
 _REPOSITORY_MARKS = (".git", "pyproject.toml", "package.json", "Cargo.toml", "go.mod", "setup.py")
 
 
@@ -60,23 +66,40 @@ class Outcome:
         return split_lines(self.suggestion.text or "")[0].rstrip() == self.place.rest
 
 
-def run(path: Path | None) -> int:
-    """Show completions in the repository at `path`."""
+def run(path: Path | None, options: Mapping[str, Any]) -> int:
+    """Show completions in the repository at `path`; `options` are settings for the server."""
     console = make_console()
     root = _root(path)
     places = choose_places(root, count=PLACES, per_file=PLACES_PER_FILE)
     if not places:
-        raise CommandError(f"{root} holds no source code to complete")
+        raise CommandError(_why_no_places(root))
     folder = root if root.is_dir() else root.parent
     console.print(
         f"Completing {len(places)} places of {folder} through the language server, with "
-        f"{ModelsSettings().completion}, the small embedded model, on this machine alone.",
+        f"{_model(options)}.",
         highlight=False,
     )
-    outcomes = asyncio.run(_complete_all(folder, places, console))
+    outcomes = asyncio.run(_complete_all(folder, places, options, console))
     console.print(_table(outcomes, folder))
     console.print(_summary(outcomes), highlight=False)
+    if not options:
+        console.print(_ABOUT_EMBEDDED_MODEL, highlight=False)
     return 0
+
+
+def _model(options: Mapping[str, Any]) -> str:
+    if options:
+        return f"the model at {options['engine']['url']}"
+    return f"{ModelsSettings().completion}, the small embedded model, on this machine alone"
+
+
+def _why_no_places(root: Path) -> str:
+    if not source_files(root):
+        return f"{root} holds no source code to complete"
+    return (
+        f"{root} holds source code, but no file long enough to complete: one of {MIN_LINES} lines "
+        "or more, with something in them to guess"
+    )
 
 
 def _root(path: Path | None) -> Path:
@@ -91,8 +114,10 @@ def _root(path: Path | None) -> Path:
     return Path(qcn_lsp.__file__).parent
 
 
-async def _complete_all(folder: Path, places: list[Place], console: Console) -> list[Outcome]:
-    ran_before = await _engine_runs()
+async def _complete_all(
+    folder: Path, places: list[Place], options: Mapping[str, Any], console: Console
+) -> list[Outcome]:
+    leave_alone = bool(options) or await _engine_runs()
     try:
         with _progress(console) as show:
             show("Starting the language server", 0)
@@ -101,11 +126,11 @@ async def _complete_all(folder: Path, places: list[Place], console: Console) -> 
                 if status.busy and status.message:
                     show(status.message, status.percentage)
 
-            async with editor_session(folder, loading) as session:
+            async with editor_session(folder, loading, options=options) as session:
                 await _warm_up(session, folder)
                 return await _complete_each(session, places, show)
     finally:
-        if not ran_before:
+        if not leave_alone:
             await _end_engine()
 
 
@@ -175,10 +200,7 @@ def _summary(outcomes: list[Outcome]) -> str:
     exact = sum(outcome.exact for outcome in outcomes)
     return (
         f"{exact} of {len(outcomes)} lines exactly as they were; median "
-        f"{statistics.median(times):.0f} ms from request to answer.\n"
-        "qcn-nano is a small model of the real architecture: it shows that all works, not how "
-        "well.\nFor a model that helps, set qcn.models.completion to the folder of a "
-        "Qwen3-Coder-Next checkpoint."
+        f"{statistics.median(times):.0f} ms from request to answer."
     )
 
 
@@ -201,7 +223,8 @@ class Show:
 
 @contextmanager
 def _progress(console: Console) -> Iterator[Show]:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    activity = TextColumn("{task.description}", markup=False)
+    columns = (SpinnerColumn(), activity, BarColumn(), TimeElapsedColumn())
     progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     with progress:
         yield Show(console, progress)

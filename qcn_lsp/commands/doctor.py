@@ -27,6 +27,7 @@ from qcn_lsp.engine.runtime import EMBEDDED_MODEL, known_addresses, runtime_dire
 MIN_PYTHON = (3, 11)
 MIN_FREE_MIB = 1024
 ASK_SECONDS = 60.0
+INSTALL_AGAIN = "Install again: pip install . in the folder of qcn-lsp's source"
 SERVER_PACKAGES = (
     "pygls",
     "lsprotocol",
@@ -99,12 +100,12 @@ def _python() -> Iterator[Finding]:
 def _packages() -> Iterator[Finding]:
     missing = [name for name in SERVER_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        remedy = "Install again: pip install qcn-lsp"
-        yield Finding("language server", "fail", f"missing: {', '.join(missing)}", remedy)
+        found = f"missing: {', '.join(missing)}"
+        yield Finding("language server", "fail", found, INSTALL_AGAIN)
     else:
         yield Finding("language server", "ok", f"qcn-lsp {metadata.version('qcn-lsp')}")
     if missing := missing_packages():
-        remedy = f"{INSTALL_ENGINE}, or set qcn.engine.url to an OpenAI-compatible server."
+        remedy = f"{INSTALL_ENGINE}; or set qcn.engine.url to an OpenAI-compatible server."
         yield Finding("engine packages", "fail", f"missing: {', '.join(missing)}", remedy)
     else:
         versions = ", ".join(f"{name} {metadata.version(name)}" for name in ENGINE_PACKAGES)
@@ -196,9 +197,7 @@ def _model() -> Iterator[Finding]:
     """Look at the embedded model's folder."""
     found = importlib.util.find_spec("qcn_inference")
     if found is None or found.origin is None:
-        yield Finding(
-            "model", "fail", "qcn_inference is missing", "Install again: pip install qcn-lsp"
-        )
+        yield Finding("model", "fail", "qcn_inference is missing", INSTALL_AGAIN)
         return
     yield check_folder(Path(found.origin).parent / "data" / EMBEDDED_MODEL)
 

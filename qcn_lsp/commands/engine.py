@@ -1,10 +1,12 @@
 """`qcn engine start|stop|status`: the engines of this user, by hand."""
 
 import asyncio
+import ipaddress
 import json
 import os
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from qcn_lsp.engine.local import LocalEngine, dismiss
 from qcn_lsp.engine.messages import EngineState, EngineStatus, EngineUnavailable, NoAnswer
 from qcn_lsp.engine.process import engine_command, engine_environment, require_engine_packages
 from qcn_lsp.engine.runtime import (
+    LOOPBACK,
     Address,
     LoopbackAddress,
     UnixAddress,
@@ -31,28 +34,42 @@ from qcn_lsp.settings import EngineSettings
 
 HEALTH_SECONDS = 3.0
 END_SECONDS = 3.0
+LOOK_AGAIN_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
 class Where:
-    """Where the user put an engine; all defaults: where windows look for it."""
+    """Where the user put an engine; all unset: where windows look for it."""
 
     socket: Path | None
-    host: str
+    host: str | None
     port: int | None
     token_file: Path | None
 
     def address(self) -> Address | None:
         """Return the address meant, None for the usual one."""
+        over_tcp = (self.host, self.port, self.token_file)
         if self.socket is not None:
-            if self.port is not None or self.token_file is not None:
-                raise CommandError("--socket goes without --port and --token-file")
+            if over_tcp != (None, None, None):
+                raise CommandError("--socket goes without --host, --port and --token-file")
             return UnixAddress(self.socket.absolute())
-        if self.port is None and self.token_file is None:
+        if over_tcp == (None, None, None):
             return None
         if self.port is None or self.token_file is None:
-            raise CommandError("--port and --token-file go together")
-        return LoopbackAddress(self.port, self.token_file.absolute(), self.host)
+            raise CommandError("--port and --token-file go together, and --host with both")
+        host = _loopback(self.host or LOOPBACK)
+        return LoopbackAddress(self.port, self.token_file.absolute(), host)
+
+
+def _loopback(host: str) -> str:
+    """Return the loopback address that `host` means: the token must not go anywhere else."""
+    if host.lower() == "localhost":  # as the engine takes it; no resolver is asked
+        return LOOPBACK
+    with suppress(ValueError):
+        address = ipaddress.ip_address(host.strip("[]"))
+        if address.is_loopback:
+            return str(address)
+    raise CommandError(f"{host} is not loopback: an engine is at 127.0.0.1 or ::1, nowhere else")
 
 
 def start(model: str, where: Where, *, foreground: bool) -> int:
@@ -69,8 +86,13 @@ def start(model: str, where: Where, *, foreground: bool) -> int:
 
 def stop(where: Where) -> int:
     """End the engines; one that does not answer is ended by its process id."""
-    stopped = asyncio.run(_stop_all(_addresses(where)))
-    print("\n".join(stopped) if stopped else "No engine is running.")
+    stopped, problems = asyncio.run(_stop_all(_addresses(where)))
+    for line in stopped:
+        print(line)
+    if problems:
+        raise CommandError("\n".join(problems))
+    if not stopped:
+        print("No engine is running.")
     return 0
 
 
@@ -132,6 +154,7 @@ def _run_here(model: str, address: Address | None, idle_minutes: float) -> int:
 
 async def _attach(local: LocalEngine) -> None:
     from rich.status import Status
+    from rich.text import Text
 
     from qcn_lsp.commands.console import make_console
 
@@ -140,7 +163,7 @@ async def _attach(local: LocalEngine) -> None:
 
     def report(status: EngineStatus) -> None:
         share = f" {100 * status.done // status.total} %" if status.total else ""
-        shown.update(f"{status.message} {status.model or ''}{share}")
+        shown.update(Text(f"{status.message} {status.model or ''}{share}"))
         if not console.is_terminal and status.state is EngineState.STARTING:
             console.print(f"{status.message} {status.model or ''}", highlight=False)
 
@@ -155,58 +178,81 @@ async def _attach(local: LocalEngine) -> None:
     console.print(f"The engine is ready: {health.model}, pid {health.pid}", highlight=False)
 
 
-async def _stop_all(addresses: list[Address]) -> list[str]:
-    """End the engines at these addresses; return a line for each."""
-    lines = []
+async def _stop_all(addresses: list[Address]) -> tuple[list[str], list[str]]:
+    """End the engines at these addresses; return a line for each that ended and each that did not.
+
+    One that cannot be ended keeps none of the others from being ended.
+    """
+    stopped, problems = [], []
     for address, health in await running_engines(addresses):
+        try:
+            stopped.append(await _stop_one(address, health))
+        except EngineUnavailable as problem:
+            problems.append(f"The engine at {address} cannot be stopped: {problem}")
+    return stopped, problems
+
+
+async def _stop_one(address: Address, health: Health | None) -> str:
+    """End one engine and return a line that says so; raises `EngineUnavailable`."""
+    try:
+        if health is None:
+            raise NoAnswer("it did not answer")
         client = address.client()
         try:
-            if health is None:
-                raise NoAnswer("it did not answer")
             await dismiss(client, when="now")
-            if health.pid is not None:
-                await asyncio.to_thread(_wait_for_end, health.pid)
-            lines.append(f"Stopped the engine (pid {health.pid}).")
-        except EngineUnavailable as problem:
-            ended = await asyncio.to_thread(_end_process, address)
-            if ended is None:
-                raise CommandError(
-                    f"the engine at {address} cannot be stopped: {problem}"
-                ) from problem
-            lines.append(f"Ended the engine (pid {ended}): {problem}.")
         finally:
             await client.close()
-    return lines
+        if health.pid is not None:
+            await asyncio.to_thread(_wait_for_engine, health.pid)
+    except EngineUnavailable as problem:
+        ended = await asyncio.to_thread(_end_process, address)
+        if ended is None:
+            raise
+        return f"Ended the engine (pid {ended}): {str(problem).rstrip('.')}."
+    return f"Stopped the engine (pid {health.pid})."
 
 
-def _wait_for_end(pid: int) -> None:
+def _wait_for_engine(pid: int) -> None:
     """Wait until an engine that listens no more has given its memory back."""
     with suppress(psutil.NoSuchProcess):
-        try:
-            psutil.Process(pid).wait(END_SECONDS)
-        except psutil.TimeoutExpired:
+        if not _ends(psutil.Process(pid)):
             raise EngineUnavailable(
                 f"it stopped listening and has not ended within {END_SECONDS:g} seconds"
-            ) from None
+            )
 
 
 def _end_process(address: Address) -> int | None:
-    """End the process whose command line says that it serves `address`; return its id."""
+    """End the process whose command line says that it serves `address`; return its id.
+
+    Raises `EngineUnavailable` when it outlives even that.
+    """
     wanted = {"qcn_inference", *address.arguments()}
     for process in psutil.process_iter():
         try:
             if not wanted <= set(process.cmdline()):
                 continue
             process.terminate()
-            try:
-                process.wait(END_SECONDS)
-            except psutil.TimeoutExpired:
+            if not _ends(process):
                 process.kill()
-                process.wait(END_SECONDS)
+                if not _ends(process):
+                    raise EngineUnavailable(f"its process {process.pid} does not end when killed")
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
         return process.pid
     return None
+
+
+def _ends(process: psutil.Process) -> bool:
+    """Return whether a process, which need not be a child of ours, ends within `END_SECONDS`.
+
+    A zombie has ended: its memory is given back, only whoever started it has not asked yet.
+    """
+    end = time.monotonic() + END_SECONDS
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        if time.monotonic() >= end:
+            return False
+        time.sleep(LOOK_AGAIN_SECONDS)
+    return True
 
 
 def _print_table(found: list[tuple[Address, Health | None]]) -> None:

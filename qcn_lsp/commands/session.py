@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -59,8 +59,8 @@ class EditorSession:
         self._texts: dict[str, str] = {}
         self._register()
 
-    async def start(self, root: Path) -> None:
-        """Start the server on the workspace folder `root`."""
+    async def start(self, root: Path, options: Mapping[str, Any] | None = None) -> None:
+        """Start the server on the workspace folder `root`, with initialization options."""
         await self._client.start_io(sys.executable, "-P", "-m", "qcn_lsp")
         self._client.keep_stderr()
         async with self._answer_within(START_SECONDS):
@@ -70,6 +70,7 @@ class EditorSession:
                     process_id=os.getpid(),
                     client_info=types.ClientInfo("qcn", metadata.version("qcn-lsp")),
                     root_uri=root.as_uri(),
+                    initialization_options=dict(options or {}),
                     workspace_folders=[types.WorkspaceFolder(root.as_uri(), root.name)],
                 )
             )
@@ -245,12 +246,18 @@ class _Client(LanguageClient):
 
 @asynccontextmanager
 async def editor_session(
-    root: Path, on_status: Callable[[ServerStatus], None] = lambda status: None
+    root: Path,
+    on_status: Callable[[ServerStatus], None] = lambda status: None,
+    *,
+    options: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[EditorSession]:
-    """Run a language server on the workspace folder `root` while the block runs."""
+    """Run a language server on the workspace folder `root` while the block runs.
+
+    `options` are settings, as an editor sends them in `initializationOptions`.
+    """
     session = EditorSession(on_status)
     try:
-        await session.start(root)
+        await session.start(root, options)
         yield session
     finally:
         await session.stop()

@@ -18,6 +18,7 @@ answer: nothing is started beside it, and the message names `qcn engine stop`.
 import asyncio
 import logging
 import re
+import shlex
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -52,6 +53,7 @@ from qcn_lsp.engine.runtime import (
     new_address,
     resolve_model,
     runtime_directory,
+    same_model,
 )
 
 logger = logging.getLogger(__name__)
@@ -109,7 +111,6 @@ class LocalEngine:
     def last_words(self) -> str:
         """Return the end of the engine's log, of the part this process started if it did."""
         if self._process is not None:
-            self._process.exit_code()  # collects it, should it have ended
             return self._process.last_words()
         return last_lines(log_path(self._key))
 
@@ -141,6 +142,12 @@ class LocalEngine:
             logger.info("replacing the engine that could not read its model (pid %s)", health.pid)
             await dismiss(client, when="now")
             return False
+        if self._address and not same_model(self.model, health.model_path):
+            stop = shlex.join(["qcn", "engine", "stop", *self._address.arguments()])
+            raise EngineUnavailable(
+                f"The engine at {self._address} runs another model, {health.model_path}. "
+                f"Choose another address, or end it with: {stop}"
+            )
         if health.version == self._version:
             return True
         older = _numbers(health.version) < _numbers(self._version)

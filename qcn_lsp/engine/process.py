@@ -4,6 +4,9 @@ The engine outlives the window that started it, because other windows use it too
 leader of its own, its input is closed and its output goes to a file. It leaves by itself when
 nobody has used it for a while.
 
+A thread waits for its end, so that it is no zombie of the window that started it: whoever waits
+for the engine's end (`qcn engine stop`) would wait for as long as that window is open.
+
 It runs in safe-path mode (`-P`) and in its runtime directory: a workspace that holds a file named
 `torch.py` must not be able to run it.
 """
@@ -12,6 +15,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +26,8 @@ from qcn_lsp.engine.runtime import Address
 MAX_LOG_BYTES = 1 << 20
 LAST_LINES = 8
 ENGINE_PACKAGES = ("torch", "safetensors", "tokenizers", "starlette", "uvicorn")
-INSTALL_ENGINE = 'pip install "qcn-lsp[engine]"'
+# Not by the package's name: no index holds it, and whoever registers it there would be installed.
+INSTALL_ENGINE = 'pip install ".[engine]", in the folder of qcn-lsp\'s source'
 
 
 @dataclass
@@ -34,7 +39,7 @@ class EngineProcess:
     log_start: int
 
     def exit_code(self) -> int | None:
-        """Return the exit code, None while it runs; collects the process when it has ended."""
+        """Return the exit code, None while it runs."""
         return self.popen.poll()
 
     def last_words(self) -> str:
@@ -68,8 +73,8 @@ def require_engine_packages() -> None:
     if missing := missing_packages():
         raise EngineUnavailable(
             f"The local engine is not installed ({', '.join(missing)} missing from "
-            f"{sys.executable}). Install it with: {INSTALL_ENGINE}, or point the setting "
-            "`qcn.engine.url` at an OpenAI-compatible server."
+            f"{sys.executable}). Install it with: {INSTALL_ENGINE}; or point the setting "
+            "`qcn.engine.url` (of commands: --engine-url) at an OpenAI-compatible server."
         )
 
 
@@ -89,15 +94,25 @@ def spawn(command: Sequence[str], *, log: Path, directory: Path) -> EngineProces
         )
     finally:
         os.close(descriptor)
+    threading.Thread(target=popen.wait, name="engine's end", daemon=True).start()
     return EngineProcess(popen, log, log_start)
 
 
 def log_path(key: str) -> Path:
-    """Return the log of the engine of this key, in the user's state directory (0700)."""
+    """Return the log of the engine of this key, in the user's state directory (0700).
+
+    Raises `EngineUnavailable` with the remedy where that directory cannot be made.
+    """
     import platformdirs
 
     directory = platformdirs.user_state_path("qcn", appauthor=False)
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise EngineUnavailable(
+            f"The folder of the engine's log, {directory}, cannot be made ({error.strerror}). "
+            "Set XDG_STATE_HOME to a folder that you can write to."
+        ) from error
     return directory / f"engine-{key}.log"
 
 

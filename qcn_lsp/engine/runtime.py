@@ -81,6 +81,19 @@ def resolve_model(model: str) -> str:
     return model if model == EMBEDDED_MODEL else str(Path(model).expanduser().absolute())
 
 
+def same_model(model: str, folder: str | None) -> bool:
+    """Return whether `folder`, which an engine says it serves, is that of `model` (resolved).
+
+    The embedded model is asked for by its name and served from its package's folder, wherever that
+    is installed. An engine that names no folder is taken at its address's word.
+    """
+    if folder is None or model == folder:
+        return True
+    if model == EMBEDDED_MODEL:
+        return Path(folder).parts[-3:] == ("qcn_inference", "data", EMBEDDED_MODEL)
+    return os.path.realpath(model) == os.path.realpath(folder)
+
+
 def engine_key(model: str) -> str:
     """Return the name under which all windows find the engine of `model` (already resolved)."""
     return hashlib.sha256(model.encode("utf-8", "surrogateescape")).hexdigest()[:_KEY_DIGITS]
@@ -149,12 +162,21 @@ def write_token(path: Path) -> None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace `path` by a file with `text` that only its owner can read."""
+    """Replace `path` by a file with `text` that only its owner can read.
+
+    Raises `EngineUnavailable` where there can be none.
+    """
     draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(text)
-    draft.replace(path)
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(text)
+        draft.replace(path)
+    except OSError as error:
+        raise EngineUnavailable(
+            f"{path} cannot be written ({error.strerror}): choose a folder that exists and that "
+            "you can write to."
+        ) from error
 
 
 def _candidates() -> list[Path]:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 from command_support import qcn
@@ -23,7 +24,7 @@ def test_the_version_is_the_packages() -> None:
         ("engine", "explode"),
         ("complete",),
         ("doctor", "--no-such-option"),
-        ("engine", "start", "--port", "many"),
+        *[("engine", "start", "--port", port) for port in ("many", "0", "65536", "-1", "9" * 5000)],
     ],
 )
 def test_wrong_usage_exits_with_2_and_says_what_is_right(
@@ -47,3 +48,18 @@ def test_help_loads_nothing_but_the_standard_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.endswith("\n[]\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_output_that_cannot_be_written_is_one_sentence(
+    runtime: Path, options: tuple[str, ...]
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "qcn_lsp.cli", "engine", "status", *options],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert (done.returncode, done.stderr) == (1, "qcn: No space left on device\n")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from command_support import qcn
 from link_support import StandInModel, processes_of, until
+from standin_endpoint import endpoint
 
 from qcn_lsp.cli import main
 from qcn_lsp.commands.places import choose_places, places_in, source_files
@@ -91,6 +92,25 @@ def test_it_shows_a_row_for_each_place_and_leaves_nothing_behind(
     assert not processes_of(runtime)
 
 
+def test_names_of_files_are_printed_as_they_are(standin: StandInModel, tmp_path: Path) -> None:
+    folder = tmp_path / "w[/y]:smile:"
+    folder.mkdir(parents=True)
+    (folder / "[id].py").write_text(SHOP)
+    done = qcn("demo", folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"places of {folder} through" in " ".join(done.stdout.split())
+    assert "Completing [id].py:" in done.stdout
+
+
+def test_with_another_server_it_says_so_and_starts_no_engine(runtime: Path, shop: Path) -> None:
+    with endpoint() as model:
+        done = qcn("demo", shop, "--engine-url", model.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"the model at {model.url}." in " ".join(done.stdout.split())
+    assert "qcn-nano" not in done.stdout
+    assert list((runtime / "qcn").glob("engine-*")) == []
+
+
 def test_it_leaves_an_engine_that_ran_before_alone(embedded: StandInModel, shop: Path) -> None:
     qcn("engine", "start")
     assert qcn("demo", cwd=shop).returncode == 0
@@ -108,12 +128,19 @@ async def test_it_completes_with_the_real_engine_and_the_embedded_model(
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("none", "does not exist"), ("empty", "holds no source code")]
+    ("name", "message"),
+    [
+        ("none", "does not exist"),
+        ("empty", "holds no source code"),
+        ("short", "no file long enough to complete: one of 15 lines"),
+    ],
 )
 def test_a_repository_without_code_is_an_error(
     tmp_path: Path, name: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "short").mkdir()
+    (tmp_path / "short" / "a.py").write_text("a = len(b)\n")
     assert main(["demo", str(tmp_path / name)]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""

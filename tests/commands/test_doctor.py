@@ -47,7 +47,7 @@ def test_without_torch_it_says_how_to_get_it_and_fails(
     done = qcn("doctor")
     assert done.returncode == 1
     assert "missing: torch" in done.stdout
-    assert 'pip install "qcn-lsp[engine]"' in done.stdout
+    assert 'pip install ".[engine]", in the folder of qcn-lsp\'s source' in done.stdout
 
 
 def test_an_engine_in_trouble_is_a_failure(standin: StandInModel) -> None:

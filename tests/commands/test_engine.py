@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 from command_support import qcn
 from link_support import StandInModel, processes_of, until
+from standin_endpoint import endpoint
 
 from qcn_lsp.cli import main
+from qcn_lsp.engine.process import engine_command
+from qcn_lsp.engine.runtime import UnixAddress
 
 
 def running() -> list[dict[str, object]]:
@@ -33,6 +36,15 @@ def test_an_engine_is_started_shown_and_stopped(standin: StandInModel, runtime: 
     assert (stopped.returncode, stopped.stdout) == (0, f"Stopped the engine (pid {pid}).\n")
     assert not processes_of(runtime)
     assert "No engine is running" in qcn("engine", "status").stdout
+
+
+def test_a_models_name_is_printed_as_it_is(runtime: Path, standin: StandInModel) -> None:
+    model = StandInModel(standin.folder.parent / "w[/nope]" / "[id]")
+    started = qcn("engine", "start", "--model", model.folder)
+    assert (started.returncode, started.stderr) == (0, "")
+    assert f"Starting the engine {model.folder}" in " ".join(started.stdout.split())
+    assert "ready: [id], pid" in started.stdout
+    assert "[id]" in qcn("engine", "status").stdout
 
 
 def test_starting_twice_finds_the_one_that_runs(standin: StandInModel) -> None:
@@ -68,14 +80,60 @@ def test_an_engine_on_a_port_gets_a_token_file(standin: StandInModel, runtime: P
     assert "Stopped" in qcn("engine", "stop", *where).stdout
 
 
+def test_at_one_address_another_model_is_refused_and_the_running_one_named(
+    standin: StandInModel, runtime: Path, tmp_path: Path
+) -> None:
+    where = ("--socket", runtime / "s")
+    same = tmp_path / "same"
+    same.symlink_to(standin.folder)
+    for folder in (standin.folder, same):
+        assert qcn("engine", "start", "--model", folder, *where).returncode == 0
+    refused = qcn("engine", "start", "--model", StandInModel(tmp_path / "other").folder, *where)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert f"runs another model, {standin.folder}." in refused.stderr
+    assert f"qcn engine stop --socket {runtime}/s" in refused.stderr
+    assert len(standin.pids()) == 1
+
+
 @pytest.mark.parametrize(
-    "where", [("--port", "1"), ("--token-file", "t"), ("--socket", "s", "--port", "1")]
+    "where",
+    [
+        ("--port", "1"),
+        ("--token-file", "t"),
+        ("--host", "127.0.0.1"),
+        ("--socket", "s", "--port", "1"),
+        ("--socket", "s", "--host", "127.0.0.1"),
+    ],
 )
 def test_an_address_must_be_whole(
     where: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["engine", "start", *where]) == 1
     assert "--token-file" in capsys.readouterr().err
+
+
+def test_a_token_file_that_cannot_be_made_is_explained(
+    runtime: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    token = runtime / "none" / "token"
+    assert main(["engine", "start", "--port", "8012", "--token-file", str(token)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"qcn: {token} cannot be written (No such file or directory): ")
+
+
+@pytest.mark.parametrize("action", ["start", "stop", "status"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "example.com", "x@127.0.0.1"])
+def test_the_token_goes_to_no_other_machine(
+    runtime: Path, action: str, host: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    token = runtime / "token"
+    token.write_text("a token that is nobody else's")
+    with endpoint() as stranger:  # which listens where 0.0.0.0 leads
+        port = stranger.url.rpartition(":")[2]
+        where = ["--host", host, "--port", port, "--token-file", str(token)]
+        assert main(["engine", action, *where]) == 1
+        assert stranger.requests == []
+    assert f"{host} is not loopback" in capsys.readouterr().err
 
 
 async def test_in_the_foreground_the_command_is_the_engine(
@@ -98,4 +156,45 @@ def test_one_that_does_not_answer_is_ended_by_its_process_id(
     os.kill(pid, signal.SIGSTOP)
     stopped = qcn("engine", "stop")
     assert f"Ended the engine (pid {pid})" in stopped.stdout
+    assert not processes_of(runtime)
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+async def test_one_that_its_starter_has_not_collected_has_ended_all_the_same(
+    standin: StandInModel, runtime: Path, stuck: bool
+) -> None:
+    address = UnixAddress(runtime / "s")
+    engine = left_uncollected(engine_command(str(standin.folder), address, 15))
+    await until(lambda: listens(address.socket))
+    if stuck:
+        engine.send_signal(signal.SIGSTOP)
+    stopped = await asyncio.to_thread(qcn, "engine", "stop", "--socket", address.socket)
+    assert (stopped.returncode, stopped.stderr) == (0, "")
+    said = "Ended" if stuck else "Stopped"
+    assert stopped.stdout.startswith(f"{said} the engine (pid {engine.pid})")
+    engine.wait()
+
+
+def left_uncollected(command: list[str]) -> "subprocess.Popen[bytes]":
+    """Start a process that is a zombie, once it has ended, until the caller asks for it."""
+    return subprocess.Popen(command)
+
+
+def listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
+
+
+def test_one_that_cannot_be_stopped_keeps_no_other_from_it(
+    standin: StandInModel, runtime: Path
+) -> None:
+    qcn("engine", "start", "--model", standin.folder)
+    [pid] = standin.pids()
+    silent = runtime / "qcn" / "engine-0.sock"  # looked at first, and of no process of ours
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(silent))
+        listener.listen()
+        stopped = qcn("engine", "stop")
+    assert (stopped.returncode, stopped.stdout) == (1, f"Stopped the engine (pid {pid}).\n")
+    assert stopped.stderr == (f"qcn: The engine at {silent} cannot be stopped: it did not answer\n")
     assert not processes_of(runtime)

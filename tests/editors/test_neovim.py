@@ -218,6 +218,29 @@ def test_what_is_accepted_is_what_was_shown(
 
 
 @pytest.mark.timeout(400)
+def test_in_a_file_with_crlf_what_is_accepted_ends_its_lines_alike(
+    runtime: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = project / "dos.py"
+    file.write_bytes(b"import os\r\n")
+    with endpoint() as model:
+        answers(model, "\n    return os")
+        settings = f"{{ engine = {{ url = '{model.url}' }} }}"
+        with started(runtime, project, monkeypatch, settings) as neovim:
+            neovim.type(":edit dos.py<CR>")
+            neovim.until("#vim.lsp.get_clients({ name = 'qcn', bufnr = 0 }) == 1")
+            assert neovim.lua("vim.bo.fileformat") == "dos"
+            neovim.type("odef f():")
+            neovim.until("require('qcn.ghost').suggestion() ~= nil")
+            assert neovim.ghost_text() == "\n    return os"
+            neovim.accept()
+            assert neovim.lines() == ["import os", "def f():", "    return os"]
+            neovim.type("<Esc>:write<CR>")
+            neovim.until("not vim.bo.modified")
+    assert file.read_bytes() == b"import os\r\ndef f():\r\n    return os\r\n"
+
+
+@pytest.mark.timeout(400)
 def test_ghost_text_follows_what_is_typed_and_goes_with_insert_mode(
     runtime: Path, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

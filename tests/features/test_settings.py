@@ -104,6 +104,11 @@ def test_settings_arrive_under_the_names_the_client_uses(wrapped: bool) -> None:
             "qcn.engine.url: no such setting. "
             "Did you mean qcn.engine.url (nested, not with a dot in the key)?",
         ),
+        (
+            {"completion": {"URL": "http://h"}},
+            "qcn.completion.URL: no such setting. Did you mean qcn.engine.url?",
+        ),
+        ({"completion": {"foo": 1}}, "qcn.completion.foo: no such setting."),
         ({"zzz": 1}, "qcn.zzz: no such setting."),
     ],
 )

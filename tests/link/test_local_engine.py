@@ -8,6 +8,7 @@ import stat
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import pytest_asyncio
 from link_support import StandInModel, processes_of, until
@@ -176,6 +177,15 @@ async def test_an_engine_that_left_between_requests_is_started_again_unnoticed(
     assert len(standin.pids()) == 2
 
 
+async def test_an_engine_that_ended_is_no_zombie_of_the_window_that_started_it(
+    make_link: MakeLink, standin: StandInModel
+) -> None:
+    await make_link().ensure_ready()
+    [pid] = standin.pids()
+    os.kill(pid, signal.SIGTERM)
+    await until(lambda: not psutil.pid_exists(pid))
+
+
 async def test_an_engine_that_another_window_has_just_started_is_waited_for(
     make_link: MakeLink, standin: StandInModel
 ) -> None:
@@ -324,14 +334,15 @@ class TestFailures:
         self, make_link: MakeLink, runtime: Path
     ) -> None:
         (runtime / "state").touch()  # where its directory should be
-        with pytest.raises(EngineUnavailable, match=f"could not be started.*{runtime}/state"):
+        with pytest.raises(EngineUnavailable, match=f"{runtime}/state/qcn, .*Set XDG_STATE_HOME"):
             await make_link().complete(REQUEST)
 
     async def test_without_the_engine_installed_the_message_names_both_remedies(
         self, make_link: MakeLink, standin: StandInModel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("qcn_lsp.engine.process.ENGINE_PACKAGES", ("no_such_package",))
-        with pytest.raises(EngineUnavailable, match=r"qcn-lsp\[engine\].*qcn\.engine\.url"):
+        remedies = r"pip install .\.\[engine\].*qcn\.engine\.url.*--engine-url"
+        with pytest.raises(EngineUnavailable, match=remedies):
             await make_link().complete(REQUEST)
         assert standin.pids() == []
 

@@ -1,5 +1,6 @@
 """The runtime directory is private, and its sockets' paths fit the system's limit."""
 
+import importlib.util
 import os
 import stat
 from pathlib import Path
@@ -14,6 +15,7 @@ from qcn_lsp.engine.runtime import (
     engine_key,
     resolve_model,
     runtime_directory,
+    same_model,
 )
 
 
@@ -83,3 +85,13 @@ def test_a_model_has_one_key_however_its_folder_is_written(
     keys = {engine_key(resolve_model(name)) for name in ("m", "~/m", str(tmp_path / "m"))}
     assert len(keys) == 1
     assert engine_key(resolve_model("qcn-nano")) not in keys
+
+
+def test_the_embedded_models_name_and_its_folder_are_one_model(tmp_path: Path) -> None:
+    package = importlib.util.find_spec("qcn_inference")
+    assert package is not None
+    assert package.origin is not None
+    folder = str(Path(package.origin).parent / "data" / "qcn-nano")
+    assert same_model(resolve_model("qcn-nano"), folder)
+    assert same_model(resolve_model(folder), folder)
+    assert not same_model(resolve_model("qcn-nano"), str(tmp_path / "qcn-nano"))

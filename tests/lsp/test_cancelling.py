@@ -65,3 +65,20 @@ def test_an_id_may_be_used_again_after_cancelling(server: Wire) -> None:
     server.send(notification("$/cancelRequest", {"id": "a"}), request("a", "test/echo", 5))
     server.ask("later", "test/echo")
     assert server.answers() == [("a", CANCELLED), ("a", "ok"), ("later", "ok")]
+
+
+def test_the_log_names_no_cancelled_request_and_no_whole_id() -> None:
+    with session() as server:
+        begin(server, "cancelled", "test/wait", "log")
+        server.send(notification("$/cancelRequest", {"id": "cancelled"}))
+        assert server.answer("cancelled")["error"]["code"] == CANCELLED
+        unknown = "x" * 1000
+        server.send(request(unknown, "test/noSuchMethod"))
+        assert "error" in server.answer(unknown)
+        server.send(request("last", "shutdown"))
+        server.answer("last")
+        server.hang_up()
+        server.exit_code()
+        assert b"answered 'cancelled'" not in server.log
+        assert b"answered 'xxx" in server.log
+        assert b"x" * 60 not in server.log

@@ -22,6 +22,11 @@ local shown ---@type qcn.Shown?
 local cancel_request ---@type fun()?
 local loading = {} ---@type table<integer, boolean> by client id
 
+--- Return the lines of a text, which ends them as the document does; a buffer's lines hold no CR.
+local function split_lines(text)
+  return vim.split(text, '\r?\n')
+end
+
 local function clear()
   if cancel_request then
     cancel_request()
@@ -48,7 +53,7 @@ local function show(buffer, client, item)
   if to ~= column or not vim.startswith(item.insertText, typed) then
     return
   end
-  local lines = vim.split(item.insertText:sub(#typed + 1), '\n', { plain = true })
+  local lines = split_lines(item.insertText:sub(#typed + 1))
   local below = {}
   for index = 2, #lines do
     below[#below + 1] = { { lines[index], 'QcnGhost' } }
@@ -174,7 +179,7 @@ function M.accept()
       return
     end
     clear()
-    local lines = vim.split(taken.text, '\n', { plain = true })
+    local lines = split_lines(taken.text)
     vim.api.nvim_buf_set_text(taken.buffer, taken.row, taken.from, taken.row, taken.to, lines)
     local column = #lines[#lines] + (#lines == 1 and taken.from or 0)
     vim.api.nvim_win_set_cursor(0, { taken.row + #lines, column })
