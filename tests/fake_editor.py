@@ -227,4 +227,6 @@ async def fake_editor(
             await client.shutdown_session()
     finally:
         with contextlib.suppress(ProcessLookupError):
+            if client._server is not None and client._server.returncode is None:
+                client._server.kill()  # the test failed: nobody has told it to leave
             await client.stop()  # type: ignore[no-untyped-call]  # pytest-lsp's is not annotated

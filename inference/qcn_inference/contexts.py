@@ -26,6 +26,13 @@ Zone = Literal["base", "overlay"]
 MOST_CONTEXTS = 64
 """Of all windows of the user together; what was used least recently goes first."""
 REFRESHES_NOTED = 10
+TAIL_ROOM = 16_384
+"""Tokens behind a context, for a prompt's own and what is generated; or a quarter, if less."""
+
+
+def context_limit(context_length: int) -> int:
+    """The most tokens that a context may have where the model reads `context_length` in all."""
+    return context_length - min(TAIL_ROOM, context_length // 4)
 
 
 def segment_hash(path: str, text: str) -> str:

@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from qcn_inference.contexts import Context, Segment
+from qcn_inference.contexts import Context, Segment, context_limit
 from qcn_inference.request import CacheView, Refreshed
 from qcn_inference.scheduler import Priority, Superseded
 from qcn_inference.service.engine import Engine, as_api_error
@@ -46,8 +46,9 @@ async def put_context(request: Request) -> Response:
     context = engine.contexts.compose(tokenizer, name, body.repo, body.segments, new)
     spans = context.spans
     counts = [{"hash": span.segment.hash, "tokens": len(span.segment.ids)} for span in spans]
-    if len(context.ids) > engine.context_limit:
-        message = f"{len(context.ids)} tokens, more than the {engine.context_limit} that fit"
+    limit = context_limit(engine.ready().context_length)
+    if len(context.ids) > limit:
+        message = f"{len(context.ids)} tokens, more than the {limit} that fit"
         return _refused(413, "context_too_long", message, segments=counts)
     if not engine.contexts.put(context, arrival):
         raise as_api_error(Superseded())
@@ -131,7 +132,7 @@ def _described(engine: Engine, context: Context, view: CacheView) -> dict[str, A
         "id": context.id,
         "repo": context.repo,
         "tokens": len(context.ids),
-        "limit": engine.context_limit,
+        "limit": context_limit(engine.ready().context_length),
         "segments": [
             {
                 "hash": span.segment.hash,

@@ -32,8 +32,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Tokens behind a context: a prompt's own, and what is generated.
-TAIL_ROOM = 16_384
 # Room for what was read: this many bytes, or this part of the weights if that is more. For each
 # token the embedded model keeps 1 kB, an 80 B model 24; a checkpoint takes 0.5 MB or 77.
 CACHE_BYTES = 256 * 2**20
@@ -201,12 +199,6 @@ class Engine:
             ) from None
         except Closed as error:
             raise as_api_error(error) from None
-
-    @property
-    def context_limit(self) -> int:
-        """The most tokens that a context may have: the rest is for what stands behind it."""
-        length = self.ready().context_length
-        return length - min(TAIL_ROOM, length // 4)
 
     def _count(self, future: Future[Finished]) -> None:
         if future.cancelled():

@@ -11,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from qcn_inference.contexts import context_limit
 from qcn_inference.service.engine import EngineState
 from qcn_inference.service.http import engine_of, read_body
 from qcn_inference.service.schemas import ShutdownBody
@@ -35,7 +36,7 @@ async def get_health(request: Request) -> Response:
         "progress": None if progress is None else {"done": progress.done, "total": progress.total},
         "error": engine.error,
         "context_length": None if loaded is None else loaded.context_length,
-        "context_limit": None if loaded is None else engine.context_limit,
+        "context_limit": None if loaded is None else context_limit(loaded.context_length),
         "pid": os.getpid(),
         "active_requests": engine.activity.active,
         "idle_seconds": engine.activity.idle_seconds,
