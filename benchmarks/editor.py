@@ -36,7 +36,7 @@ def own_engine() -> Iterator[None]:
             yield
         finally:
             with contextlib.redirect_stdout(sys.stderr):
-                engine.stop(engine.Where(socket=None, host="", port=None, token_file=None))
+                engine.stop(engine.Where(socket=None, host=None, port=None, token_file=None))
 
 
 def server_process() -> psutil.Process:
