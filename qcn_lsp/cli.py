@@ -60,7 +60,7 @@ def _run(options: argparse.Namespace) -> int:
         case "context":
             from qcn_lsp.commands import context
 
-            return context.run(options.path, as_json=options.json)
+            return context.run(options.path, options.tokens, as_json=options.json)
         case "doctor":
             from qcn_lsp.commands import doctor
 
@@ -120,6 +120,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     context.add_argument(
         "path", nargs="?", type=Path, metavar="PATH", help="the folder (default: this one)"
+    )
+    context.add_argument(
+        "--tokens",
+        type=int,
+        default=0,
+        metavar="N",
+        help="as the setting qcn.context.tokens; a small model such as qcn-nano reads no "
+        "repository without it",
     )
     _add_json(context)
 

@@ -111,7 +111,7 @@ class ContextSettings(_Section):
         0,
         "resource",
         "Most tokens of the workspace folders that the model reads. 0: as many as fit in front of "
-        "a completion.",
+        "a completion, and none where that is too little to be worth it, as with `qcn-nano`.",
         ge=0,
         le=262_144,
     )

@@ -19,12 +19,15 @@ from qcn_lsp.commands.session import EditorSession, editor_session
 PAUSE_SECONDS = 0.2  # between two looks at how far the engine has read
 
 
-def run(path: Path | None, *, as_json: bool) -> int:
-    """Lay out and read the repository at `path` as in an editor, and show the result."""
+def run(path: Path | None, tokens: int, *, as_json: bool) -> int:
+    """Lay out and read the repository at `path` as in an editor, and show the result.
+
+    `tokens` is the setting `context.tokens`.
+    """
     root = (path or Path.cwd()).resolve()
     if not root.is_dir():
         raise CommandError(f"{root} is no folder")
-    view = asyncio.run(_read(root))
+    view = asyncio.run(_read(root, tokens))
     skipped = [(str(item.path), item.reason) for item in walk(root) if isinstance(item, Skipped)]
     if as_json:
         print(json.dumps(view | {"skipped": skipped}, ensure_ascii=False, indent=1))
@@ -33,8 +36,8 @@ def run(path: Path | None, *, as_json: bool) -> int:
     return 0
 
 
-async def _read(root: Path) -> dict[str, Any]:
-    async with editor_session(root) as session:
+async def _read(root: Path, tokens: int) -> dict[str, Any]:
+    async with editor_session(root, options={"context": {"tokens": tokens}}) as session:
         return await _until_read(session, root)
 
 

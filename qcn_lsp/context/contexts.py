@@ -42,6 +42,9 @@ logger = logging.getLogger(__name__)
 
 LEAST_TOKENS = 512
 """A smaller budget holds no file worth the trouble."""
+LEAST_LIMIT = 16_384
+"""A model that takes less gets no context unless the user asks for one: so little holds hardly more
+than what is open, and is laid out and read anew with every other change."""
 
 
 class RepositoryContexts:
@@ -185,6 +188,11 @@ class _Live:
 
         limit = await self.engine.context_limit()
         wanted = self._server.settings.context.tokens
+        if not wanted and limit < LEAST_LIMIT:
+            raise EngineUnavailable(
+                f"the model takes {limit} tokens of one, less than is worth it; "
+                "set qcn.context.tokens to have one all the same"
+            )
         budget = min(wanted or limit, limit) // self._roots()
         if budget < LEAST_TOKENS:
             raise EngineUnavailable(f"{budget} tokens are too few for one")

@@ -20,7 +20,7 @@ def shop(tmp_path: Path) -> Path:
 
 
 def test_it_shows_what_is_read_and_why_the_rest_is_not(runtime: Path, shop: Path) -> None:
-    done = qcn("context", shop, "--json")
+    done = qcn("context", shop, "--tokens", "6000", "--json")
     assert done.returncode == 0, done.stderr
     view = json.loads(done.stdout)
     segments = view["segments"]
@@ -34,12 +34,18 @@ def test_it_shows_what_is_read_and_why_the_rest_is_not(runtime: Path, shop: Path
     assert "binary" in reasons["logo.png"]
     assert "hunter2" not in done.stdout
     # In words, and read already: the engine is still there.
-    done = qcn("context", shop)
+    done = qcn("context", shop, "--tokens", "6000")
     assert done.returncode == 0, done.stderr
     assert "lib/prices.py" in done.stdout
     assert "0 read in" in done.stdout
     assert "Not read: .env" in done.stdout
     assert len(processes_of(runtime)) == 1
+
+
+def test_the_embedded_model_reads_none_unless_told_to(runtime: Path, shop: Path) -> None:
+    done = qcn("context", shop)
+    assert done.returncode == 1
+    assert "set qcn.context.tokens" in done.stderr
 
 
 def test_a_folder_that_is_none_is_an_error(tmp_path: Path) -> None:

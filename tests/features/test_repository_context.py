@@ -12,7 +12,7 @@ from lsprotocol import types
 from scripted_model import ScriptedModel, scripted_model
 
 Layout = list[tuple[str, str, str]]
-HEALTH = {"state": "ready", "model": "scripted", "context_limit": 6000}
+HEALTH = {"state": "ready", "model": "scripted", "context_limit": 20_000}
 # One that tells of changes on disk when it is asked to, and one that does not.
 WATCHING, UNWATCHING = "vscode", "minimal"
 
@@ -194,6 +194,18 @@ async def test_the_setting_keeps_it_out(root: Path) -> None:
         for _ in range(5):
             await complete(buffer)
         assert model.layouts == {}
+
+
+async def test_a_model_that_takes_little_gets_none_unless_it_is_asked_for(root: Path) -> None:
+    async with session(root) as (editor, model):
+        assert model.health is not None
+        model.health = {**model.health, "context_limit": 6000}
+        buffer = editor.open("main.py", "")
+        for _ in range(5):
+            await complete(buffer)
+        assert model.layouts == {}
+        await editor.configure({"engine": {"url": model.url}, "context": {"tokens": 4000}})
+        await laid_out(buffer, model)
 
 
 def overlay_paths(layout: Layout) -> set[str]:
