@@ -134,8 +134,7 @@ def main() -> None:
     else:
         listener = socket.create_server((options.host, options.port))
     standin.server.run(sockets=[listener])
-    if options.socket:
-        Path(options.socket).unlink(missing_ok=True)
+    # The socket's file stays: by now it may be that of the engine which has taken this one's place.
 
 
 if __name__ == "__main__":
