@@ -2,8 +2,9 @@
 
 import os
 import socket
+import subprocess
+import sys
 import tempfile
-import tracemalloc
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -201,21 +202,34 @@ def test_one_place_is_walked_as_the_whole_would_walk_it(root: Path) -> None:
     assert skipped(root, PurePosixPath("gen/deep/a.py")) == {"gen": "ignored by .gitignore, line 2"}
 
 
-def test_the_memory_of_a_walk_does_not_grow_with_the_tree(root: Path) -> None:
-    """Counted, not timed: the most that is held at once, for trees of 10 and of 60 folders."""
+PEAK_OF_A_WALK = """
+import sys, tracemalloc
+from pathlib import Path
+from qcn_indexer.walk import walk
 
-    def peak(folders: int) -> int:
+def peak(root):
+    tracemalloc.start()
+    for _ in walk(Path(root)):
+        pass
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return most
+
+peak(sys.argv[1])  # what Python keeps from a first run
+print(*map(peak, sys.argv[1:]))
+"""
+
+
+def test_the_memory_of_a_walk_does_not_grow_with_the_tree(tmp_path: Path) -> None:
+    """Counted, not timed: the most that is held at once, for trees of 10 and of 60 folders.
+
+    In a process of its own: the count is of all threads.
+    """
+    for folders in (10, 60):
         for folder in range(folders):
-            write(root, {f"{folder}/{file}.py": "x" for file in range(40)})
-        tracemalloc.start()
-        for _ in walk(root):
-            pass
-        most = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return most
-
-    peak(10)  # what Python keeps from a first run
-    small, large = peak(10), peak(60)
+            write(tmp_path / str(folders), {f"{folder}/{file}.py": "x" for file in range(40)})
+    run = [sys.executable, "-c", PEAK_OF_A_WALK, tmp_path / "10", tmp_path / "60"]
+    small, large = map(int, subprocess.check_output(run).split())
     assert large < small + 50 * 2_000  # a folder's place in the queue, not its 40 files
 
 
