@@ -1,0 +1,66 @@
+"""A rename reaches the completion: real server, real engine, a model that was taught to copy."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from copying_model import NAMES, call, caller, definition, write_copying_model
+from fake_editor import DEADLINE_SECONDS, Buffer, FakeEditor, capabilities, fake_editor
+
+OLD, NEW = NAMES[3], NAMES[8]
+
+
+@pytest.fixture(scope="module")
+def copying_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_copying_model(tmp_path_factory.mktemp("models") / "copying")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A shop that calls its function by the name it has."""
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    (folder / "prices.py").write_text(definition(OLD))
+    (folder / "main.py").write_text(caller(OLD))
+    return folder
+
+
+@pytest_asyncio.fixture
+async def editor(root: Path, runtime: Path, copying_model: Path) -> AsyncIterator[FakeEditor]:
+    settings = {"models": {"completion": str(copying_model)}, "context": {"tokens": 4000}}
+    async with fake_editor(root, capabilities("vscode"), settings) as editor:
+        yield editor
+
+
+async def completed(buffer: Buffer) -> str | None:
+    """The ghost text behind the call's beginning, asked for anew: the place has changed."""
+    buffer.type("\n\ndue =")
+    before = buffer.text
+    marked = await buffer.ghost()
+    return None if marked is None else marked.replace("‸", "").removeprefix(before)
+
+
+async def until_completed(buffer: Buffer, expected: str) -> None:
+    """Complete until the repository stands in front: until then there is nothing to copy from."""
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while await completed(buffer) != expected:
+            pass
+
+
+async def test_the_call_follows_the_function_when_it_is_renamed_in_a_buffer_and_when_that_is_saved(
+    editor: FakeEditor, root: Path
+) -> None:
+    main = editor.open("main.py", (root / "main.py").read_text())
+    prices = editor.open("prices.py", (root / "prices.py").read_text())
+    await until_completed(main, call(OLD))
+
+    start = prices.text.index(OLD)
+    prices.replace(start, start + len(OLD), NEW)
+    assert await completed(main) == call(NEW)
+
+    (root / "prices.py").write_text(prices.text)
+    editor.close_all()
+    main = editor.open("main.py", (root / "main.py").read_text())
+    assert await completed(main) == call(NEW)
