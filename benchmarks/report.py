@@ -118,39 +118,37 @@ def _startup(result: dict[str, Any]) -> Iterator[str]:
 
 def _edit(result: dict[str, Any]) -> Iterator[str]:
     yield (
-        "From a change to the first token of a completion whose own text is "
-        f"{result['tail_tokens']} tokens, with qcn-nano: milliseconds, and tokens computed."
+        "From a change to the first token of a completion behind it, with qcn-nano, over HTTP: "
+        "milliseconds, and tokens computed."
     )
-    yield ""
-    contexts = result["contexts"]
-    yield "| | " + " | ".join(f"{one['tokens']:,} tokens" for one in contexts) + " |"
-    yield "|---|" + "---:|" * len(contexts)
-    for name in contexts[0]["cases"]:
-        cases = [one["cases"][name] for one in contexts]
-        cells = (
-            f"{_spread(case['time'])} ms, {case['tokens_computed']['median']:,.0f} tokens"
-            for case in cases
-        )
-        yield f"| {name} | " + " | ".join(cells) + " |"
-    for key, title in (
-        ("first_read", "the base, read for the first time"),
-        ("from_nothing", "base and completion from nothing, ours"),
-        ("transformers_from_nothing", "the same, transformers"),
-    ):
-        cells = (
-            f"{one[key]['value']:,.0f} ms" if key in one else "not measured" for one in contexts
-        )
-        yield f"| {title} | " + " | ".join(cells) + " |"
-    yield ""
-    for one in contexts:
-        line = one["cases"]["one line"]["time"]["median"]
-        parts = [f"{one['from_nothing']['value'] / line:,.0f} times ours from nothing"]
-        if peer := one.get("transformers_from_nothing"):
-            parts.append(f"{peer['value'] / line:,.0f} times transformers from nothing")
-        yield f"- one line changed, {one['tokens']:,} tokens: " + ", ".join(parts)
-        if reason := one.get("transformers_not_measured"):
-            yield f"- transformers was not measured: {reason}"
-    yield "- llama.cpp: not measured yet"
+    for one in result["contexts"]:
+        yield from ("", f"A context of {one['tokens']:,} tokens ({one['files']} files):", "")
+        yield f"| | {' | '.join(EDIT_CONTENDERS)} | llama.cpp ÷ ours, our layout | file order |"
+        yield "|---|" + "---:|" * (len(EDIT_CONTENDERS) + 2)
+        for name, case in one["cases"].items():
+            cells = [_edit_cell(case["measured"].get(who)) for who in EDIT_CONTENDERS]
+            for who in EDIT_CONTENDERS[1:]:
+                ratio = case["ratios"].get(f"{who} / ours")
+                cells.append(_spread(ratio) if ratio else "")
+            yield f"| {name} | {' | '.join(cells)} |"
+        yield ""
+        line = one["cases"]["one line"]["measured"]["ours"]["time"]["median"]
+        for who, nothing in one["from_nothing"].items():
+            yield (
+                f"- {who} from nothing: {nothing['value']:,.0f} ms, {nothing['value'] / line:,.0f} "
+                "times ours after a change of one line"
+            )
+    for who, reason in result["not_measured"].items():
+        yield f"- {who} was not measured: {reason}"
+
+
+EDIT_CONTENDERS = ("ours", "llama.cpp, our layout", "llama.cpp, file order")
+
+
+def _edit_cell(figures: dict[str, Any] | None) -> str:
+    if figures is None:
+        return ""
+    return f"{_spread(figures['time'])} ms, {figures['tokens_computed']['median']:,.0f} tokens"
 
 
 WAYS = {
