@@ -6,9 +6,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import completion, edit, inference, machine, peers, replay, report, results, startup
+from benchmarks import (
+    completion,
+    edit,
+    evaluation,
+    inference,
+    machine,
+    peers,
+    replay,
+    report,
+    results,
+    startup,
+)
 
-RUNS = ("inference", "completion", "startup", "edit", "replay")
+RUNS = ("inference", "completion", "startup", "edit", "replay", "evaluation")
 
 
 def main() -> int:
@@ -42,6 +53,7 @@ def _run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "inference": inference.run,
         "completion": completion.run,
         "startup": startup.run,
+        "evaluation": evaluation.run,
     }
     return runs[name](threads, quick=quick)
 

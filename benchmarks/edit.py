@@ -173,13 +173,7 @@ class _Bench:
             "tokens": len(self.prompts.layout(edits.base.layout)),
             "files": len(edits.texts),
             "from_nothing": nothing,
-            "cases": {
-                name: {
-                    "measured": {who: _figures(asked) for who, asked in found.items()},
-                    "ratios": _ratios(found),
-                }
-                for name, found in self.results.items()
-            },
+            "cases": {name: figures_of(found) for name, found in self.results.items()},
         }
 
     def _from_nothing(self, case: Case, transformers: Worker | None) -> dict[str, Any]:
@@ -234,6 +228,14 @@ class _Bench:
 
     def _say(self, what: str) -> None:
         print(f"edit: {self.length} tokens: {what}", file=sys.stderr, flush=True)
+
+
+def figures_of(found: dict[str, list[Asked]]) -> dict[str, Any]:
+    """What one case took each contender, and how their times compare."""
+    return {
+        "measured": {who: _figures(asked) for who, asked in found.items()},
+        "ratios": _ratios(found),
+    }
 
 
 def _figures(asked: Sequence[Asked]) -> dict[str, Any]:

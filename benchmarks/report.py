@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from qcn_lsp.commands.eval import TITLES
+
 PHASES = ("prefill", "decode")
 QUIET_CORES = 0.1  # the harness itself, and what a system does when it does nothing
 
@@ -26,6 +28,7 @@ def _page(folder: Path) -> Iterator[str]:
         "startup": _startup,
         "edit": _edit,
         "replay": _replay,
+        "evaluation": _evaluation,
     }
     for name, section in sections.items():
         path = folder / f"{name}.json"
@@ -188,6 +191,34 @@ def _replay(result: dict[str, Any]) -> Iterator[str]:
         yield "|---|---:|---:|---:|---:|---:|---:|"
         for history in result["histories"]:
             yield _overlays_life(history["name"], history["contexts"][place])
+
+
+def _evaluation(result: dict[str, Any]) -> Iterator[str]:
+    yield (
+        f"`qcn eval --overlay` with {result['model']} on this repository; in brackets: 95 % "
+        "intervals. `docs/evaluation.md` tells what is asked."
+    )
+    for experiment in result["experiments"]:
+        about = f", of which {experiment['touched']} with a change about the name"
+        deletion = experiment["name"] == "deletion"
+        title = TITLES[experiment["name"]]
+        yield from ("", f"{title}: n = {experiment['lines']}{about * bool(experiment['touched'])}")
+        first = "came back" if deletion else "exact"
+        yield from ("", f"| in front | {first} | similarity | difference to the first |")
+        yield "|---|---:|---:|---:|"
+        for scores in experiment["scores"]:
+            cells = [_interval(scores["exact"], 100, " %")]
+            cells += [_interval(scores[name], 1, "") for name in ("similarity", "difference")]
+            yield f"| {scores['context']} | {' | '.join(cells)} |"
+    for note in result["notes"]:
+        yield from ("", note)
+
+
+def _interval(estimate: dict[str, float] | None, times: int, unit: str) -> str:
+    if estimate is None:
+        return ""
+    middle, low, high = (f"{times * estimate[key]:.3g}" for key in ("value", "low", "high"))
+    return f"{middle}{unit} [{low} to {high}]"
 
 
 def _middle_mean_high(figure: dict[str, Any]) -> str:

@@ -61,6 +61,11 @@ def _run(options: argparse.Namespace) -> int:
             from qcn_lsp.commands import context
 
             return context.run(options.path, options.tokens, as_json=options.json)
+        case "eval":
+            from qcn_lsp.commands import eval as evaluation
+
+            wanted = evaluation.Wanted(options.model, options.limit, options.overlay)
+            return evaluation.run(options.path, wanted, as_json=options.json)
         case "doctor":
             from qcn_lsp.commands import doctor
 
@@ -131,11 +136,49 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_json(context)
 
+    _add_eval(commands)
     _add_engine(commands)
 
     doctor = commands.add_parser("doctor", help="say what is wrong on this machine, and the remedy")
     _add_json(doctor)
     return parser
+
+
+def _add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    evaluation = commands.add_parser(
+        "eval",
+        help="measure whether the repository helps a model",
+        description="Complete lines that use names defined in other files of a repository, with "
+        "and without the repository in front, and show how often they come out as they were.",
+    )
+    evaluation.add_argument(
+        "path", nargs="?", type=Path, metavar="PATH", help="the repository (default: this one)"
+    )
+    evaluation.add_argument(
+        "--overlay",
+        action="store_true",
+        help="compare also the formats in which a change can stand behind what it changes",
+    )
+    evaluation.add_argument(
+        "--limit",
+        type=_count,
+        default=40,
+        metavar="N",
+        help="lines for each question (default: 40)",
+    )
+    evaluation.add_argument(
+        "--model",
+        default="qcn-nano",
+        metavar="DIR",
+        help="checkpoint folder (default: qcn-nano, the embedded model)",
+    )
+    _add_json(evaluation)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 6 and int(text)):
+        raise argparse.ArgumentTypeError("must be a number from 1 to 999999")
+    return int(text)
 
 
 def _add_engine(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

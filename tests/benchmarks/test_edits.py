@@ -1,4 +1,4 @@
-"""The cases of `edit`: the same changes in contexts of all lengths, laid out by the real overlay."""
+"""The cases of `edit`: the same changes in contexts of all lengths, by the real overlay."""
 
 from pathlib import PurePosixPath
 
