@@ -139,7 +139,7 @@ class Prompts:
 
         text = InfillText(tail.prefix, tail.suffix, str(tail.path), REPOSITORY_NAME)
         front = self.layout(layout)
-        room = self._room - len(front)
+        room = self._room - len(front) - 1  # for the token that is generated
         return infill_prompt(self._tokenizer, text, room, self._order, front).ids
 
 

@@ -129,7 +129,9 @@ class Edits:
         """One character more in the middle of a file of some thousand tokens."""
         middle = self._long.index("\n", len(self._long) // 2) + 1
         path, prefix, suffix = FOLDER / "long.py", self._long[:middle], self._long[middle:]
-        asked, tail = (Tail(path, prefix + TYPED[:typed], suffix) for typed in (number, number + 1))
+        asked, tail = (
+            Tail(path, prefix + TYPED[:typed], suffix) for typed in (number + 1, number + 2)
+        )
         return Case(self.base, self.base, tail, asked)
 
     def _tail(self) -> Tail:

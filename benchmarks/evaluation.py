@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks import machine
 from benchmarks.editor import REPOSITORY, own_engine
 
-LIMIT, QUICK_LIMIT = 40, 2  # lines for each question
+LIMIT, QUICK_LIMIT = 30, 2  # lines for each part
 
 
 def run(threads: int, *, quick: bool) -> dict[str, Any]:

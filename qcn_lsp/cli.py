@@ -162,9 +162,9 @@ def _add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     evaluation.add_argument(
         "--limit",
         type=_count,
-        default=40,
+        default=30,
         metavar="N",
-        help="lines for each question (default: 40)",
+        help="lines for each part (default: 30)",
     )
     evaluation.add_argument(
         "--model",
