@@ -33,6 +33,7 @@ from qcn_lsp.settings import EngineSettings
 
 MOST_CONTEXT = 16_384  # tokens: more would take minutes a question on a CPU
 LINE_TOKENS = 48  # of an answer
+PAUSE_SECONDS = 0.02  # between two looks at how far the engine has read
 TITLES = {
     "repository": "Lines that use names defined in other files",
     "overlay": "The same, where the file that defines the name has changed",
@@ -210,7 +211,12 @@ class _Asker:
             ContextSegment(one.hash, str(one.path), one.text, one.zone, one.hot) for one in segments
         )
         layout = ContextLayout(self._context, self._repo, parts)
-        return await self._engine.put_context(layout, wait=True)
+        tokens = await self._engine.put_context(layout)
+        while True:
+            view = await self._engine.describe_context(self._context)
+            if tokens in view["checkpoints"]:
+                return tokens
+            await asyncio.sleep(PAUSE_SECONDS)
 
 
 def _difference(values: Sequence[float], first: Sequence[float]) -> Estimate:

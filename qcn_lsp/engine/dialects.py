@@ -116,11 +116,11 @@ class OwnEngine:
             context_tokens=_integer(answer.get("context_tokens")),
         )
 
-    async def put_context(self, layout: ContextLayout, *, wait: bool = False) -> int:
+    async def put_context(self, layout: ContextLayout) -> int:
         """Put a layout in force and return its tokens; the engine reads it when it is idle.
 
-        With `wait`, it returns when that has been done. Only text that the engine lacks is sent.
-        Raises `EngineUnavailable`, or `Superseded` by a newer layout.
+        Only text that the engine lacks is sent. Raises `EngineUnavailable`, or `Superseded` by a
+        newer layout.
         """
         path = f"/v1/contexts/{quote(layout.name, safe='')}"
         hashes = {segment.hash for segment in layout.segments}
@@ -128,10 +128,10 @@ class OwnEngine:
         while True:
             body = {
                 "repo": layout.repo,
-                "wait": wait,
+                "wait": False,
                 "segments": [_segment(one, one.hash in texts) for one in layout.segments],
             }
-            answer = await self.client.put(path, body, accept=(200, 202, 409, 413))
+            answer = await self.client.put(path, body, accept=(202, 409, 413))
             missing = answer.get("missing")
             if not isinstance(missing, list):
                 break
