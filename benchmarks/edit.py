@@ -18,8 +18,6 @@ tokens, over HTTP from a client on this machine:
 Nothing that is asked for in one round was asked for in another: no two editions read the same.
 """
 
-import json
-import shutil
 import statistics
 import sys
 from collections.abc import Sequence
@@ -31,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from qcn_indexer.layout import Layout
 
 from benchmarks import machine
-from benchmarks.checkpoints import CACHE, NANO
+from benchmarks.checkpoints import longer_nano
 from benchmarks.contenders import Contender, Worker, WorkerError
 from benchmarks.edit_servers import (
     CONTEXT,
@@ -68,7 +66,7 @@ Results = dict[str, dict[str, list[Asked]]]  # by case and contender
 def run(threads: int, *, quick: bool, lengths: Sequence[int] = LENGTHS) -> dict[str, Any]:
     """Measure contexts of these lengths, in tokens."""
     about = machine.describe(threads)
-    folder = _longer_nano(LONGEST_TEXT)
+    folder = longer_nano(LONGEST_TEXT)
     prompts, not_measured = Prompts(folder), dict[str, str]()
     with ExitStack() as stack:
         ours = stack.enter_context(our_engine(folder, threads))
@@ -89,17 +87,6 @@ def run(threads: int, *, quick: bool, lengths: Sequence[int] = LENGTHS) -> dict[
             contexts.append(bench.measure(rounds, transformers))
             ours.forget()
     return {"benchmark": "edit"} | about | {"contexts": contexts, "not_measured": not_measured}
-
-
-def _longer_nano(length: int) -> Path:
-    """qcn-nano, for texts of up to `length` tokens."""
-    folder = CACHE / f"nano-{length}"
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(NANO, folder)
-    config = json.loads((folder / "config.json").read_text())
-    config["max_position_embeddings"] = length
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 class Prompts:

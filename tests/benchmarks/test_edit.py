@@ -27,7 +27,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         patch.setattr("benchmarks.peers.LLAMA_SERVER", absent / "llama-server")
         patch.setattr("benchmarks.peers.NODE_MODULES", absent)
         patch.setattr("benchmarks.edit.Worker", no_worker)
-        patch.setattr("benchmarks.edit._longer_nano", lambda length: random_checkpoint(TOY))
+        patch.setattr("benchmarks.edit.longer_nano", lambda length: random_checkpoint(TOY))
         return edit.run(1, quick=True, lengths=(LENGTH,))
 
 
