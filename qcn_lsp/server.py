@@ -16,6 +16,7 @@ from pygls.lsp.server import LanguageServer
 
 from qcn_lsp.configuration import Configuration
 from qcn_lsp.context.contexts import RepositoryContexts
+from qcn_lsp.context.open_files import OpenFiles
 from qcn_lsp.documents import DocumentStore
 from qcn_lsp.engine.messages import EngineState, EngineStatus
 from qcn_lsp.protocol import QcnProtocol, make_converter
@@ -50,6 +51,7 @@ class QcnServer(LanguageServer):
         self.leave: Callable[[str], None] = logger.error
         """Ends the process for the reason given; set by `lifecycle`."""
         self.contexts = RepositoryContexts(self)
+        self.open_files = OpenFiles(self)
         self._configuration = Configuration(self)
         self._engine: EngineLink | None = None
         handlers: dict[str, Callable[[Any], Any]] = {
@@ -158,7 +160,9 @@ class QcnServer(LanguageServer):
         ).add_done_callback(_log_refusal)
 
     def _on_watched_files(self, params: types.DidChangeWatchedFilesParams) -> None:
-        self.contexts.changed_on_disk(_paths(change.uri for change in params.changes))
+        paths = _paths(change.uri for change in params.changes)
+        self.contexts.changed_on_disk(paths)
+        self.open_files.changed_on_disk(paths)
 
     def _on_did_open(self, params: types.DidOpenTextDocumentParams) -> None:
         self.documents.open(params.text_document)
