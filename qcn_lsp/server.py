@@ -62,6 +62,7 @@ class QcnServer(LanguageServer):
             types.WORKSPACE_DID_CHANGE_WORKSPACE_FOLDERS: self._on_folders,
             types.WORKSPACE_DID_CHANGE_CONFIGURATION: self._configuration.on_change,
             types.WORKSPACE_DID_CHANGE_WATCHED_FILES: self._on_watched_files,
+            types.WINDOW_WORK_DONE_PROGRESS_CANCEL: self._on_progress_cancel,
         }
         for method, handler in handlers.items():
             self.protocol.fm.add_builtin_feature(method, handler)
@@ -163,6 +164,9 @@ class QcnServer(LanguageServer):
         paths = _paths(change.uri for change in params.changes)
         self.contexts.changed_on_disk(paths)
         self.open_files.changed_on_disk(paths)
+
+    def _on_progress_cancel(self, params: types.WorkDoneProgressCancelParams) -> None:
+        self.status.cancel_progress(params.token)
 
     def _on_did_open(self, params: types.DidOpenTextDocumentParams) -> None:
         self.documents.open(params.text_document)

@@ -173,6 +173,16 @@ def test_a_deleted_context_is_gone_with_all_that_was_read(engine: EngineProcess,
     assert put(engine, name, BASE)["computed"] == first["tokens"]
 
 
+def test_a_context_that_is_deleted_is_read_no_further(engine: EngineProcess, name: str) -> None:
+    layout: Layout = [(f"{n}.py", source(60, n), "base") for n in range(5, 9)]
+    answer = engine.client.put(f"/v1/contexts/{name}", json=body_of(layout) | {"wait": False})
+    assert answer.status_code == 202, answer.text
+    assert engine.client.delete(f"/v1/contexts/{name}").json()["deleted"]
+    again = put(engine, name, layout)
+    assert (again["reused"], again["computed"]) == (0, again["tokens"])
+    assert not view(engine, name)["reading"]
+
+
 def test_a_context_that_does_not_fit_is_refused_with_its_counts(
     engine: EngineProcess, name: str
 ) -> None:

@@ -156,11 +156,12 @@ async def test_a_change_on_disk_is_taken_in(root: Path, client: str) -> None:
         [name] = model.layouts
         new = root / "lib" / "tax.py"
         new.write_text("def tax(price):\n    return 0.2 * price\n")
-        (root / "README.md").unlink()
+        gone = root / "lib" / "prices.py"
+        gone.unlink()
         if client == WATCHING:
             tell(editor, new, types.FileChangeType.Created)
-            tell(editor, root / "README.md", types.FileChangeType.Deleted)
-        await until(lambda: {"lib/tax.py", "README.md"} <= overlay_paths(model.layouts[name]))
+            tell(editor, gone, types.FileChangeType.Deleted)
+        await until(lambda: {"lib/tax.py", "lib/prices.py"} <= overlay_paths(model.layouts[name]))
         assert ("lib/tax.py", new.read_text(), "overlay") in model.layouts[name]
 
 
@@ -206,6 +207,81 @@ async def test_a_model_that_takes_little_gets_none_unless_it_is_asked_for(root: 
         assert model.layouts == {}
         await editor.configure({"engine": {"url": model.url}, "context": {"tokens": 4000}})
         await laid_out(buffer, model)
+
+
+async def test_the_first_reading_is_shown_file_by_file(root: Path) -> None:
+    async with session(root, WATCHING) as (editor, model):
+        model.read = 1
+        await complete(editor.open("main.py", "x = "))
+        await until(lambda: any(percentage(report) == 25 for report in reports(editor)))
+        begin, *_, report = reports(editor)
+        assert isinstance(begin, types.WorkDoneProgressBegin)
+        assert (begin.title, begin.cancellable) == ("Reading shop", True)
+        assert isinstance(report, types.WorkDoneProgressReport)
+        assert report.message == "1 of 4 files, 1 of 4 tokens"
+        model.read = None
+        await until(lambda: reports(editor)[-1] == types.WorkDoneProgressEnd(message="Read"))
+
+
+async def test_a_reading_that_the_user_ends_is_over_until_the_settings_change(root: Path) -> None:
+    async with session(root, WATCHING) as (editor, model):
+        model.read = 1
+        buffer = editor.open("main.py", "x = ")
+        await complete(buffer)
+        await until(lambda: any(percentage(report) == 25 for report in reports(editor)))
+        [name], [token] = model.layouts, editor.client.progress_reports
+        editor.client.window_work_done_progress_cancel(types.WorkDoneProgressCancelParams(token))
+        await until(lambda: model.deleted == [name])
+        assert reports(editor)[-1] == types.WorkDoneProgressEnd(message="Not read")
+        [message] = editor.client.messages
+        assert "turn the setting qcn.context.repository off and on" in message.message
+        for _ in range(3):
+            await complete(buffer)
+        assert model.layouts == {}
+        settings = {"engine": {"url": model.url}}
+        await editor.configure(settings | {"context": {"repository": False}})
+        await editor.configure(settings)
+        await laid_out(buffer, model)
+
+
+def reports(editor: FakeEditor) -> list[object]:
+    """What the one progress bar has shown."""
+    return [report for bar in editor.client.progress_reports.values() for report in bar]
+
+
+def percentage(report: object) -> object:
+    return getattr(report, "percentage", None)
+
+
+@pytest.mark.parametrize("files", [12, 150])
+async def test_going_back_to_a_branch_takes_the_layout_that_it_had(root: Path, files: int) -> None:
+    def write(version: str) -> list[Path]:
+        """As a switch of branches does, file by file."""
+        paths = [root / "lib" / f"part{number}.py" for number in range(files)]
+        for number, path in enumerate(paths):
+            path.write_text(f"def part{number}():\n    return {version}\n")
+        return paths
+
+    async with session(root, WATCHING) as (editor, model):
+        changed = write("1")
+        buffer = editor.open("main.py", (root / "main.py").read_text())
+        await laid_out(buffer, model)
+        [name], first = model.layouts, layout_of(model)
+        assert len(first) == 4 + files
+        for version, expected in (("'a new branch'", None), ("1", first)):
+            write(version)
+            for path in changed:
+                tell(editor, path, types.FileChangeType.Changed)
+
+            def taken_in(version: str = version, expected: Layout | None = expected) -> bool:
+                layout = model.layouts[name]
+                texts = [text for path, text, _ in layout if path.startswith("lib/part")]
+                compacted = not overlay_paths(layout) and all(version in text for text in texts)
+                return layout == expected if expected else compacted
+
+            await until(taken_in)
+        await complete(buffer)
+        assert layout_of(model) == first
 
 
 def overlay_paths(layout: Layout) -> set[str]:

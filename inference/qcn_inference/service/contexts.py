@@ -80,7 +80,7 @@ def _refused(status: int, kind: str, message: str, **more: object) -> Response:
 def _refresh(engine: Engine, context: Context) -> Future[Refreshed]:
     """Queue the reading of a layout, and note what it cost when it is done."""
     job = engine.ready().refresh(context.ids, context.keep)
-    future = engine.submit_job(job, Priority.REFRESH, f"context:{context.id}")
+    future = engine.submit_job(job, Priority.REFRESH, _refresh_key(context.id))
     loop = asyncio.get_running_loop()
 
     def note(done: Future[Refreshed]) -> None:
@@ -90,6 +90,11 @@ def _refresh(engine: Engine, context: Context) -> Future[Refreshed]:
 
     future.add_done_callback(note)
     return future
+
+
+def _refresh_key(name: str) -> str:
+    """What a newer refresh of a context takes the place of."""
+    return f"context:{name}"
 
 
 def _cost(refreshed: Refreshed) -> dict[str, float]:
@@ -145,6 +150,7 @@ def _described(engine: Engine, context: Context, view: CacheView) -> dict[str, A
             for span in context.spans
         ],
         "checkpoints": list(view.checkpoints),
+        "reading": engine.scheduler.has(_refresh_key(context.id)),
         "bytes": {"used": view.nbytes, "budget": view.max_bytes},
         "refreshes": [_cost(refreshed) for refreshed in engine.contexts.refreshes(context.id)],
     }
@@ -155,6 +161,7 @@ async def delete_context(request: Request) -> Response:
     engine = engine_of(request)
     context = found_context(engine, request.path_params["id"])
     engine.contexts.remove(context.id)
+    engine.scheduler.supersede(_refresh_key(context.id))  # it would read on, and keep it
     await _run(request, engine, engine.ready().forget(context.ids))
     return JSONResponse({"id": context.id, "deleted": True})
 
