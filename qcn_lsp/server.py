@@ -82,7 +82,9 @@ class QcnServer(LanguageServer):
                 if self._engine is link:  # a link that was replaced has no more say
                     self.status.engine_changed(status)
 
-            link = EngineLink(self.settings.engine, self.settings.models, on_status=report)
+            settings = self.settings
+            budgets = settings.context.budgets
+            link = EngineLink(settings.engine, settings.models, on_status=report, budgets=budgets)
             self._engine = link
         return self._engine
 
@@ -92,7 +94,8 @@ class QcnServer(LanguageServer):
         self.status.set_enabled(settings.enable)
         if old.context != settings.context or old.models != settings.models:
             self.contexts.end_all()  # begun anew with the next completion
-        if (old.engine, old.models) != (settings.engine, settings.models) and self._engine:
+        linked, wanted = ((one.engine, one.models, one.context.budgets) for one in (old, settings))
+        if linked != wanted and self._engine:
             link, self._engine = self._engine, None
             self.status.engine_changed(EngineStatus(EngineState.STOPPED))
             asyncio.ensure_future(link.close()).add_done_callback(_log_failure)
