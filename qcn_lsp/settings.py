@@ -119,8 +119,8 @@ class ContextSettings(_Section):
     memory_mib: int = _setting(
         0,
         "user",
-        "MiB of memory in which the local engine keeps what it has read, of the workspace folders of "
-        "all windows together. 0: chosen by the engine, for this machine and model. An engine "
+        "MiB of memory in which the local engine keeps what it has read, of the workspace folders "
+        "of all windows together. 0: chosen by the engine, for this machine and model. An engine "
         "that runs keeps what it was started with, until it is stopped.",
         alias="memoryMiB",
         ge=0,
