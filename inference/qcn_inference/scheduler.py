@@ -106,18 +106,10 @@ class Scheduler:
             raise Closed if self._closed else QueueFull
         return future
 
-    def supersede(self, key: str) -> None:
-        """End the live job that was submitted under this key with `Superseded`, if there is one."""
-        for job in self._live(key):
-            _settle(job.future, Superseded())
-
     def has(self, key: str) -> bool:
         """Whether a job that was submitted under this key waits or runs."""
-        return bool(self._live(key))
-
-    def _live(self, key: str) -> list[_Job[Any]]:
         with self._changed:
-            return [job for job in self._jobs if job.key == key and not job.future.done()]
+            return any(job.key == key and not job.future.done() for job in self._jobs)
 
     @property
     def live_jobs(self) -> int:
