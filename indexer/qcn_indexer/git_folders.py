@@ -51,11 +51,11 @@ def repository_name(root: Path) -> str:
     That is the name of the folder that holds the first of them, or of a bare repository without
     its `.git`; of any other folder, its own.
     """
+    root = root.resolve()
     git = git_folder(root)
-    shared = git and shared_folder(git)
-    if git is None or shared is None or shared == git:
+    shared = git and shared_folder(git).resolve()
+    if git is None or shared is None or shared == git.resolve():
         return root.name
-    shared = shared.resolve()
     return shared.parent.name if shared.name == ".git" else shared.name.removesuffix(".git")
 
 

@@ -2,10 +2,14 @@
 
     python -m qcn_inference serve --model DIR|qcn-nano --socket PATH
     python -m qcn_inference serve --model DIR|qcn-nano --host 127.0.0.1 --port N --token-file FILE
+    python -m qcn_inference purge --repo NAME
+
+`purge` removes what is on disk of repositories of a name, where no engine runs that could be asked
+to; it prints how many files that were.
 
 Exit codes: 0 when it left because it was told to or was unused, 1 when the address or token file
-cannot be used, 2 for a wrong command line, 3 when another engine is already serving there. A model
-that cannot be loaded is no reason to exit: `/health` tells it.
+cannot be used, or not all could be purged, 2 for a wrong command line, 3 when another engine is
+already serving there. A model that cannot be loaded is no reason to exit: `/health` tells it.
 
 The socket listens before anything large is imported, so that a client may connect at once and has
 only to wait for its answer.
@@ -38,6 +42,8 @@ EXIT_ALREADY_SERVED = 3
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
     given = _parse(arguments)
+    if given.command == "purge":
+        return _purge(given.repo)
     # Requests are not logged at all: no prompt, no source text.
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
@@ -55,6 +61,18 @@ def main(arguments: list[str] | None = None) -> int:
     except CannotListen as error:
         print(f"qcn_inference: {error}", file=sys.stderr)
         return EXIT_CANNOT_LISTEN
+    return 0
+
+
+def _purge(repo: str) -> int:
+    from qcn_inference.disk_files import default_folder, purge
+
+    try:
+        print(purge(default_folder(), repo))
+    except OSError as error:
+        what = f"not all of it could be removed: {error.strerror}, {error.filename}"
+        print(f"qcn_inference: {what}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -98,7 +116,11 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     option(
         "--disk-cache-mib", type=_mebibytes, help="disk for contexts, in MiB; 0 keeps nothing there"
     )
+    purge = commands.add_parser("purge", help="remove what is on disk of a repository")
+    purge.add_argument("--repo", required=True, help="its name, as the contexts' clients give it")
     given = parser.parse_args(arguments)
+    if given.command == "purge":
+        return given
     over_tcp = (given.host, given.port, given.token_file)
     if given.socket is None and None in over_tcp:
         command.error("give --socket, or all of --host, --port and --token-file")

@@ -167,7 +167,7 @@ class _Live:
         self._stop_watching()
 
     def stop(self) -> None:
-        """Read no further, for the user wants it so, and have the engine forget what it has."""
+        """Read no further, for the user wants it so."""
         self.stopped = True
         self.ready, self._ended = False, True  # threads end soon
         self._problem = (
@@ -179,15 +179,19 @@ class _Live:
         self._end_bar("Not read")
         self._stop_watching()
         self._server.status.tell([self._problem], types.MessageType.Info)
-        self._do_aside(self._forget())
+        self._do_aside(self._give_up())
 
-    async def _forget(self) -> None:
-        async with self._turn:  # a layout that is on its way arrives first, and is forgotten too
+    async def _give_up(self) -> None:
+        """Have the engine read no more: nothing is a layout too, and takes the old one's place.
+
+        What it has read stays with it; other windows may use it.
+        """
+        async with self._turn:  # a layout that is on its way arrives first
             self._task.cancel()
             try:
-                await self.engine.delete_context(self.name)
-            except EngineUnavailable as problem:
-                logger.info("%s: the engine is not told to forget: %s", self._root.name, problem)
+                await self.engine.put_context(ContextLayout(self.name, self.repo, ()))
+            except (EngineUnavailable, Superseded) as problem:
+                logger.info("%s: the engine is not told to stop: %s", self._root.name, problem)
 
     def _stop_watching(self) -> None:
         if self._watcher is not None:

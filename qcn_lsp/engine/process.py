@@ -79,6 +79,11 @@ def engine_command(model: str, address: Address, options: EngineOptions) -> list
     return [*serve, *address.arguments(), *options.arguments()]
 
 
+def purge_command(repo: str) -> list[str]:
+    """Return the command line that removes from disk what engines have read of a repository."""
+    return [sys.executable, "-P", "-m", "qcn_inference", "purge", "--repo", repo]
+
+
 def engine_environment() -> dict[str, str]:
     """Return the environment the engine runs in: this one, with threads that wait asleep.
 

@@ -231,16 +231,18 @@ async def test_a_reading_that_the_user_ends_is_over_until_the_settings_change(ro
         await until(lambda: any(percentage(report) == 25 for report in reports(editor)))
         [name], [token] = model.layouts, editor.client.progress_reports
         editor.client.window_work_done_progress_cancel(types.WorkDoneProgressCancelParams(token))
-        await until(lambda: model.deleted == [name])
+        await until(lambda: model.layouts[name] == [])
         assert reports(editor)[-1] == types.WorkDoneProgressEnd(message="Not read")
         [message] = editor.client.messages
         assert "turn the setting qcn.context.repository off and on" in message.message
         for _ in range(3):
             await complete(buffer)
-        assert model.layouts == {}
+        assert model.layouts == {name: []}
+        assert "context" not in model.bodies[-1]
         settings = {"engine": {"url": model.url}}
         await editor.configure(settings | {"context": {"repository": False}})
         await editor.configure(settings)
+        model.layouts.clear()
         await laid_out(buffer, model)
 
 
