@@ -32,7 +32,13 @@ from typing import TYPE_CHECKING, Any
 from lsprotocol import types
 
 from qcn_lsp.documents import Document
-from qcn_lsp.engine.messages import ContextLayout, ContextSegment, EngineUnavailable, Superseded
+from qcn_lsp.engine.messages import (
+    ContextLayout,
+    ContextSegment,
+    EngineUnavailable,
+    Superseded,
+    UnknownContext,
+)
 from qcn_lsp.positions import plain
 from qcn_lsp.uris import file_path
 
@@ -235,7 +241,12 @@ class _Live:
             layout, reasons = repository.layout.segments, repository.reasons
             why = [{"kind": one.kind, "reasons": reasons(one)} for one in layout]
             left_out = [(str(path), reason) for path, reason in repository.left_out]
-            view = await self.engine.describe_context(self.name)
+            try:
+                view = await self.engine.describe_context(self.name)
+            except UnknownContext:  # purged, or started anew, since it was given it
+                self.sent = None
+                await self._send(repository)
+                view = await self.engine.describe_context(self.name)
         segments = [said | ours for said, ours in zip(view["segments"], why, strict=True)]
         return {"root": str(self._root), **view, "segments": segments, "left_out": left_out}
 

@@ -174,7 +174,7 @@ def test_a_deleted_context_is_gone_with_all_that_was_read(engine: EngineProcess,
 
 
 def test_a_context_that_is_deleted_is_read_no_further(engine: EngineProcess, name: str) -> None:
-    layout: Layout = [(f"{n}.py", source(60, n), "base") for n in range(5, 9)]
+    layout: Layout = [(f"{n}.py", source(15, n), "base") for n in range(5, 9)]
     answer = engine.client.put(f"/v1/contexts/{name}", json=body_of(layout) | {"wait": False})
     assert answer.status_code == 202, answer.text
     assert engine.client.delete(f"/v1/contexts/{name}").json()["deleted"]
