@@ -70,11 +70,15 @@ async def test_the_file_one_is_in_is_completed_though_it_is_ignored(editor: Fake
     assert await editor.open("build.py.log", "x = ‸").ghost() == "x = 1‸"
 
 
-async def test_a_file_with_a_name_for_secrets_is_not(
-    editor: FakeEditor, model: ScriptedModel
+async def test_a_file_with_a_name_for_secrets_is_not_and_the_log_says_so_once(
+    capfd: pytest.CaptureFixture[str], root: Path, model: ScriptedModel
 ) -> None:
-    buffer = editor.open(".env.local", "COLOUR=‸\n")
-    for typed in "red":
-        assert await buffer.inline() == []
-        buffer.type(typed)
+    settings = {"engine": {"url": model.url}}
+    async with fake_editor(root, capabilities("vscode"), settings) as editor:
+        buffer = editor.open(".env.local", "COLOUR=‸\n")
+        for typed in "red":
+            assert await buffer.inline() == []
+            buffer.type(typed)
     assert model.prompts == []
+    [said] = [line for line in capfd.readouterr().err.splitlines() if ".env.local" in line]
+    assert ".env.local is a usual name for secrets" in said

@@ -1,6 +1,7 @@
 """The repository in front of a completion: the real server, an engine that notes what it gets."""
 
 import asyncio
+import os
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -10,6 +11,11 @@ import pytest
 from fake_editor import DEADLINE_SECONDS, Buffer, FakeEditor, capabilities, fake_editor
 from lsprotocol import types
 from scripted_model import ScriptedModel, scripted_model
+
+from qcn_lsp.context import contexts
+from qcn_lsp.engine.client import HttpClient
+from qcn_lsp.engine.dialects import OwnEngine
+from qcn_lsp.server import create_server
 
 Layout = list[tuple[str, str, str]]
 HEALTH = {"state": "ready", "model": "scripted", "context_limit": 20_000}
@@ -175,6 +181,63 @@ async def test_what_becomes_ignored_is_gone_and_the_engine_forgets_it(root: Path
         await until(lambda: model.deleted == [name])
         await until(lambda: name in model.layouts)
         assert not any(path.startswith("lib/") for path, _, _ in model.layouts[name])
+
+
+async def test_what_becomes_ignored_among_many_changes_is_forgotten_too(root: Path) -> None:
+    async with session(root, WATCHING) as (editor, model):
+        buffer = editor.open("main.py", (root / "main.py").read_text())
+        await laid_out(buffer, model)
+        [name] = model.layouts
+        (root / ".gitignore").write_text("build.log\nlib/\n")
+        changed = [root / ".gitignore", *(root / f"part{number}.py" for number in range(150))]
+        for path in changed[1:]:
+            path.write_text("x = 1\n")
+        for path in changed:
+            tell(editor, path, types.FileChangeType.Changed)
+        await until(lambda: model.deleted == [name])
+        await until(lambda: name in model.layouts)
+        paths = {path for path, _, _ in model.layouts[name]}
+        assert {"part0.py", "part149.py"} <= paths
+        assert not any(path.startswith("lib/") for path in paths)
+
+
+async def test_a_buffer_that_holds_a_secret_is_in_no_layout(root: Path) -> None:
+    async with session(root) as (editor, model):
+        editor.open("lib/prices.py", "token = 'ghp_" + "a1B2c3D4e5F6" * 3 + "'\n")
+        buffer = editor.open("main.py", (root / "main.py").read_text())
+        await laid_out(buffer, model)
+        assert not any("ghp_" in text for _, text, _ in layout_of(model))
+        assert "ghp_" not in "".join(map(str, model.bodies))
+
+
+async def test_a_change_that_nothing_told_of_is_found_by_content(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, so that the look which is due now and then is due at once."""
+    monkeypatch.setattr(contexts, "RECONCILE_SECONDS", 0.0)
+    file = root / "lib" / "prices.py"
+    long_ago = (1_700_000_000, 1_700_000_000)
+    os.utime(file, long_ago)
+    server = create_server()
+    server.workspace_roots = [root]
+    uri = (root / "main.py").as_uri()
+    server.documents.open(types.TextDocumentItem(uri, "python", 1, "x = "))
+    document = server.documents.get(uri)
+    assert document is not None
+    monkeypatch.setattr(type(server), "client_watches_files", True)
+    monkeypatch.setattr(server.status, "progress_bar", lambda *_: None)
+    async with scripted_model() as model:
+        model.health = HEALTH
+        engine = OwnEngine(HttpClient(model.url, name="the model"), None)
+        server.contexts.begin(root, engine)
+        await until(lambda: server.contexts.state(root) is not None)
+        file.write_text(file.read_text().replace("item", "good"))  # as long as before
+        os.utime(file, long_ago)
+        name = await server.contexts.name_for(root, document)
+        assert name is not None
+        await until(lambda: any("def price(good)" in text for _, text, _ in model.layouts[name]))
+        server.contexts.end_all()
+        await engine.close()
 
 
 async def test_an_engine_that_lost_the_context_is_given_it_again(root: Path) -> None:
