@@ -70,7 +70,7 @@ def _go(captures: Captures) -> Imports:
     for path in _texts(captures, "path"):
         parts = tuple(path.strip('"`').split("/"))
         if len(parts) > 1 and "." in parts[0]:  # else it is the standard library's
-            package = (*parts[:-1], parts[-1] + _PACKAGE)
+            package = (*parts[:-1], parts[-1] + PACKAGE)
             yield tuple(package[start:] for start in range(1, len(package)))
 
 
@@ -174,13 +174,13 @@ _FAMILIES = {
     "typescriptreact": "javascript",
     "cpp": "c",
 }
-_PACKAGE = "/"  # ends the name of a folder all of whose files are imported together
+PACKAGE = "/"  # ends the name of a folder all of whose files are imported together
 
 
 def family_of(path: PurePosixPath) -> str | None:
     """Return what files that may import one another have in common, or None if nothing can."""
     language = grammar_language(path)
-    return _FAMILIES.get(language, language) if language in _READERS else None
+    return _FAMILIES.get(language, language) if language and language in _READERS else None
 
 
 class _Index:
@@ -205,7 +205,7 @@ class _Index:
         """The files of the module nearest to the importer: a header and its source, a package."""
         folder = importer.parent.parts
         exact = bool(name) and name[0] in {".", ".."}
-        wanted = _resolved(folder, name) if exact else name
+        wanted = resolved(folder, name) if exact else name
         if not wanted:
             return []
         fitting = [
@@ -225,10 +225,11 @@ def _module_paths(path: PurePosixPath) -> Iterator[tuple[str, ...]]:
     if parts[-1] == "__init__" and len(parts) > 1:
         yield parts[:-1]
     if path.suffix == ".go" and not parts[-1].endswith("_test") and len(parts) > 1:
-        yield (*parts[:-2], parts[-2] + _PACKAGE)
+        yield (*parts[:-2], parts[-2] + PACKAGE)
 
 
-def _resolved(folder: tuple[str, ...], name: tuple[str, ...]) -> tuple[str, ...]:
+def resolved(folder: tuple[str, ...], name: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the path that a relative import means; empty where it leads out of the root."""
     at = list(folder)
     for part in name:
         if part == "..":

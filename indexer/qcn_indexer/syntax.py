@@ -214,7 +214,10 @@ def parse(language: str, text: str) -> Node | None:
 def import_nodes(language: str, root: Node) -> dict[str, list[Node]]:
     """Return what the language's import query captures, in the order of the text."""
     query = _query(language)
-    return QueryCursor(query).captures(root) if query else {}
+    captures = QueryCursor(query).captures(root) if query else {}
+    return {
+        name: sorted(nodes, key=lambda node: node.start_byte) for name, nodes in captures.items()
+    }
 
 
 @cache

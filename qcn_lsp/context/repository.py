@@ -10,7 +10,8 @@ Guarantees
 - An open buffer counts for more than the disk: what is saved under it changes nothing. When it is
   closed, the disk counts again.
 
-One call at a time. Another thread may read `layout` meanwhile: it is replaced, never changed.
+One call at a time. Another thread may read `layout` and `shown_whole` meanwhile: what they are made
+of is replaced, never changed.
 """
 
 import logging
@@ -60,6 +61,12 @@ class Repository:
     def layout(self) -> Layout:
         """What the model should read now."""
         return self._overlay.layout
+
+    @property
+    def shown_whole(self) -> frozenset[PurePosixPath]:
+        """The files of which the layout shows all; of others at most their signatures."""
+        shows = self._overlay.shows
+        return frozenset(path for path, shown in shows.items() if shown.kind == "file")
 
     def read(self, buffers: Texts) -> None:
         """Read the root for the first time."""
