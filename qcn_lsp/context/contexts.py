@@ -96,6 +96,11 @@ class RepositoryContexts:
             logger.info("completing without the repository: %s", problem)
             return None
 
+    def shown_whole(self, root: Path) -> frozenset[PurePosixPath]:
+        """Return the files of which the model reads all, as they are now."""
+        live = self._live.get(root)
+        return live.shown_whole if live is not None else frozenset()
+
     async def describe(self, root: Path, engine: "OwnEngine") -> dict[str, Any]:
         """Return what the model sees of a root, once it is laid out; begins that if need be.
 
@@ -162,6 +167,11 @@ class _Live:
     def failed(self) -> bool:
         """Whether there will be no context, for the reason that `described` gives."""
         return self._task.done()
+
+    @property
+    def shown_whole(self) -> frozenset[PurePosixPath]:
+        """The files of which the layout shows all."""
+        return frozenset() if self._repository is None else self._repository.shown_whole
 
     def end(self) -> None:
         """Stop."""

@@ -12,7 +12,8 @@ Guarantees
 - Going back costs little: where an earlier base fits what is on disk now better than a new one
   would (a branch that one returns to), that base is taken again.
 
-One call at a time. Another thread may read `layout` meanwhile: it is replaced, never changed.
+One call at a time. Another thread may read `layout` and `shown_whole` meanwhile: what they are made
+of is replaced, never changed.
 """
 
 import logging
@@ -78,6 +79,12 @@ class Repository:
     def left_out(self) -> tuple[tuple[PurePosixPath, str], ...]:
         """Files that may be read and are not in the base, with the reason."""
         return self._base.left_out
+
+    @property
+    def shown_whole(self) -> frozenset[PurePosixPath]:
+        """The files of which the layout shows all; of others at most their signatures."""
+        shows = self._overlay.shows
+        return frozenset(path for path, shown in shows.items() if shown.kind == "file")
 
     def reasons(self, segment: Segment) -> tuple[str, ...]:
         """Return why a segment of the layout is there."""
