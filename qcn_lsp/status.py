@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
+from weakref import WeakValueDictionary
 
 from lsprotocol import types
 
@@ -50,7 +51,7 @@ class StatusReporter:
         self._sent: Status | None = None
         self._told: set[str] = set()
         self._loading: ProgressBar | None = None
-        self._cancels: dict[str | int, Callable[[], None]] = {}
+        self._bars: WeakValueDictionary[str | int, ProgressBar] = WeakValueDictionary()
 
     @property
     def current(self) -> Status:
@@ -127,15 +128,14 @@ class StatusReporter:
         window = self._server.client_capabilities.window
         if not (window and window.work_done_progress):
             return None
-        bar = ProgressBar(self._server, title, cancellable=cancel is not None)
-        if cancel is not None:
-            self._cancels[bar.token] = cancel
+        bar = ProgressBar(self._server, title, cancel)
+        self._bars[bar.token] = bar
         return bar
 
     def cancel_progress(self, token: str | int) -> None:
-        """Hear that the user wants what a bar shows to end; once, and of a bar of ours."""
-        if cancel := self._cancels.pop(token, None):
-            cancel()
+        """Hear that the user wants what a bar shows to end."""
+        if bar := self._bars.get(token):
+            bar.cancel()
 
     def _show_progress(self, status: EngineStatus) -> None:
         if status.state is EngineState.LOADING:
@@ -155,11 +155,13 @@ class ProgressBar:
     until then is caught up with.
     """
 
-    def __init__(self, server: "LanguageServer", title: str, *, cancellable: bool) -> None:
+    def __init__(
+        self, server: "LanguageServer", title: str, cancel: Callable[[], None] | None
+    ) -> None:
         self.token = f"qcn-{uuid.uuid4().hex}"
         self._server = server
         self._title = title
-        self._cancellable = cancellable
+        self._cancel = cancel
         self._begun = False
         self._end: types.WorkDoneProgressEnd | None = None
         self._wanted: tuple[int, str | None] = (0, None)
@@ -172,6 +174,11 @@ class ProgressBar:
         if self._begun and self._end is None and self._wanted != self._shown:
             self._shown = self._wanted
             self._notify(types.WorkDoneProgressReport(message=message, percentage=self._wanted[0]))
+
+    def cancel(self) -> None:
+        """End what it shows, if that has not ended and can be."""
+        if self._cancel is not None and self._end is None:
+            self._cancel()
 
     def end(self, message: str) -> None:
         """Take the bar away; what comes after that changes nothing."""
@@ -197,7 +204,7 @@ class ProgressBar:
                 title=self._title,
                 message=message,
                 percentage=percentage,
-                cancellable=self._cancellable,
+                cancellable=self._cancel is not None,
             )
         )
 

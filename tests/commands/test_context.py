@@ -116,3 +116,9 @@ def test_a_folder_that_is_none_is_an_error(tmp_path: Path) -> None:
     done = qcn("context", tmp_path / "none")
     assert done.returncode == 1
     assert done.stderr.endswith("none is no folder\n")
+
+
+def test_two_folders_are_one_too_many(tmp_path: Path) -> None:
+    done = qcn("context", "purge", tmp_path, "more")
+    assert done.returncode == 1
+    assert done.stderr == "qcn: one folder at a time: what is more?\n"

@@ -12,7 +12,7 @@ from fake_editor import DEADLINE_SECONDS, Buffer, FakeEditor, capabilities, fake
 from lsprotocol import types
 from scripted_model import ScriptedModel, scripted_model
 
-from qcn_lsp.context import contexts
+from qcn_lsp.context import live
 from qcn_lsp.engine.client import HttpClient
 from qcn_lsp.engine.dialects import OwnEngine
 from qcn_lsp.server import create_server
@@ -214,7 +214,7 @@ async def test_a_change_that_nothing_told_of_is_found_by_content(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In this process, so that the look which is due now and then is due at once."""
-    monkeypatch.setattr(contexts, "RECONCILE_SECONDS", 0.0)
+    monkeypatch.setattr(live, "RECONCILE_SECONDS", 0.0)
     file = root / "lib" / "prices.py"
     long_ago = (1_700_000_000, 1_700_000_000)
     os.utime(file, long_ago)
@@ -275,7 +275,8 @@ async def test_a_model_that_takes_little_gets_none_unless_it_is_asked_for(root: 
 async def test_the_first_reading_is_shown_file_by_file(root: Path) -> None:
     async with session(root, WATCHING) as (editor, model):
         model.read = 1
-        await complete(editor.open("main.py", "x = "))
+        buffer = editor.open("main.py", "x = ")
+        await complete(buffer)
         await until(lambda: any(percentage(report) == 25 for report in reports(editor)))
         begin, *_, report = reports(editor)
         assert isinstance(begin, types.WorkDoneProgressBegin)
@@ -284,6 +285,11 @@ async def test_the_first_reading_is_shown_file_by_file(root: Path) -> None:
         assert report.message == "1 of 4 files, 1 of 4 tokens"
         model.read = None
         await until(lambda: reports(editor)[-1] == types.WorkDoneProgressEnd(message="Read"))
+        # Too late: what is read stays.
+        [token] = editor.client.progress_reports
+        editor.client.window_work_done_progress_cancel(types.WorkDoneProgressCancelParams(token))
+        await complete(buffer)
+        assert layout_of(model)
 
 
 async def test_a_reading_that_the_user_ends_is_over_until_the_settings_change(root: Path) -> None:
