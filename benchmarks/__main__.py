@@ -15,11 +15,12 @@ from benchmarks import (
     peers,
     replay,
     report,
+    restart,
     results,
     startup,
 )
 
-RUNS = ("inference", "completion", "startup", "edit", "replay", "evaluation")
+RUNS = ("inference", "completion", "startup", "edit", "restart", "replay", "evaluation")
 
 
 def main() -> int:
@@ -53,6 +54,7 @@ def _run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "inference": inference.run,
         "completion": completion.run,
         "startup": startup.run,
+        "restart": restart.run,
         "evaluation": evaluation.run,
     }
     return runs[name](threads, quick=quick)

@@ -21,6 +21,7 @@ from benchmarks.editor import own_engine
 from benchmarks.edits import Tail
 from benchmarks.peers import LLAMA_SERVER, check_server, gguf
 from qcn_lsp.engine.local import LocalEngine
+from qcn_lsp.engine.process import EngineOptions
 from qcn_lsp.engine.runtime import UnixAddress, known_addresses, runtime_directory
 
 CONTEXT, REPOSITORY_NAME = "benchmark", "repository"
@@ -101,7 +102,7 @@ def our_engine(folder: Path, threads: int) -> Iterator[Ours]:
 
 
 async def _started(folder: Path) -> None:
-    engine = await LocalEngine(str(folder), idle_minutes=60).attach(lambda status: None)
+    engine = await LocalEngine(str(folder), options=EngineOptions(60)).attach(lambda status: None)
     await engine.close()
 
 

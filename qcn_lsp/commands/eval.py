@@ -25,6 +25,7 @@ from qcn_lsp.commands.errors import CommandError
 from qcn_lsp.engine.dialects import OwnEngine
 from qcn_lsp.engine.local import LocalEngine
 from qcn_lsp.engine.messages import CompletionRequest, ContextLayout, ContextSegment
+from qcn_lsp.engine.process import EngineOptions
 from qcn_lsp.evaluation.lines import Line, Texts, lines_with_names_of_others
 from qcn_lsp.evaluation.questions import Question, Questions
 from qcn_lsp.evaluation.scores import Estimate, is_exact, mean, share, similarity
@@ -105,7 +106,8 @@ async def _evaluate(
         raise CommandError(
             f"{root} has no line to complete that uses a name defined in a file it imports"
         )
-    local = LocalEngine(wanted.model, idle_minutes=EngineSettings().idle_minutes)
+    options = EngineOptions(EngineSettings().idle_minutes)
+    local = LocalEngine(wanted.model, options=options)
     engine = await local.attach(lambda status: show(status.message, None))
     try:
         asker = _Asker(engine, root.name)

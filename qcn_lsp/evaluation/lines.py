@@ -1,8 +1,8 @@
 """Lines that use a name which another file of the repository defines.
 
 That is what a repository in front of a completion should help with. A line counts when its file
-imports the one file that defines the name, as far as regular expressions tell (`imports.py` and
-`skeleton.py` of the indexer), and the name stands in the part that is to be completed.
+imports the one file that defines the name, as far as grammars tell (`imports.py` and
+`definitions.py` of the indexer), and the name stands in the part that is to be completed.
 """
 
 import random
@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from qcn_indexer.definitions import definitions
 from qcn_indexer.imports import import_graph
-from qcn_indexer.skeleton import skeleton
 
 from qcn_lsp.commands.places import Place, places_in
 
@@ -22,10 +22,6 @@ SHORTEST_NAME = 4  # characters: shorter ones are often another thing of the sam
 
 Texts = Mapping[PurePosixPath, str]
 
-_DEFINED = re.compile(
-    r"\b(?:def|class|function|interface|type|enum|namespace|struct|record|trait|module|union|mod|"
-    r"func|fn|const|let|var)\s+(\w+)|^(?:[\w*&:<>,]+\s+)+\*?(\w+)\("
-)
 _WORD = re.compile(r"[^\W\d]\w*")
 
 
@@ -46,7 +42,7 @@ def lines_with_names_of_others(root: Path, texts: Texts) -> list[Line]:
 
     At random, but one of each file before the second of any.
     """
-    graph, defined = import_graph(texts), definitions(texts)
+    graph, defined = import_graph(texts), owners(texts)
     chooser = random.Random(SEED)
     ordered: list[tuple[int, float, Line]] = []
     for path in sorted(texts):
@@ -57,13 +53,13 @@ def lines_with_names_of_others(root: Path, texts: Texts) -> list[Line]:
     return [line for _, _, line in sorted(ordered, key=lambda one: one[:2])]
 
 
-def definitions(texts: Texts) -> dict[str, PurePosixPath]:
+def owners(texts: Texts) -> dict[str, PurePosixPath]:
     """Return the names that exactly one file defines, with that file."""
     files: dict[str, set[PurePosixPath]] = defaultdict(set)
     for path, text in texts.items():
-        for line in skeleton(path, text).splitlines():
-            for found in _DEFINED.finditer(line):
-                files[found[1] or found[2]].add(path)
+        for definition in definitions(path, text):
+            for name in definition.names:
+                files[name].add(path)
     return {
         name: next(iter(paths))
         for name, paths in files.items()

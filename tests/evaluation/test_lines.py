@@ -4,7 +4,7 @@ from pathlib import Path, PurePosixPath
 
 from qcn_indexer.read import Text, read_text
 
-from qcn_lsp.evaluation.lines import Line, definitions, lines_with_names_of_others
+from qcn_lsp.evaluation.lines import Line, lines_with_names_of_others, owners
 
 SHOP, PRICES, OTHER = (PurePosixPath(name) for name in ("shop.py", "lib/prices.py", "lib/other.py"))
 FILES = {
@@ -58,7 +58,7 @@ def test_definitions_of_several_languages() -> None:
         PurePosixPath("c.ts"): "export class Window {\n}\nexport const limit = 3\n",
         PurePosixPath("d.c"): "static int read_line(FILE *file) {\n}\n",
     }
-    assert {name: path.name for name, path in definitions(texts).items()} == {
+    assert {name: path.name for name, path in owners(texts).items()} == {
         "Parse": "a.go",
         "Reader": "a.go",
         "parse_all": "b.rs",
