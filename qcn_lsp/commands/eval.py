@@ -110,7 +110,7 @@ async def _evaluate(
     local = LocalEngine(wanted.model, options=options)
     engine = await local.attach(lambda status: show(status.message, None))
     try:
-        asker = _Asker(engine, root.name)
+        asker = _Asker(engine, f"{root.name} (evaluated)")  # apart from what windows have read
         count = _counter(engine, asyncio.get_running_loop())
         room = min(await engine.context_limit(), MOST_CONTEXT)
         questions = await asyncio.to_thread(Questions, root, texts, count=count, room=room)
@@ -121,6 +121,7 @@ async def _evaluate(
                 experiments.append(await asker.experiment(name, some, show))
             else:
                 notes.append(f"Not measured: {TITLES[name].lower()}: no line fits.")
+        await asker.forget()
     finally:
         await engine.close()
     return experiments, notes, engine.model or wanted.model
@@ -190,6 +191,10 @@ class _Asker:
         )
         touched = sum(question.touched for question in questions)
         return Experiment(name, len(questions), touched, scores)
+
+    async def forget(self) -> None:
+        """Have the engine forget what it has read for this."""
+        await self._engine.delete_context(self._context)
 
     async def _line(self, question: Question, segments: Sequence[Segment]) -> str:
         tokens = await self._read(segments) if segments else 0

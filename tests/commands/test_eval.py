@@ -42,6 +42,8 @@ def test_it_scores_the_lines_behind_each_context(runtime: Path, shop: Path) -> N
             assert exact["value"] in (0, 1)
             assert exact["low"] <= exact["value"] <= exact["high"]
     assert "git knows no history" in result["notes"][0]
+    # Nothing of it is kept.
+    assert not list(runtime.rglob("*.state"))
     # In words; the engine is still there.
     done = qcn("eval", shop)
     assert done.returncode == 0, done.stderr
