@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from qcn_inference.grid import TYPED_BLOCK
 
 from benchmarks import edit
 from benchmarks.checkpoints import random_checkpoint
@@ -41,7 +42,7 @@ def test_a_change_costs_itself_and_the_completion(result: dict[str, Any]) -> Non
     assert 0.9 * LENGTH < context["tokens"] <= LENGTH
     assert LENGTH < context["from_nothing"][OURS]["tokens"] < LENGTH + TAIL
     # The toy reads the prefix first: the suffix, of 512 tokens at the most, is read again.
-    assert 0 < computed["typing in a long file"] <= 2 * 64 + 512
+    assert 0 < computed["typing in a long file"] <= 2 * TYPED_BLOCK + 512
     assert computed["nothing"] < computed["a file deleted"] < TAIL
     assert computed["one line"] < computed["512 tokens inserted"] < 2 * 512 + TAIL
     assert computed["back on the branch"] < computed["a branch switched"] < LENGTH / 2
