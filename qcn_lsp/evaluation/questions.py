@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from qcn_indexer.history import history
 from qcn_indexer.layout import Count, Segment
 from qcn_indexer.packing import pack
-from qcn_indexer.ranking import File, rank
+from qcn_indexer.ranking import File, Ranked, rank
 
 from qcn_lsp.evaluation.formats import FORMATS
 from qcn_lsp.evaluation.lines import Line, Texts
@@ -64,22 +64,24 @@ class Questions:
     def repository(self, lines: Sequence[Line]) -> Iterator[Question]:
         """Yield what is asked with and without the repository."""
         for line in lines:
-            packed = self._packed(line.path, self._room, set())
+            packed = self._packed(self._ranked(line.path), self._room, {line.path})
             yield self._at(line, {WITHOUT: (), WITH: packed})
 
     def overlay(self, lines: Sequence[Line], limit: int) -> Iterator[Question]:
         """Yield at most `limit` questions, those first whose change is about the line's name."""
+        ranked = self._ranked(None)
         pool = lines[: POOL * limit]
         changed = [(line, older) for line in pool if (older := self._older(line.defined_in))]
         changed.sort(key=lambda one: not self._touches(*one))
         for line, older in changed[:limit]:
             path, newer = line.defined_in, self._texts[line.defined_in]
-            others = self._packed(line.path, self._room // QUARTER, {path})
+            others = self._packed(ranked, self._room // QUARTER, {path, line.path})
             contexts = _versions(others, path, older, newer)
             yield self._at(line, contexts, touched=self._touches(line, older))
 
     def deletion(self, lines: Sequence[Line], limit: int) -> Iterator[Question]:
         """Yield at most `limit` questions at the places of lines that have been deleted."""
+        ranked = self._ranked(None)
         for line in lines:
             older = self._texts[line.path]
             if limit <= 0 or not self._fits(line.path, older):
@@ -88,7 +90,7 @@ class Questions:
             kept = older.split("\n")
             deleted = kept.pop(line.number)
             newer = "\n".join(kept)
-            others = self._packed(line.path, self._room // QUARTER, set())
+            others = self._packed(ranked, self._room // QUARTER, {line.path})
             indentation = deleted[: len(deleted) - len(deleted.lstrip())]
             whole = replace(line, before=indentation, rest=deleted.strip())
             contexts = {WITHOUT: ()} | _versions(others, line.path, older, newer)
@@ -125,19 +127,17 @@ class Questions:
     def _tokens(self, path: PurePosixPath, text: str) -> int:
         return Segment(path, text, "base", "file").tokens(self._count)
 
+    def _ranked(self, opened: PurePosixPath | None) -> list[Ranked]:
+        """All files as they rank in an editor in which one file is open, or none."""
+        files = [File(path, text, 0.0, open=path == opened) for path, text in self._texts.items()]
+        return rank(files, history=self._history, now=self._now)
+
     def _packed(
-        self, path: PurePosixPath, budget: int, without: set[PurePosixPath]
+        self, ranked: Sequence[Ranked], budget: int, without: set[PurePosixPath]
     ) -> tuple[Segment, ...]:
-        """The base for an editor in which one file is open: without that file, and some others."""
-        files = [
-            File(other, text, 0.0, open=other == path)
-            for other, text in self._texts.items()
-            if other not in without
-        ]
-        ranked = rank(files, history=self._history, now=self._now)
-        others = [one for one in ranked if one.path != path]
-        budget = max(0, budget - MARGIN)
-        return pack(others, budget=budget, count=self._count).layout.segments
+        """A base of the files but those."""
+        files = [one for one in ranked if one.path not in without]
+        return pack(files, budget=max(0, budget - MARGIN), count=self._count).layout.segments
 
 
 def _versions(others: Context, path: PurePosixPath, older: str, newer: str) -> dict[str, Context]:
