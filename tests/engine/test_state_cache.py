@@ -66,12 +66,12 @@ def test_a_block_depends_on_nothing_in_front_of_its_part(
 
 def test_blocks_are_short_where_one_types(tokenizer: Tokenizer) -> None:
     control = tokenizer.control_id
-    ids = [control("<|file_sep|>"), *[20] * 600, control("<|fim_prefix|>"), *[20] * 100]
+    ids = [control("<|file_sep|>"), *[20] * 600, control("<|fim_prefix|>"), *[20] * 200]
     assert list(Grid(tokenizer).blocks(ids)) == [
         (0, BLOCK),
         (BLOCK, 601),
         (601, 601 + TYPED_BLOCK),
-        (601 + TYPED_BLOCK, 702),
+        (601 + TYPED_BLOCK, 802),
     ]
 
 
