@@ -70,11 +70,13 @@ def _listener(given: argparse.Namespace) -> AbstractContextManager[socket.socket
 
 
 def _serve(given: argparse.Namespace, listener: socket.socket, token: str | None) -> None:
+    from qcn_inference.service.engine import CacheBudgets
     from qcn_inference.service.server import ServeOptions, serve
 
     embedded = Path(__file__).parent / "data" / EMBEDDED
     folder = embedded if given.model == EMBEDDED else Path(given.model).expanduser().absolute()
-    options = ServeOptions(folder, folder.name, given.idle_minutes, given.threads)
+    budgets = CacheBudgets(given.cache_mib, given.disk_cache_mib)
+    options = ServeOptions(folder, folder.name, given.idle_minutes, given.threads, budgets)
     asyncio.run(serve(options, listener, token))
 
 
@@ -92,6 +94,10 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     option("--token-file", type=Path, help="the bearer token, in a file of yours alone, for TCP")
     option("--idle-minutes", type=_minutes, default=15.0, help="leave when unused; inf never does")
     option("--threads", type=_threads, help="CPU threads for the model")
+    option("--cache-mib", type=_mebibytes, help="memory for what was read, in MiB")
+    option(
+        "--disk-cache-mib", type=_mebibytes, help="disk for contexts, in MiB; 0 keeps nothing there"
+    )
     given = parser.parse_args(arguments)
     over_tcp = (given.host, given.port, given.token_file)
     if given.socket is None and None in over_tcp:
@@ -112,6 +118,13 @@ def _threads(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _mebibytes(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("must be at least 0")
     return number
 
 
