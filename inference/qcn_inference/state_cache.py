@@ -118,7 +118,7 @@ class StateCache:
             for gone in _subtree(node):
                 self._drop_checkpoint(gone)
                 self.nbytes -= gone.kv.nbytes
-            self.times_forgotten += 1
+        self.times_forgotten += 1  # also when nothing is here yet: it may be being read
 
     def clear(self) -> None:
         """Drop everything."""
