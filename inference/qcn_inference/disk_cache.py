@@ -149,31 +149,36 @@ class DiskCache:
 
     # On any thread.
 
-    def load(
-        self, repo: str, pieces: Sequence[bytes], beyond: int, max_bytes: int
-    ) -> tuple[int, list[Stretch]]:
-        """Read what is here of a text, given as the ids of its blocks, behind its first `beyond`.
+    def find(self, repo: str, pieces: Sequence[bytes], beyond: int) -> list[tuple[int, int, Entry]]:
+        """The entries that hold a text, given as the ids of its blocks, behind its first `beyond`.
 
-        That is a beginning of it, as far as its files take `max_bytes` together.
-
-        Returns:
-            The number of the first stretch's first block (`beyond` or less), and the stretches.
+        In order; each with the number of its first block (the first one's is `beyond` or less) and
+        the number behind its last.
         """
         keys = keys_of(self._format.fingerprint, pieces)
         try:
             chain = disk_files.chain_to(disk_files.entries_of(self._folder(repo)), keys)
         except OSError as error:
             self._turn_off(error)
-            return 0, []
-        chain = [link for link in chain if link[1] > beyond]
-        stretches: list[Stretch] = []
-        for start, end, entry in chain:
-            max_bytes -= entry.nbytes
-            stretch = None if max_bytes < 0 else self._read(entry, pieces[start:end])
-            if stretch is None:
-                break
-            stretches.append(stretch)
-        return chain[0][0] if chain else 0, stretches
+            return []
+        return [link for link in chain if link[1] > beyond]
+
+    def read(self, entry: Entry, pieces: Sequence[bytes]) -> Stretch | None:
+        """What an entry holds: these blocks. One that is not what it should be is removed."""
+        try:
+            with entry.path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                return self._format.read(
+                    file, size, key=entry.key, parent=entry.parent, pieces=pieces
+                )
+        except FileNotFoundError:  # removed by another engine, or forgotten
+            return None
+        except (DamagedError, OSError) as error:
+            problem = error.strerror if isinstance(error, OSError) else error
+            log.warning("%s %s: it is removed, its text read again", entry.path, problem)
+            with suppress(OSError):
+                entry.path.unlink()
+            return None
 
     def forget(self, repo: str) -> int:
         """Remove all that any model has kept of repositories of this name; the number of files.
@@ -218,23 +223,6 @@ class DiskCache:
 
     def _folder(self, repo: str) -> Path:
         return self.root / self._format.fingerprint.hex()[:32] / disk_files.name_of(repo)
-
-    def _read(self, entry: Entry, pieces: Sequence[bytes]) -> Stretch | None:
-        """What an entry holds of a text; one that is not what it should be is removed."""
-        try:
-            with entry.path.open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                return self._format.read(
-                    file, size, key=entry.key, parent=entry.parent, pieces=pieces
-                )
-        except FileNotFoundError:  # removed by another engine, or forgotten
-            return None
-        except (DamagedError, OSError) as error:
-            problem = error.strerror if isinstance(error, OSError) else error
-            log.warning("%s %s: it is removed, its text read again", entry.path, problem)
-            with suppress(OSError):
-                entry.path.unlink()
-            return None
 
     def _turn_off(self, error: Exception) -> None:
         """Say once why nothing is kept on disk any more."""

@@ -115,14 +115,21 @@ class Loaded:
     def restore(self, ids: Sequence[int], repo: str, max_bytes: int) -> Generator[None, None, None]:
         """Bring what is on disk of a text into memory, as far as it takes no more than this."""
         disk, forgotten = self.disk, self.cache.times_forgotten
-        known, pieces = self.cache.stretches(ids), self.cache.pieces(ids)
-        front = [block for stretch in known for block in stretch.blocks]
+        pieces = self.cache.pieces(ids)
+        front = [block for stretch in self.cache.stretches(ids) for block in stretch.blocks]
         if disk is None or not disk.on or len(front) == len(pieces):
             return
-        load = partial(disk.load, repo, pieces, len(front), max_bytes)
-        start, stretches = yield from in_background(load)
-        if stretches and self.cache.times_forgotten == forgotten:
-            self.cache.put_back(front[:start], stretches)
+        found = yield from in_background(partial(disk.find, repo, pieces, len(front)))
+        # One by one, so that what a newer layout cuts short has not been in vain.
+        for start, end, entry in found:
+            max_bytes -= entry.nbytes
+            if max_bytes < 0:
+                return
+            stretch = yield from in_background(partial(disk.read, entry, pieces[start:end]))
+            if stretch is None or self.cache.times_forgotten != forgotten:
+                return
+            self.cache.put_back(front[:start], stretch)
+            front = [*front[:start], *stretch.blocks]
 
     def _keep_on_disk(self, ids: Sequence[int], context: str, repo: str | None) -> None:
         if self.disk is not None and repo is not None:

@@ -145,17 +145,12 @@ class StateCache:
                 blocks = []
         return found
 
-    def put_back(
-        self, front: Sequence[tuple[bytes, KvBlock]], stretches: Sequence[Stretch]
-    ) -> None:
-        """Keep stretches of a text that was read before, behind the blocks in front of them."""
+    def put_back(self, front: Sequence[tuple[bytes, KvBlock]], stretch: Stretch) -> None:
+        """Keep a stretch of a text that was read before, behind the blocks in front of it."""
         node = self._root
-        for piece, kv in front:
+        for piece, kv in (*front, *stretch.blocks):
             node = node.children.get(piece) or self._grow(node, piece, kv)
-        for stretch in stretches:
-            for piece, kv in stretch.blocks:
-                node = node.children.get(piece) or self._grow(node, piece, kv)
-            self._use_checkpoint(node, node.checkpoint or stretch.checkpoint)
+        self._use_checkpoint(node, node.checkpoint or stretch.checkpoint)
         self._make_room()
 
     def _walk(

@@ -209,14 +209,18 @@ class Editing(RuleBasedStateMachine):
         super().__init__()
         self.base: Layout = []
         self.overlay: Layout = []
-        self.restarted = False
+        self.restarts = 0
 
     @property
     def engine(self) -> EngineProcess:
         return self.edited.engine
 
-    @initialize(sizes=st.lists(st.integers(0, 8), min_size=1, max_size=4))
-    def begin(self, sizes: list[int]) -> None:
+    @initialize(
+        sizes=st.lists(st.integers(0, 8), min_size=1, max_size=4),
+        restarts=st.sampled_from([0, 0, 1]),  # it takes seconds
+    )
+    def begin(self, sizes: list[int], restarts: int) -> None:
+        self.restarts = restarts
         self.base = [(f"{n}.py", source(size, n), "base") for n, size in enumerate(sizes)]
         self.engine.client.delete("/v1/contexts/edited")
         put(self.engine, "edited", self.base)
@@ -240,10 +244,10 @@ class Editing(RuleBasedStateMachine):
         self.overlay = []
         put(self.engine, "edited", self.layout)
 
-    @precondition(lambda self: not self.restarted)  # takes seconds
+    @precondition(lambda self: self.restarts)
     @rule()
     def restart(self) -> None:
-        self.restarted = True
+        self.restarts -= 1
         self.edited.start()
         assert put(self.engine, "edited", self.layout)["computed"] == 0
 
