@@ -6,9 +6,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import completion, edit, inference, machine, peers, replay, report, results, startup
+from benchmarks import (
+    completion,
+    edit,
+    inference,
+    machine,
+    peers,
+    replay,
+    report,
+    restart,
+    results,
+    startup,
+)
 
-RUNS = ("inference", "completion", "startup", "edit", "replay")
+RUNS = ("inference", "completion", "startup", "edit", "restart", "replay")
 
 
 def main() -> int:
@@ -40,6 +51,7 @@ def _run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "completion": completion.run,
         "startup": startup.run,
         "edit": edit.run,
+        "restart": restart.run,
     }
     return runs[name](threads, quick=quick)
 

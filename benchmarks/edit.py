@@ -10,8 +10,6 @@ first token, without HTTP and tokenising.
 cannot be rolled back. llama.cpp is not measured here yet.
 """
 
-import json
-import shutil
 import sys
 import time
 from collections.abc import Generator, Sequence
@@ -19,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from benchmarks import machine
-from benchmarks.checkpoints import CACHE, NANO
+from benchmarks.checkpoints import longer_nano
 from benchmarks.contenders import Contender, Worker, WorkerError
 from benchmarks.editor import python_files
 from benchmarks.peers import PeerError
@@ -43,7 +41,7 @@ ENTRIES = {"one line": 40, "512 tokens inserted": 512, "a new file": 1_500, "a f
 def run(threads: int, *, quick: bool) -> dict[str, Any]:
     """Measure all lengths."""
     about = machine.describe(threads)
-    folder = _longer_nano(2 * max(LENGTHS))
+    folder = longer_nano(2 * max(LENGTHS))
     loaded = _load(folder, threads)
     source = _source(loaded, max(LENGTHS) + 65_536)
     lengths = QUICK_LENGTHS if quick else LENGTHS
@@ -51,17 +49,6 @@ def run(threads: int, *, quick: bool) -> dict[str, Any]:
     measured = [_measure(loaded, source, length, rounds) for length in lengths]
     _ask_transformers(folder, threads, measured, source)
     return {"benchmark": "edit"} | about | {"tail_tokens": TAIL, "contexts": measured}
-
-
-def _longer_nano(length: int) -> Path:
-    """qcn-nano, for texts of up to `length` tokens."""
-    folder = CACHE / f"nano-{length}"
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(NANO, folder)
-    config = json.loads((folder / "config.json").read_text())
-    config["max_position_embeddings"] = length
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 def _load(folder: Path, threads: int) -> "Loaded":

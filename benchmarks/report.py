@@ -25,6 +25,7 @@ def _page(folder: Path) -> Iterator[str]:
         "completion": _completion,
         "startup": _startup,
         "edit": _edit,
+        "restart": _restart,
         "replay": _replay,
     }
     for name, section in sections.items():
@@ -151,6 +152,25 @@ def _edit(result: dict[str, Any]) -> Iterator[str]:
         if reason := one.get("transformers_not_measured"):
             yield f"- transformers was not measured: {reason}"
     yield "- llama.cpp: not measured yet"
+
+
+def _restart(result: dict[str, Any]) -> Iterator[str]:
+    contexts = result["contexts"]
+    yield (
+        "From the start of the engine's process, with qcn-nano, to the first token of a completion "
+        "behind a context that an earlier process has read; its files are in the system's memory."
+    )
+    yield ""
+    yield "| | " + " | ".join(f"{one['tokens']:,} tokens" for one in contexts) + " |"
+    yield "|---|" + "---:|" * len(contexts)
+    for key, title in (
+        ("start", "process start to a loaded model"),
+        ("restored", "from there to the first token, context on disk"),
+        ("read", "the same, context read from nothing"),
+    ):
+        yield f"| {title} | " + " | ".join(f"{_spread(one[key])} ms" for one in contexts) + " |"
+    for key, title in (("tokens_computed", "tokens computed"), ("disk", "on disk, MiB")):
+        yield f"| {title} | " + " | ".join(f"{one[key]['value']:,}" for one in contexts) + " |"
 
 
 WAYS = {

@@ -60,7 +60,9 @@ def _run(options: argparse.Namespace) -> int:
         case "context":
             from qcn_lsp.commands import context
 
-            return context.run(options.path, options.tokens, as_json=options.json)
+            if options.what[:1] == ["purge"]:
+                return context.purge(_one_path(options.what[1:]), as_json=options.json)
+            return context.run(_one_path(options.what), options.tokens, as_json=options.json)
         case "doctor":
             from qcn_lsp.commands import doctor
 
@@ -115,11 +117,17 @@ def _parser() -> argparse.ArgumentParser:
     context = commands.add_parser(
         "context",
         help="show what the model sees of a repository",
+        usage="qcn context [-h] [--tokens N] [--json] [purge] [PATH]",
         description="Lay out a repository for the model as the language server does, have it read, "
-        "and show what stands where, what had no room, and what was left out, with the reasons.",
+        "and show what stands where, what had no room, and what was left out, with the reasons. "
+        "With `purge`: have the engines of this machine forget all that they ever read of it, and "
+        "remove it from disk.",
     )
     context.add_argument(
-        "path", nargs="?", type=Path, metavar="PATH", help="the folder (default: this one)"
+        "what",
+        nargs="*",
+        metavar="[purge] [PATH]",
+        help="the folder (default: this one; one of the name purge is ./purge)",
     )
     context.add_argument(
         "--tokens",
@@ -174,6 +182,15 @@ def _add_endpoint(parser: argparse.ArgumentParser) -> None:
     endpoint.add_argument(
         "--engine-token-file", type=Path, metavar="FILE", help="its bearer token, alone in a file"
     )
+
+
+def _one_path(paths: Sequence[str]) -> Path | None:
+    """Return the path, None where there is none."""
+    from qcn_lsp.commands.errors import CommandError
+
+    if len(paths) > 1:
+        raise CommandError(f"one folder at a time: what is {paths[1]}?")
+    return Path(paths[0]) if paths else None
 
 
 def _port(text: str) -> int:

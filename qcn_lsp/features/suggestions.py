@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from qcn_indexer.open_files import OpenFile, ShownFile, choose, root_of
+from qcn_indexer.open_files import ShownFile, root_of
 from qcn_indexer.secrets import looks_secret
 
 from qcn_lsp.documents import Document
@@ -87,6 +87,7 @@ class Suggestions:
         self._server = server
         self._cache = AnswerCache()
         self._deletions = Deletions()
+        self._secrets_told: set[str] = set()
         self._definitions = Definitions()
         self._jobs: dict[str, _Job] = {}
         self._starting: asyncio.Task[bool] | None = None
@@ -103,6 +104,7 @@ class Suggestions:
         if reason := self._refusal(document, cursor):
             logger.debug("nothing is offered in %s: %s", document.uri, reason)
             return ""
+        await self._judge_others(document)
         here = around(document.text, cursor)
         key = Key(document.uri, self._server.settings, self._behind(document))
         deleted = self._deletions.before(document.uri, here)
@@ -123,7 +125,18 @@ class Suggestions:
         if document.language_id in settings.completion.excluded_languages:
             return f"the language {document.language_id} is excluded"
         path, _ = _location(document, self._server.workspace_roots)
-        return looks_secret(path, document.text) or unfit(document.text, cursor)
+        if reason := looks_secret(path, document.text):
+            if document.uri not in self._secrets_told:
+                self._secrets_told.add(document.uri)
+                logger.info("nothing is completed in %s: %s", document.uri, reason)
+            return reason
+        return unfit(document.text, cursor)
+
+    async def _judge_others(self, document: Document) -> None:
+        """Learn which open files may be shown, where they will be."""
+        _, root = _location(document, self._server.workspace_roots)
+        if root is not None and self._server.contexts.state(root) is None:
+            await self._server.open_files.judge(root)
 
     async def _wait(self, place: Place, key: Key, here: Surroundings, *, automatic: bool) -> str:
         """Return the answer of the request for `place`, which others may wait for as well."""
@@ -227,15 +240,7 @@ class Suggestions:
         path, root = _location(document, self._server.workspace_roots)
         if root is None or not self._server.settings.context.open_files:
             return ()
-        files = [
-            OpenFile(other, opened.text)
-            for opened in self._server.documents.open_documents()
-            if (other := file_path(opened.uri)) is not None and other != root / path
-        ]
-        selection = choose(files, root=root, roots=self._server.workspace_roots)
-        for left_out, reason in selection.left_out:
-            logger.debug("%s is not shown to the model: %s", left_out, reason)
-        return selection.shown
+        return self._server.open_files.beside(root / path, root)
 
     def _request(
         self,

@@ -207,6 +207,18 @@ def test_what_is_forgotten_is_gone_and_does_not_come_back_with_a_late_reader(
     cache.check_integrity()
 
 
+def test_what_is_forgotten_while_it_is_first_read_is_not_kept(loaded: Loaded) -> None:
+    cache = new_cache(loaded)
+    secret = [20] * (BLOCK + 9)
+    late = cache.read(secret, [BLOCK])
+    state = late.start(loaded.model)
+    cache.forget(secret)
+    for start, end in late.blocks:
+        loaded.model.prefill(secret[start:end], state)
+        late.took((start, end), state)
+    assert cache.checkpoints_of(secret) == []
+
+
 def test_damage_is_noticed(loaded: Loaded) -> None:
     cache = new_cache(loaded)
     read(loaded, cache, [20] * (BLOCK + 1), [BLOCK])
