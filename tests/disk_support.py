@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 from engine_support import finish
@@ -75,17 +76,20 @@ def files_of(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*.state")}
 
 
-def refresh_for_ever(model_folder: Path, root: Path, layouts: Sequence[Sequence[int]]) -> None:
+def refresh_for_ever(
+    model_folder: Path, root: Path, layouts: Sequence[Sequence[int]], begun: Event
+) -> None:
     """Read layouts in turn and write them at once, until this process is killed."""
     from qcn_inference import disk_cache
 
     disk_cache.WINDOW_SECONDS = 0.0
     model = load_model(model_folder)
     tokenizer = Tokenizer(model_folder, model.config.vocab_size)
-    while True:
-        session = new_session(model, tokenizer, root)
+    session = new_session(model, tokenizer, root)
+    assert session.disk is not None
+    while True:  # in memory all is known from the second time on: it does nothing but write
         for number, layout in enumerate(layouts):
             refresh(session, layout, [len(layout) // 2], name=str(number))
         flush(session)
-        assert session.disk is not None
+        begun.set()
         session.disk.forget(REPO)

@@ -11,7 +11,7 @@ root; C#'s `using` names no file, so C# has no imports.
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 
 from tree_sitter import Node
@@ -24,12 +24,36 @@ Graph = Mapping[PurePosixPath, frozenset[PurePosixPath]]
 Import = tuple[tuple[str, ...], ...]
 Imports = Iterator[Import]
 Captures = Mapping[str, list[Node]]
+Reader = Callable[[PurePosixPath, str], Sequence[Import]]
 
 
-def import_graph(texts: Mapping[PurePosixPath, str]) -> Graph:
-    """Return for each file the files of `texts` that it imports."""
-    index = _Index(texts)
-    return {path: frozenset(index.imported(path, text)) for path, text in texts.items()}
+def import_graph(texts: Mapping[PurePosixPath, str], read: Reader | None = None) -> Graph:
+    """Return for each file the files of `texts` that it imports, as `read` finds (`imports`)."""
+    index, read = _Index(texts), read or imports
+    return {path: frozenset(index.imported(path, read(path, text))) for path, text in texts.items()}
+
+
+class KnownImports:
+    """What files import, parsed once for each state of a file: parsing is what takes the time.
+
+    Kept are the files that were asked for in the last two rounds; `MOST` names end a round.
+    """
+
+    MOST = 8_192
+
+    def __init__(self) -> None:
+        self._known: dict[PurePosixPath, tuple[int, Sequence[Import]]] = {}
+        self._older = self._known
+
+    def of(self, path: PurePosixPath, text: str) -> Sequence[Import]:
+        """Return what a file of this name and text imports."""
+        found = self._known.get(path) or self._older.get(path)
+        if found is None or found[0] != hash(text):
+            found = hash(text), imports(path, text)
+        if len(self._known) >= self.MOST:
+            self._known, self._older = {}, self._known
+        self._known[path] = found
+        return found[1]
 
 
 def imports(path: PurePosixPath, text: str) -> list[Import]:
@@ -193,9 +217,9 @@ class _Index:
                 for parts in _module_paths(path):
                     self._named[parts[-1]].append((parts, path))
 
-    def imported(self, path: PurePosixPath, text: str) -> Iterator[PurePosixPath]:
+    def imported(self, path: PurePosixPath, named: Iterable[Import]) -> Iterator[PurePosixPath]:
         """The files that this one names."""
-        for alternatives in imports(path, text):
+        for alternatives in named:
             for name in alternatives:
                 if found := [file for file in self._find(name, path) if file != path]:
                     yield from found

@@ -264,13 +264,12 @@ def _words(text: str, cursor: int) -> dict[str, tuple[int, bool]]:
     after = text[cursor : cursor + CHARACTERS_AROUND].split("\n")[: LINES_AROUND + 1]
     before[-1] = re.sub(r"\w+\Z", "", before[-1])
     after[0] = re.sub(r"\A\w+", "", after[0])
-    lines = [*enumerate(reversed(before)), *enumerate(after)]
     words: dict[str, tuple[int, bool]] = {}
-    for distance, line in sorted(lines, key=lambda one: one[0]):
-        for found in _WORD.finditer(line):
-            word, member = found[2], found[1] is not None
-            nearest, always = words.get(word, (distance, True))
-            words[word] = nearest, always and member
+    for lines in (reversed(before), after):
+        for distance, line in enumerate(lines):
+            for found in _WORD.finditer(line):
+                nearest, member = words.get(found[2], (distance, False))
+                words[found[2]] = min(nearest, distance), member or found[1] is not None
     return words
 
 
@@ -281,11 +280,10 @@ def _ranked(
     found = []
     for path, defined in files.items():
         for i, definition in enumerate(defined):
+            of_class = definition.depth > 0
             uses = [words[name] for name in definition.names if name in words]
-            member = definition.depth > 0
-            uses = [(distance, always) for distance, always in uses if member or not always]
-            if uses:
-                found.append((member, min(distance for distance, _ in uses), path, i))
+            if distances := [distance for distance, member in uses if member or not of_class]:
+                found.append((of_class, min(distances), path, i))
     return [(path, i) for _, _, path, i in sorted(found)]
 
 

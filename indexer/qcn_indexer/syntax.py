@@ -126,8 +126,8 @@ _GRAMMARS = {
         "cpp",
         defining=_C["defining"] + " field_declaration alias_declaration concept_definition",
         shown_whole="type_definition union_specifier enum_specifier",
-        holding="class_specifier struct_specifier namespace_definition",
-        transparent=_C["transparent"] + " template_declaration",
+        holding="class_specifier struct_specifier",
+        transparent=_C["transparent"] + " template_declaration namespace_definition",
         imports=_C["imports"],
     ),
     "rust": _grammar(
@@ -142,9 +142,8 @@ _GRAMMARS = {
         defining="method_declaration constructor_declaration property_declaration"
         " field_declaration delegate_declaration event_field_declaration",
         shown_whole="enum_declaration",
-        holding="class_declaration interface_declaration struct_declaration record_declaration"
-        " namespace_declaration",
-        transparent="file_scoped_namespace_declaration",
+        holding="class_declaration interface_declaration struct_declaration record_declaration",
+        transparent="namespace_declaration file_scoped_namespace_declaration declaration_list",
     ),
     "ruby": _grammar(
         "ruby",

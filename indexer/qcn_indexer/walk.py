@@ -61,19 +61,6 @@ def walk(
         yield from _at(root, place, way)
 
 
-def judged(
-    root: Path, places: Iterable[PurePosixPath], users: UserRules | None = None
-) -> Iterator[tuple[PurePosixPath, Found | Skipped | None]]:
-    """Yield with each of the places what is there, or the folder above it that is left out.
-
-    None where nothing is, or an empty folder; where a folder is, the first thing in it.
-    """
-    root = root.resolve()
-    way = _Way(root, ignore_at(root, users))
-    for place in places:
-        yield place, next(_at(root, place, way), None)
-
-
 class _Way:
     """The rules of the folders on the way to some places, each read once."""
 

@@ -41,6 +41,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+import qcn_kernels
 import torch
 from filelock import FileLock, Timeout
 
@@ -74,8 +75,6 @@ def fingerprint_of(model: Model, tokenizer: Tokenizer) -> bytes:
     digest.update(tokenizer.fingerprint)
     numerics = (torch.__version__, torch.get_num_threads(), torch.backends.cpu.get_cpu_capability())
     digest.update(repr(numerics).encode())
-    import qcn_kernels
-
     for package in (Path(__file__).parent, *map(Path, qcn_kernels.__path__)):
         for source in sorted(package.rglob("*.py")):
             digest.update(hashlib.sha256(source.read_bytes()).digest())

@@ -115,9 +115,11 @@ class Loaded:
     def restore(self, ids: Sequence[int], repo: str, max_bytes: int) -> Generator[None, None, None]:
         """Bring what is on disk of a text into memory, as far as it takes no more than this."""
         disk, forgotten = self.disk, self.cache.times_forgotten
+        if disk is None or not disk.on:
+            return
         pieces = self.cache.pieces(ids)
         front = [block for stretch in self.cache.stretches(ids) for block in stretch.blocks]
-        if disk is None or not disk.on or len(front) == len(pieces):
+        if len(front) == len(pieces):
             return
         found = yield from in_background(partial(disk.find, repo, pieces, len(front)))
         # One by one, so that what a newer layout cuts short has not been in vain.

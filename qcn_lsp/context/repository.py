@@ -25,11 +25,12 @@ from pathlib import Path, PurePosixPath
 
 from qcn_indexer.bases import NOTHING, Base, Bases
 from qcn_indexer.history import history
+from qcn_indexer.imports import KnownImports
 from qcn_indexer.layout import Count, Layout, Segment
 from qcn_indexer.open_files import withheld
 from qcn_indexer.overlay import Deleted, Event, Limits, Overlay, Renamed, Written
 from qcn_indexer.packing import pack
-from qcn_indexer.ranking import File, Ranked, rank
+from qcn_indexer.ranking import File, Ranked, likeliest, rank
 from qcn_indexer.read import Text, digest_of, read_text
 from qcn_indexer.secrets import looks_secret
 from qcn_indexer.snapshot import EMPTY, Difference, Snapshot, difference, look_again
@@ -39,8 +40,8 @@ logger = logging.getLogger(__name__)
 
 COMMITS = 1_000  # of git's history: about a year of a busy project
 OVERLAY_SHARE = 4  # this part of the budget is the overlay's
-# Of a larger repository these are ranked, those written last first. Ranking looks into the text of
-# each, and what is older seldom comes within the budget.
+# Of a larger repository these are ranked, which needs the text of each; `likeliest` chooses them
+# without reading any.
 MOST_RANKED = 5_000
 # Files that change at once and are still told one by one, at some ten milliseconds each. More than
 # that is a branch switched or a tree rewritten, and asks for another base.
@@ -66,6 +67,7 @@ class Repository:
         self._limits = Limits(budget=budget // OVERLAY_SHARE)
         self._base = NOTHING
         self._bases = Bases()
+        self._imports = KnownImports()
         self._overlay = self._over(self._base)
         self._buffers: set[PurePosixPath] = set()  # paths whose text here is an open buffer's
         self._allowed: dict[PurePosixPath, bool] = {}
@@ -217,12 +219,16 @@ class Repository:
         )
 
     def _ranked(self, buffers: Texts, report: Report) -> list[Ranked]:
-        fit = [
-            (version.mtime_ns, path) for path, version in self._snapshot.items() if version.digest
-        ]
-        newest = sorted(fit, reverse=True)[:MOST_RANKED]
+        past = history(self.root, commits=COMMITS)
+        times = {
+            path: version.mtime_ns / 1e9
+            for path, version in self._snapshot.items()
+            if version.digest
+        }
+        opened = {str(path) for path in buffers}
         files = []
-        for _, name in newest:
+        chosen = likeliest(times, opened=opened, history=past, now=time.time(), at_most=MOST_RANKED)
+        for name in chosen:
             path = PurePosixPath(name)
             text = buffers.get(path)
             if text is None:
@@ -237,8 +243,7 @@ class Repository:
             if len(files) % 100 == 0:
                 report(f"{len(files):,} files read")
         report(f"ranking {len(files):,} files")
-        past = history(self.root, commits=COMMITS)
-        return rank(files, history=past, now=time.time())
+        return rank(files, history=past, now=time.time(), imports=self._imports.of)
 
     def _edited_at(self, path: PurePosixPath) -> float:
         try:

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
+from unittest import mock
 
 import pytest
 import torch
 from disk_support import (
+    DEADLINE_SECONDS,
     REPO,
     files_of,
     flush,
@@ -267,8 +269,7 @@ def test_whatever_happens_answers_are_those_of_a_fresh_engine(loaded: Loaded, ro
         pass
 
     Bound.loaded, Bound.folder = loaded, root
-    how = examples(sample=6, full=100)
-    run_state_machine_as_test(Bound, settings=how)
+    run_state_machine_as_test(Bound, settings=examples(sample=6, full=50))
 
 
 # --- Damage ------------------------------------------------------------------------------------
@@ -365,12 +366,12 @@ def test_killed_while_it_writes_it_leaves_nothing_wrong(
     layouts = [TEXT[: BLOCK + extra] for extra in (9, 80, 200)]
     expected = [from_nothing(loaded, layout) for layout in layouts]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["disk_support"])
+    context.set_forkserver_preload(["qcn_inference.checkpoint", "qcn_inference.generate"])
     for _ in range(count(sample=8, full=100)):
-        victim = context.Process(target=refresh_for_ever, args=(model_folder, root, layouts))
+        begun = context.Event()
+        victim = context.Process(target=refresh_for_ever, args=(model_folder, root, layouts, begun))
         victim.start()
-        while not any(root.glob("*/*/*")) and victim.is_alive():
-            time.sleep(0.001)  # until it has begun
+        assert begun.wait(DEADLINE_SECONDS)
         time.sleep(draw.uniform(0, 0.2))  # the moment is to be a random one
         assert victim.is_alive()
         victim.kill()
@@ -452,15 +453,29 @@ def test_what_was_used_least_recently_goes_first_and_never_what_others_continue(
         assert parent == disk_files.NO_PARENT or list(root.rglob(f"{parent}-*"))
 
 
+def test_an_entry_that_another_continues_stays(opened: Callable[..., Loaded], root: Path) -> None:
+    session = opened()
+    refresh(session, TEXT, KEEP)
+    leave(session)
+    (first,) = root.rglob(f"*-{disk_files.NO_PARENT}.state")
+    os.utime(first, (time.time() - 60, time.time() - 60))
+    left = disk_files.sweep(root, sizes(root) - 1)
+    assert list(root.rglob("*.state")) == [first]
+    assert left == first.stat().st_size
+
+
 def test_a_text_larger_than_the_budget_is_kept_as_far_as_it_fits(
-    opened: Callable[..., Loaded], root: Path
+    opened: Callable[..., Loaded], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = opened()
     refresh(session, TEXT, KEEP)
     flush(session)
     small = opened(disk=sizes(root) - 1, salt=b"another")
+    writes = mock.Mock(wraps=disk_of(small)._put)
+    monkeypatch.setattr(DiskCache, "_put", writes)
     refresh(small, TEXT, KEEP)
     leave(small)
+    assert writes.call_count == 1  # nothing is written only to be removed
     assert refresh(opened(disk=sizes(root), salt=b"another"), TEXT, KEEP).restored == BLOCK
 
 
@@ -536,7 +551,7 @@ def test_what_is_being_written_is_forgotten_too(
     monkeypatch.setattr(EntryFormat, "write", slow)
     session = opened()
     refresh(session, TEXT, KEEP)
-    assert writing.wait(60)
+    assert writing.wait(DEADLINE_SECONDS)
     session.cache.forget(TEXT)
     disk_of(session).forget(REPO)
     assert not list(root.glob("*/*"))
@@ -545,6 +560,29 @@ def test_what_is_being_written_is_forgotten_too(
     assert files_of(root) == {}
     assert not list(root.rglob("*.tmp"))
     assert disk_of(session).on
+
+
+def test_what_is_about_to_be_written_is_forgotten_too(
+    opened: Callable[..., Loaded], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer has taken it up, and makes its folder after it was removed."""
+    session = opened()
+    flush(session)
+    begun, may_begin, make_private = threading.Event(), threading.Event(), disk_files.make_private
+
+    def slow(folder: Path) -> None:
+        begun.set()
+        may_begin.wait()
+        make_private(folder)
+
+    monkeypatch.setattr(disk_files, "make_private", slow)
+    refresh(session, TEXT, KEEP)
+    assert begun.wait(DEADLINE_SECONDS)
+    session.cache.forget(TEXT)
+    disk_of(session).forget(REPO)
+    may_begin.set()
+    flush(session)
+    assert files_of(root) == {}
 
 
 def test_what_waits_to_be_written_is_forgotten_too(

@@ -183,6 +183,64 @@ async def test_what_becomes_ignored_is_gone_and_the_engine_forgets_it(root: Path
         assert not any(path.startswith("lib/") for path, _, _ in model.layouts[name])
 
 
+RATES = (
+    'def rate(country: str, year: int) -> float:\n    """What is added to a price."""\n'
+    "    return 0.2\n\n\n" + "# The rates of all countries.\n" * 400
+)
+RATE = 'def rate(country: str, year: int) -> float:\n    """What is added to a price."""\n'
+USES_RATE = "from lib.rates import rate\nfrom lib.prices import price\n\nx = rate(price("
+
+
+def extra_of(model: ScriptedModel) -> dict[str, str]:
+    """What the last completion showed of other files, beside the context."""
+    shown = model.bodies[-1].get("input_extra", [])
+    return {file["filename"]: file["text"] for file in shown}
+
+
+async def test_what_the_cursor_needs_of_a_file_too_large_for_the_context_is_shown(
+    root: Path,
+) -> None:
+    (root / "lib" / "rates.py").write_text(RATES)
+    async with session(root) as (editor, model):
+        buffer = editor.open("main.py", USES_RATE)
+        await laid_out(buffer, model)
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while not extra_of(model):  # a completion does not wait for it for long
+                await complete(buffer)
+        assert extra_of(model) == {"lib/rates.py": RATE}  # prices.py is in the context as a whole
+        assert ("lib/rates.py", RATES, "base") not in layout_of(model)
+        for typed in ("1", ")", ")\n", "y = 2\n", "print(x"):
+            buffer.type(typed)
+            await buffer.inline()
+            assert extra_of(model) == {"lib/rates.py": RATE}  # what stands behind is not read anew
+
+
+async def test_without_a_context_what_the_cursor_needs_is_shown_behind_the_open_files(
+    root: Path,
+) -> None:
+    (root / "lib" / "rates.py").write_text(RATES)
+    async with session(root) as (editor, model):
+        assert model.health is not None
+        model.health = {**model.health, "context_limit": 6000}
+        editor.open("lib/prices.py", (root / "lib/prices.py").read_text())
+        buffer = editor.open("main.py", USES_RATE)
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while not model.bodies or "lib/rates.py" not in extra_of(model):
+                await complete(buffer)
+        shown = [file["filename"] for file in model.bodies[-1]["input_extra"]]
+        assert shown == ["lib/prices.py", "lib/rates.py"]
+        assert extra_of(model)["lib/rates.py"] == RATE
+
+
+async def test_the_setting_keeps_definitions_of_other_files_out_too(root: Path) -> None:
+    async with session(root) as (editor, model):
+        await editor.configure({"engine": {"url": model.url}, "context": {"repository": False}})
+        buffer = editor.open("main.py", "from lib.prices import price\nx = price(")
+        for _ in range(5):
+            await complete(buffer)
+            assert extra_of(model) == {}
+
+
 async def test_what_becomes_ignored_among_many_changes_is_forgotten_too(root: Path) -> None:
     async with session(root, WATCHING) as (editor, model):
         buffer = editor.open("main.py", (root / "main.py").read_text())

@@ -187,11 +187,13 @@ async def delete_contexts(request: Request) -> Response:
 async def _forget(engine: Engine, names: list[str], repo: str) -> int:
     """Forget contexts, and what was read of their repository; the number of files removed.
 
-    It is done even when the client hangs up, and while the model is not loaded, or cannot be.
+    It is done even when the client hangs up, and where no model is loaded.
+
+    Raises:
+        ApiError: the queue is full, the engine is leaving, or a file could not be removed.
     """
-    for name in names:
-        engine.contexts.remove(name)
-    if (loaded := engine.loaded) is not None:
+    jobs = []
+    if (loaded := engine.loaded) is not None and engine.error is None:
         ids = opening(loaded.tokenizer, repo)
         # Their refreshes end here: one that has not begun yet would read the text again.
         jobs = [
@@ -199,8 +201,10 @@ async def _forget(engine: Engine, names: list[str], repo: str) -> int:
             for name in names
         ]
         jobs.append(engine.submit_job(loaded.forget(ids), Priority.COMPLETION, None))
-        for job in jobs:
-            await _result(job)
+    for name in names:
+        engine.contexts.remove(name)
+    for job in jobs:
+        await _result(job)
     try:
         return await run_in_threadpool(engine.forget_on_disk, repo)
     except OSError as error:
