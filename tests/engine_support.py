@@ -197,12 +197,20 @@ def parsed(events: Iterable[str]) -> list[Any]:
 
 
 @contextmanager
-def start_engine(model: Path | str, *arguments: str) -> Generator[subprocess.Popen[str]]:
-    """Start `serve` with one thread; it is gone afterwards, and its cache was never damaged."""
+def start_engine(
+    model: Path | str, *arguments: str, cache: Path | None = None
+) -> Generator[subprocess.Popen[str]]:
+    """Start `serve` with one thread; it is gone afterwards, and its cache was never damaged.
+
+    It keeps contexts on disk only where a user's cache directory is given.
+    """
+    if cache is None:
+        arguments = ("--disk-cache-mib", "0", *arguments)
     process = subprocess.Popen(
         [sys.executable, "-m", "qcn_inference", *serve_arguments(model), *arguments],
         stderr=subprocess.PIPE,
         text=True,
+        env=os.environ if cache is None else {**os.environ, "XDG_CACHE_HOME": str(cache)},
     )
     try:
         yield process
@@ -213,10 +221,12 @@ def start_engine(model: Path | str, *arguments: str) -> Generator[subprocess.Pop
 
 
 @contextmanager
-def engine_on(socket: Path, model: Path | str, *arguments: str) -> Generator[EngineProcess]:
+def engine_on(
+    socket: Path, model: Path | str, *arguments: str, cache: Path | None = None
+) -> Generator[EngineProcess]:
     """Start an engine on a Unix socket, with a client."""
     with (
-        start_engine(model, "--socket", str(socket), *arguments) as process,
+        start_engine(model, "--socket", str(socket), *arguments, cache=cache) as process,
         client_on(socket) as client,
     ):
         yield EngineProcess(process, client, socket)
