@@ -16,10 +16,11 @@ from benchmarks import (
     report,
     restart,
     results,
+    scale,
     startup,
 )
 
-RUNS = ("inference", "completion", "startup", "edit", "restart", "replay")
+RUNS = ("inference", "completion", "startup", "edit", "restart", "replay", "scale")
 
 
 def main() -> int:
@@ -52,6 +53,7 @@ def _run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "startup": startup.run,
         "edit": edit.run,
         "restart": restart.run,
+        "scale": scale.run,
     }
     return runs[name](threads, quick=quick)
 
