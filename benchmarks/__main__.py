@@ -17,10 +17,11 @@ from benchmarks import (
     report,
     restart,
     results,
+    scale,
     startup,
 )
 
-RUNS = ("inference", "completion", "startup", "edit", "restart", "replay", "evaluation")
+RUNS = ("inference", "completion", "startup", "edit", "restart", "replay", "scale", "evaluation")
 
 
 def main() -> int:
@@ -56,6 +57,7 @@ def _run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "startup": startup.run,
         "restart": restart.run,
         "evaluation": evaluation.run,
+        "scale": scale.run,
     }
     return runs[name](threads, quick=quick)
 

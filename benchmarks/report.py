@@ -30,6 +30,7 @@ def _page(folder: Path) -> Iterator[str]:
         "restart": _restart,
         "replay": _replay,
         "evaluation": _evaluation,
+        "scale": _scale,
     }
     for name, section in sections.items():
         path = folder / f"{name}.json"
@@ -239,6 +240,36 @@ def _interval(estimate: dict[str, float] | None, times: int, unit: str) -> str:
         return ""
     middle, low, high = (f"{times * estimate[key]:.3g}" for key in ("value", "low", "high"))
     return f"{middle}{unit} [{low} to {high}]"
+
+
+def _scale(result: dict[str, Any]) -> Iterator[str]:
+    yield "A workspace folder kept up to date, in a process of its own; the engine's work left out."
+    yield ""
+    yield (
+        "| files | first index, s | git's, s | ours over git's | layout, s | one change, ms | "
+        + (
+            "`git status`, s | burst of files | known, s | laid out anew, s | memory, MiB | "
+            "after the burst, MiB | CPU s in 10 quiet s |"
+        )
+    )
+    yield "|" + "---:|" * 13
+    for figures in result["workspaces"]:
+        values = (
+            figures["files"],
+            figures["first_index"]["value"],
+            figures["git_first_index"]["median"],
+            figures["first_index_over_git"],
+            figures["layout"]["value"],
+            figures["one_change"]["median"],
+            figures["git_status"]["median"],
+            figures["burst_files"],
+            figures["burst_known"]["value"],
+            figures["burst_laid_out"]["value"],
+            figures["memory"]["value"],
+            figures["memory_after_burst"]["value"],
+            figures["idle_cpu"]["value"],
+        )
+        yield f"| {' | '.join(map(_short, values))} |"
 
 
 def _middle_mean_high(figure: dict[str, Any]) -> str:

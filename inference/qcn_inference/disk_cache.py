@@ -68,17 +68,24 @@ LOOK_AGAIN_SECONDS = 0.005
 def fingerprint_of(model: Model, tokenizer: Tokenizer) -> bytes:
     """An identity of all that a state's bits depend on but its tokens.
 
-    Weights and precision, the tokenizer, torch and what it computes with, the number of threads
-    (which decides how sums are split), and our own code: any of it may change a rounding.
+    Weights and precision, the tokenizer, torch and what the processor offers it, the number of
+    threads (which decides how sums are split), and our own code: any of it may change a rounding.
     """
     digest = hashlib.sha256(model.fingerprint.encode())
     digest.update(tokenizer.fingerprint)
-    numerics = (torch.__version__, torch.get_num_threads(), torch.backends.cpu.get_cpu_capability())
+    numerics = (torch.__version__, torch.get_num_threads(), _processor())
     digest.update(repr(numerics).encode())
     for package in (Path(__file__).parent, *map(Path, qcn_kernels.__path__)):
         for source in sorted(package.rglob("*.py")):
             digest.update(hashlib.sha256(source.read_bytes()).digest())
     return digest.digest()
+
+
+def _processor() -> str:
+    """What torch chooses its kernels by: instructions, sizes of caches."""
+    if hasattr(torch.cpu, "get_capabilities"):  # newer versions do
+        return repr(sorted(torch.cpu.get_capabilities().items()))
+    return torch.backends.cpu.get_cpu_capability()
 
 
 def in_background(work: Callable[[], T]) -> Generator[None, None, T]:

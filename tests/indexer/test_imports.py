@@ -5,7 +5,7 @@ import sysconfig
 from pathlib import Path, PurePosixPath
 
 import pytest
-from qcn_indexer.imports import import_graph, imports
+from qcn_indexer.imports import KnownImports, import_graph, imports
 from qcn_indexer.syntax import LONGEST
 
 # Per language: the files of a root, and what the first of them imports.
@@ -151,6 +151,16 @@ def test_of_the_standard_library_is_read_what_python_itself_reads() -> None:
         if len(text.encode()) <= LONGEST:
             found = {alternatives[0] for alternatives in imports(PurePosixPath("a.py"), text)}
             assert found == imported_by_ast(text), file.name
+
+
+def test_a_file_is_parsed_once_for_each_state_of_it() -> None:
+    known, path = KnownImports(), PurePosixPath("a.py")
+    first = known.of(path, "import a\n")
+    assert list(first) == imports(path, "import a\n") == [(("a",),)]
+    for number in range(KnownImports.MOST - 1):
+        known.of(PurePosixPath(f"other{number}.txt"), "")
+    assert known.of(path, "import a\n") is first
+    assert list(known.of(path, "import b\n")) == [(("b",),)]
 
 
 def test_files_of_no_known_language_import_nothing() -> None:
