@@ -156,7 +156,8 @@ class Workspace(RuleBasedStateMachine):
         self.look(".")
 
     def look(self, *names: str) -> None:
-        self.repository.look([PurePosixPath(name) for name in names])
+        seen = self.repository.look([PurePosixPath(name) for name in names])
+        self.repository.take_in(seen)
 
     # --- What happens in the editor -------------------------------------------------------------
 
