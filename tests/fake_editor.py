@@ -135,12 +135,17 @@ class FakeEditor:
         self.client.text_document_did_open(types.DidOpenTextDocumentParams(item))
         return buffer
 
+    def close(self, name: str) -> None:
+        """Close a document; `name` is a path below the root, or a whole URI."""
+        uri = name if ":" in name else (self.root / name).as_uri()
+        self.opened.remove(uri)
+        identifier = types.TextDocumentIdentifier(uri)
+        self.client.text_document_did_close(types.DidCloseTextDocumentParams(identifier))
+
     def close_all(self) -> None:
         """Close every document."""
-        for uri in self.opened:
-            identifier = types.TextDocumentIdentifier(uri)
-            self.client.text_document_did_close(types.DidCloseTextDocumentParams(identifier))
-        self.opened.clear()
+        for uri in list(self.opened):
+            self.close(uri)
 
     async def configure(self, settings: dict[str, Any]) -> None:
         """Change the user's settings; returns when the server works with them."""

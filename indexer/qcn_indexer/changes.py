@@ -71,6 +71,12 @@ class Changes:
         pause = min(last + QUIET, first + LONGEST_BURST) - now
         return max(pause, LOCK_PAUSE if self._git_is_at_work(now) else 0.0)
 
+    @property
+    def waiting(self) -> int:
+        """How many paths wait to be looked at; `MOST_PATHS` where that is everything."""
+        with self._mutex:
+            return MOST_PATHS if TOP in self._paths else len(self._paths)
+
     def take(self) -> frozenset[PurePosixPath]:
         """Return the places to look at, whatever `delay` says, and forget them."""
         with self._mutex:

@@ -1,8 +1,9 @@
 """One root's context while it lives: read in the background, fresh whenever it is used.
 
 Guarantees
-- Fresh: `fresh_for` takes in every open buffer before it names the context, and the engine has the
-  newest layout in force before it is asked. What changes on disk is taken in as it is heard of.
+- Fresh: `fresh_for` takes in every open buffer, and what has been heard of the disk, before it
+  names the context, and the engine has the newest layout in force before it is asked. Where that is
+  too much to wait for, it names none.
 - The editor is never kept waiting: files are read and laid out on worker threads; a new base is
   worked out beside the old one, and swapped in when nothing has changed meanwhile. After a change
   of very much at once, such as a switch of branches, completions use the open files until then.
@@ -17,7 +18,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -53,10 +54,22 @@ LEAST_LIMIT = 16_384
 than what is open, and is laid out and read anew with every other change."""
 RECONCILE_SECONDS = 1800.0
 """Between two looks at what all files hold; those at sizes and times come with the events."""
+MOST_LOOKED_AT = 32
+"""Paths on disk that a completion waits for to be looked at: a few milliseconds."""
 
 
 class _Ended(Exception):  # noqa: N818 - an outcome, not an error
     """The work of a thread is of no use any more."""
+
+
+async def _to_its_end(work: Callable[[], None]) -> None:
+    """Run on a worker thread what must not be left half done, though nobody wants it any more."""
+    task = asyncio.create_task(asyncio.to_thread(work))
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 class LiveContext:
@@ -83,6 +96,8 @@ class LiveContext:
         self._loop = asyncio.get_running_loop()
         self._woken = asyncio.Event()
         self._turn = asyncio.Lock()  # who changes the repository
+        self._looking = False  # whether a look at the disk is under way, to be taken in later
+        self._unseen = False  # whether that is for changes that were heard of
         self._repository: Repository | None = None
         self._watcher: Watcher | None = None
         self._bar: ProgressBar | None = None
@@ -153,20 +168,47 @@ class LiveContext:
             self._bar.end(message)
 
     async def fresh_for(self, document: Document) -> str | None:
-        """Take in the other open buffers and give the engine what is new."""
+        """Take in the other open buffers, and changes on disk, and give the engine what is new.
+
+        None where more has changed on disk than a completion can wait for.
+        """
         repository = self._repository
         assert repository is not None
         buffers, current = self._buffers(), self._path_of(document)
         async with self._turn:
             if not self.ready:  # no more
                 return None
-            await asyncio.to_thread(repository.show, buffers, current)
+            if not await self._catch_up(repository):
+                return None
+            await _to_its_end(lambda: repository.show(buffers, current))
             if time.monotonic() - self._reconciled > RECONCILE_SECONDS:
                 self._reconcile = True
             if repository.compaction_due or self._reconcile:
                 self._woken.set()
             await self._send(repository)
         return self.name
+
+    async def _catch_up(self, repository: "Repository") -> bool:
+        """Take in the few changes that were heard of; False where they are not few, or looked at.
+
+        Called by who has the turn.
+        """
+        if self._looking:
+            return not (self._unseen or self.changes.waiting)
+        if not self.changes.waiting:
+            return True
+        if self.changes.waiting > MOST_LOOKED_AT:
+            return False
+        await _to_its_end(lambda: repository.take_in(repository.look(self.changes.take())))
+        return not self._is_outdated(repository)
+
+    def _is_outdated(self, repository: "Repository") -> bool:
+        """Whether too much has changed at once; the context is not used then until it is anew."""
+        if repository.outdated:
+            self.ready = False
+            self._settled.clear()
+            self._woken.set()
+        return repository.outdated
 
     async def described(self) -> dict[str, Any]:
         """Return the engine's view of the context, why each part is in it, and what is not."""
@@ -285,12 +327,13 @@ class LiveContext:
     async def _take_in(self) -> None:
         repository, buffers = self._repository, self._buffers()
         assert repository is not None
+        async with self._turn:  # no completion looks for itself from now on
+            self._looking = self._unseen = True
         seen = await asyncio.to_thread(self._look, repository)
         async with self._turn:
             await asyncio.to_thread(repository.take_in, seen)
-            if repository.outdated:
-                self.ready = False
-                self._settled.clear()
+            self._looking = False
+            self._is_outdated(repository)
             layout = repository.layout
             if not repository.compaction_due:
                 await self._send_if_possible(repository)
@@ -309,6 +352,7 @@ class LiveContext:
         by_content = self._reconcile or self.changes.overflowed
         self._reconcile = self.changes.overflowed = False  # before the places are taken
         places = self.changes.take()
+        self._unseen = bool(places)
         if not by_content:
             return repository.look(places)
         self._reconciled = time.monotonic()

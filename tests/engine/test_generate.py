@@ -1,6 +1,8 @@
 """One completion on a real model: the same by every route, and stopped within a step."""
 
 import itertools
+from collections.abc import Generator
+from typing import TypeVar
 
 import pytest
 import torch
@@ -14,6 +16,8 @@ from qcn_inference.request import Chunk, GenerationRequest, Prompt, RequestError
 from qcn_inference.scheduler import Priority, Scheduler
 from qcn_inference.state_cache import StateCache
 from sampling import examples
+
+T = TypeVar("T")
 
 IDS = list(range(20, 60))
 LONG = IDS * 16  # more than a block
@@ -98,6 +102,38 @@ def test_every_layer_and_every_token_is_a_step(loaded: Loaded) -> None:
     assert read >= layers
     more = steps_of(loaded, request_of(IDS, max_tokens=9, sampling=SamplingParams(1.0, seed=3)))
     assert more == read + 8
+
+
+def test_a_completion_begins_within_one_layer_of_a_refresh(loaded: Loaded) -> None:
+    """Counted in steps: a refresh makes one for each layer of each block, and has none after it."""
+    layers = len(loaded.model.config.layer_types)
+    order: list[str] = []
+
+    def noted(name: str, steps: Generator[None, None, T]) -> Generator[None, None, T]:
+        while True:
+            order.append(name)
+            try:
+                next(steps)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            yield
+
+    scheduler = Scheduler()
+    read = loaded.refresh([20] * (2 * BLOCK), [])
+    refresh = scheduler.submit(noted("refresh", read), priority=Priority.REFRESH)
+    for _ in range(layers // 2):  # in the middle of a block
+        scheduler.step()
+    asked = loaded.generate(request_of(IDS), lambda _: None)
+    completion = scheduler.submit(noted("completion", asked))
+    while not completion.done():
+        scheduler.step()
+    assert order[: layers // 2] == ["refresh"] * (layers // 2)
+    assert set(order[layers // 2 :]) == {"completion"}
+    while scheduler.step():
+        pass
+    assert refresh.result(0).computed == 2 * BLOCK
+    assert order.count("refresh") > 2 * layers
 
 
 def test_a_dropped_completion_reads_and_decodes_nothing_more(

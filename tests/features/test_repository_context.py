@@ -116,6 +116,53 @@ async def test_a_completion_right_after_a_change_elsewhere_sees_it(root: Path) -
         assert "def cost(item)" in text
 
 
+@pytest.mark.parametrize("how", ["saved and closed", "checked out"])
+async def test_a_completion_right_after_a_change_on_disk_sees_it(root: Path, how: str) -> None:
+    renamed = root / "lib" / "prices.py"
+    text = renamed.read_text()
+    for branch, name in (("old", "price("), ("new", "cost(")):
+        renamed.write_text(text.replace("price(", name))
+        git(root, "checkout", "-q", "-b", branch)
+        git(root, "add", "lib")
+        git(root, "commit", "-q", "-m", branch)
+    git(root, "checkout", "-q", "old")
+    async with session(root, WATCHING) as (editor, model):
+        prices = editor.open("lib/prices.py", text)
+        buffer = editor.open("main.py", (root / "main.py").read_text())
+        await laid_out(buffer, model)
+        before = layout_of(model)
+        if how == "checked out":
+            editor.close("lib/prices.py")
+            git(root, "checkout", "-q", "new")
+            tell(editor, renamed, types.FileChangeType.Changed)
+        else:
+            start = prices.text.index("price(")
+            prices.replace(start, start + len("price"), "cost")
+            renamed.write_text(prices.text)
+            editor.close("lib/prices.py")
+        await complete(buffer)
+        after = layout_of(model)
+        assert after[: len(before)] == before  # the old text, and behind it the new one
+        path, new, zone = after[-1]
+        assert (path, zone) == ("lib/prices.py", "overlay")
+        assert "def cost(item)" in new
+
+
+async def test_a_completion_right_after_many_changes_on_disk_has_them_all_or_no_context(
+    root: Path,
+) -> None:
+    async with session(root, WATCHING) as (editor, model):
+        buffer = editor.open("main.py", (root / "main.py").read_text())
+        await laid_out(buffer, model)
+        for number in range(100):
+            new = root / f"{number}.py"
+            new.write_text("x = 1\n")
+            tell(editor, new, types.FileChangeType.Created)
+        await complete(buffer)
+        if "context" in model.bodies[-1]:  # the burst was over by then, on a slow machine
+            assert "99.py" in {path for path, _, _ in layout_of(model)}
+
+
 async def test_a_hundred_edits_leave_one_entry(root: Path) -> None:
     async with session(root) as (editor, model):
         prices = editor.open("lib/prices.py", (root / "lib/prices.py").read_text())
@@ -415,6 +462,11 @@ async def test_going_back_to_a_branch_takes_the_layout_that_it_had(root: Path, f
 
 def overlay_paths(layout: Layout) -> set[str]:
     return {path for path, _, zone in layout if zone == "overlay"}
+
+
+def git(root: Path, *command: str) -> None:
+    who = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", "-C", str(root), *who, *command], check=True, capture_output=True)
 
 
 def tell(editor: FakeEditor, path: Path, kind: types.FileChangeType) -> None:

@@ -1,6 +1,7 @@
 """A rename reaches the completion: real server, real engine, a model that was taught to copy."""
 
 import asyncio
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import pytest
 import pytest_asyncio
 from copying_model import NAMES, call, caller, definition, write_copying_model
 from fake_editor import DEADLINE_SECONDS, Buffer, FakeEditor, capabilities, fake_editor
+from lsprotocol import types
 
-OLD, NEW = NAMES[3], NAMES[8]
+OLD, NEW, NEWEST = NAMES[3], NAMES[8], NAMES[13]
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +21,24 @@ def copying_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A shop that calls its function by the name it has."""
+    """A shop that calls its function by the name it has; on branch `renamed` it has another."""
     folder = tmp_path / "shop"
     folder.mkdir()
-    (folder / "prices.py").write_text(definition(OLD))
-    (folder / "main.py").write_text(caller(OLD))
+    git(folder, "init", "-q", "-b", "main")
+    for branch, name in (("main", OLD), ("renamed", NEWEST)):
+        if branch != "main":
+            git(folder, "checkout", "-q", "-b", branch)
+        (folder / "prices.py").write_text(definition(name))
+        (folder / "main.py").write_text(caller(OLD))
+        git(folder, "add", "-A")
+        git(folder, "commit", "-q", "-m", branch)
+    git(folder, "checkout", "-q", "main")
     return folder
+
+
+def git(root: Path, *command: str) -> None:
+    who = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", "-C", str(root), *who, *command], check=True, capture_output=True)
 
 
 @pytest_asyncio.fixture
@@ -49,7 +63,7 @@ async def until_completed(buffer: Buffer, expected: str) -> None:
             pass
 
 
-async def test_the_call_follows_the_function_when_it_is_renamed_in_a_buffer_and_when_that_is_saved(
+async def test_the_call_follows_the_function_through_every_way_it_is_renamed(
     editor: FakeEditor, root: Path
 ) -> None:
     main = editor.open("main.py", (root / "main.py").read_text())
@@ -64,3 +78,13 @@ async def test_the_call_follows_the_function_when_it_is_renamed_in_a_buffer_and_
     editor.close_all()
     main = editor.open("main.py", (root / "main.py").read_text())
     assert await completed(main) == call(NEW)
+
+    git(root, "checkout", "-qf", "renamed")
+    tell(editor, root / "prices.py")
+    assert await completed(main) == call(NEWEST)
+
+
+def tell(editor: FakeEditor, path: Path) -> None:
+    """What a client that watches says."""
+    event = types.FileEvent(path.as_uri(), types.FileChangeType.Changed)
+    editor.client.workspace_did_change_watched_files(types.DidChangeWatchedFilesParams([event]))
