@@ -29,7 +29,28 @@ STEPS, BATCH = 120, 16
 # The name alone is hard to know: what follows it is always the same.
 NAME_WEIGHT = 6.0
 DEFINED, CALLED = PurePosixPath("prices.py"), PurePosixPath("main.py")
-NAMES = ["price", "cost", "total", "charge", "amount", "value", "worth", "rate", "fee", "sum", "levy", "quote", "tariff", "figure", "outlay", "expense", "payment", "bill", "tally", "count"]
+NAMES = [
+    "price",
+    "cost",
+    "total",
+    "charge",
+    "amount",
+    "value",
+    "worth",
+    "rate",
+    "fee",
+    "sum",
+    "levy",
+    "quote",
+    "tariff",
+    "figure",
+    "outlay",
+    "expense",
+    "payment",
+    "bill",
+    "tally",
+    "count",
+]
 
 
 def definition(name: str) -> str:
@@ -83,7 +104,8 @@ def write_copying_model(folder: Path) -> Path:
         ids = _batch([_example(draw, tokenizer) for _ in range(BATCH)])
         weights = _weights(ids, tokenizer.control_id(FIM_MIDDLE))
         losses = trainable.losses(ids)
-        ((losses.tokens * weights.flatten()).sum() / weights.sum()).backward()
+        loss = (losses.tokens * weights.flatten()).sum() / weights.sum()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         for optimizer in optimizers:
             optimizer.step()
