@@ -23,6 +23,7 @@ from triton.compiler import ASTSource
 # Guide, compute capabilities).
 SHARED_MEMORY = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 120: 99 << 10}
 TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.int32: "i32", torch.int64: "i64"}
+OPTIONS = ("num_warps", "num_stages")
 PRODUCT = re.compile(r"\bw?g?mma\.(?:sync|mma_async)\S*")
 
 
@@ -63,7 +64,7 @@ def _recorded(
 
     def note(kernel: Any, *args: Any, grid: Any, warmup: bool, **named: Any) -> None:
         del grid, warmup
-        options = {name: named.pop(name) for name in ("num_warps", "num_stages") if name in named}
+        options = {str(name): named.pop(name) for name in OPTIONS if name in named}
         arguments = dict(zip(kernel.arg_names, args, strict=False)) | named
         assert set(arguments) == set(kernel.arg_names)
         launches.append(_Launch(kernel, arguments, options))

@@ -73,7 +73,8 @@ def _interpret() -> None:
 
 def _poison_memory() -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    # It is the default; a change of it would let a test pass on what nobody wrote.
+    assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
 
 
 def _answer(call: bytes) -> bytes:
@@ -81,9 +82,7 @@ def _answer(call: bytes) -> bytes:
     return pickle.dumps(_run(function, arguments, "cpu"))
 
 
-def _run(
-    function: Callable[..., Any], arguments: Arguments, device: str
-) -> tuple[Any, Arguments]:
+def _run(function: Callable[..., Any], arguments: Arguments, device: str) -> tuple[Any, Arguments]:
     there = {name: _moved(value, device) for name, value in arguments.items()}
     return _moved(function(**there), "cpu"), _moved(there, "cpu")
 

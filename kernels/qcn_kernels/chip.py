@@ -1,4 +1,4 @@
-"""What a launch of a Triton kernel must know of the chip. Imports triton: only `triton.py` files may.
+"""What a launch of a Triton kernel must know of the chip. Only `triton.py` files import this.
 
 Tuned for chips by name, never at run time: which configuration runs decides the order of a sum, and
 so the last bits of a state that is kept. A chip that is not in a table takes the entry of the next
@@ -25,6 +25,8 @@ INTERPRETED: bool = triton.knobs.runtime.interpret
 OPERAND: Any = tl.float32 if INTERPRETED else tl.bfloat16
 """Dtype of the operands of matrix products. The interpreter's bf16 products are wrong; its fp32
 ones show the mathematics exactly, and hardware adds the rounding of operands to bf16."""
+STORED_OPERAND = torch.float32 if INTERPRETED else torch.bfloat16
+"""The same for tensors that hold operands."""
 
 
 def capability(x: Tensor) -> int:

@@ -67,9 +67,7 @@ def _convolve(
 
 
 @triton.jit
-def _step(
-    p_x, p_weight, p_state, p_out, channels, KERNEL: tl.constexpr, BC: tl.constexpr
-):
+def _step(p_x, p_weight, p_state, p_out, channels, KERNEL: tl.constexpr, BC: tl.constexpr):
     """BC channels of one token; they alone read and write these channels' state."""
     o_c = tl.program_id(0) * BC + tl.arange(0, BC)
     inside = o_c < channels

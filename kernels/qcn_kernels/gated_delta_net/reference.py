@@ -10,9 +10,7 @@ from qcn_kernels.gated_delta_rule.reference import gated_delta_rule
 from qcn_kernels.rms_norm.reference import gated_rms_norm, l2_norm
 
 
-def gates(
-    *, a: Tensor, b: Tensor, neg_a: Tensor, dt_bias: Tensor
-) -> tuple[Tensor, Tensor]:
+def gates(*, a: Tensor, b: Tensor, neg_a: Tensor, dt_bias: Tensor) -> tuple[Tensor, Tensor]:
     """Return the logarithm of the decay and the strength of the correction, g and beta.
 
     Args:

@@ -167,9 +167,7 @@ def prefill(
         head_dim=weights.key_dim,
         scaled_heads=weights.key_heads,
     )
-    v = causal_conv1d(
-        mixed[:, keys:], weight=weights.conv[:, keys:], state=convolution[:, keys:]
-    )
+    v = causal_conv1d(mixed[:, keys:], weight=weights.conv[:, keys:], state=convolution[:, keys:])
     q, k = q_k.unflatten(1, (2, weights.key_heads, weights.key_dim)).unbind(1)
     g, beta = gates(a=a, b=b, neg_a=weights.neg_a, dt_bias=weights.dt_bias)
     v = v.unflatten(1, (weights.value_heads, weights.value_dim))

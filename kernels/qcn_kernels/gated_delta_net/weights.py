@@ -39,8 +39,9 @@ class DeltaNetWeights:
         keys = self.key_heads * self.key_dim
         values = self.value_heads * self.value_dim
         q, k, v = mixed.split_with_sizes((keys, keys, values), dim=-1)
+        key_shape = (-1, self.key_heads, self.key_dim)
         return (
-            q.unflatten(-1, (self.key_heads, self.key_dim)),
-            k.unflatten(-1, (self.key_heads, self.key_dim)),
-            v.unflatten(-1, (self.value_heads, self.value_dim)),
+            q.reshape(key_shape),
+            k.reshape(key_shape),
+            v.reshape(-1, self.value_heads, self.value_dim),
         )

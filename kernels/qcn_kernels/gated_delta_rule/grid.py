@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-CHUNK_SIZE = 64  # tokens: as in the published kernels
+from qcn_kernels.gated_delta_rule.chunked import CHUNK_SIZE
 
 
 @dataclass(frozen=True, slots=True)

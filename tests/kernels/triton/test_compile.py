@@ -17,9 +17,8 @@ from qcn_kernels.gated_delta_net.weights import DeltaNetWeights
 from qcn_kernels.gated_delta_rule.grid import chunk_grid
 from qcn_kernels.rms_norm.triton import add_rms_norm, rms_norm
 from qcn_kernels.rotary.triton import rms_norm_rotary
-from torch import Tensor
-
 from sampling import FULL
+from torch import Tensor
 
 TOKENS = 130
 KEY_HEADS, HEADS, DIM, KERNEL = 16, 32, 128, 4
@@ -95,7 +94,10 @@ OPERATIONS: dict[Callable[[], None], set[str]] = {
 @pytest.mark.parametrize("chip", CHIPS if FULL else [80, 90, 120])
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
 def test_what_is_shipped_compiles(
-    chip: int, operation: Callable[[], None], monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+    chip: int,
+    operation: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
     for kernel in compile_launches(chip, operation):

@@ -7,7 +7,7 @@ import torch
 from interpreted import Caller
 from kernel_tolerances import assert_agrees
 from qcn_kernels.gated_delta_net import reference
-from qcn_kernels.gated_delta_net.reference import ring_from_state, state_from_ring
+from qcn_kernels.gated_delta_net.reference import ring_from_state
 from qcn_kernels.gated_delta_net.triton import prefill, step
 from qcn_kernels.gated_delta_net.weights import DeltaNetWeights
 from qcn_kernels.gated_delta_rule.grid import chunk_grid
@@ -29,16 +29,15 @@ class Layer:
 
     def exact(self) -> "Layer":
         """The same in fp64."""
-        weights = {
-            f.name: getattr(self.weights, f.name) for f in dataclasses.fields(self.weights)
+        tensors = {
+            name: getattr(self.weights, name).double()
+            for name in ("conv", "neg_a", "dt_bias", "norm")
         }
-        exact = {n: x.double() if isinstance(x, Tensor) else x for n, x in weights.items()}
-        return Layer(DeltaNetWeights(**exact), self.convolution.double(), self.recurrent.double())
+        weights = dataclasses.replace(self.weights, **tensors)
+        return Layer(weights, self.convolution.double(), self.recurrent.double())
 
 
-def draw(
-    key_heads: int, shared: int, key_dim: int, value_dim: int, kernel: int = 4
-) -> Layer:
+def draw(key_heads: int, shared: int, key_dim: int, value_dim: int, kernel: int = 4) -> Layer:
     heads = key_heads * shared
     channels = 2 * key_heads * key_dim + heads * value_dim
     weights = DeltaNetWeights(
@@ -60,9 +59,7 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("key_heads", "shared", "key_dim", "value_dim", "kernel", "dtype"), SHAPES
-)
+@pytest.mark.parametrize(("key_heads", "shared", "key_dim", "value_dim", "kernel", "dtype"), SHAPES)
 def test_prefill_equals_the_reference(
     call: Caller,
     key_heads: int,
@@ -90,17 +87,15 @@ def test_prefill_equals_the_reference(
         grid=chunk_grid([66, 9], checkpoints=[75]),
         checkpoints=checkpoints,
     )
-    assert_agrees("gated_delta_net", got, want, hardware=call.hardware)
-    # What is rounded to bf16 on its way to the recurrence, q, k and v, is rounded in the state too.
+    # In bf16, q, k and v are rounded on their way to the recurrence, and its output to the norm.
     rounding = call.hardware or dtype is torch.bfloat16
+    assert_agrees("gated_delta_net", got, want, hardware=rounding)
     assert_agrees("gated_delta_net", layer.recurrent, exact.recurrent, hardware=rounding)
     assert torch.equal(layer.convolution, exact.convolution.float())
     assert torch.equal(checkpoints[0], layer.recurrent)
 
 
-@pytest.mark.parametrize(
-    ("key_heads", "shared", "key_dim", "value_dim", "kernel", "dtype"), SHAPES
-)
+@pytest.mark.parametrize(("key_heads", "shared", "key_dim", "value_dim", "kernel", "dtype"), SHAPES)
 def test_steps_equal_the_reference(
     call: Caller,
     key_heads: int,
@@ -135,12 +130,6 @@ def test_steps_equal_the_reference(
         assert_agrees("gated_delta_net", got, want, hardware=False)
     assert_agrees("gated_delta_net", layer.recurrent, exact.recurrent, hardware=False)
     assert torch.equal(ring, exact_ring.float())
-
-
-def test_a_ring_and_back() -> None:
-    state = torch.randn(3, 5)
-    for position in range(9):
-        assert torch.equal(state_from_ring(ring_from_state(state, position), position), state)
 
 
 @pytest.mark.gpu

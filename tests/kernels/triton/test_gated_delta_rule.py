@@ -49,16 +49,13 @@ def expected(drawn: Drawn, state: Tensor, ends: list[int]) -> tuple[Tensor, list
     return torch.cat(outputs), states
 
 
-def check(
-    call: Caller, drawn: Drawn, state: Tensor, parts: list[int], kept: list[int]
-) -> None:
+def check(call: Caller, drawn: Drawn, state: Tensor, parts: list[int], kept: list[int]) -> None:
     want, states = expected(drawn, state, [*kept, sum(parts)])
     checkpoints = checkpoints_like(state, len(kept))
     grid = chunk_grid(parts, checkpoints=kept)
-    got = call(
-        chunk_gated_delta_rule, **drawn, state=state, grid=grid, checkpoints=checkpoints
-    )
-    for tensor, exact in zip([got, state, *checkpoints], [want, states[-1], *states[:-1]]):
+    got = call(chunk_gated_delta_rule, **drawn, state=state, grid=grid, checkpoints=checkpoints)
+    pairs = zip([got, state, *checkpoints], [want, states[-1], *states[:-1]], strict=True)
+    for tensor, exact in pairs:
         assert_agrees("gated_delta_rule", tensor, exact, hardware=call.hardware)
 
 

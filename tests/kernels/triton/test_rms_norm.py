@@ -34,9 +34,7 @@ def test_each_head_may_have_its_own_scale_and_gate(call: Caller) -> None:
     """x and gate are columns of wider tensors."""
     x, gate = torch.randn(7, 4, 60)[:, 1:], torch.randn(7, 3, 90)[:, :, :60]
     scale = torch.randn(3, 60)
-    want = reference.gated_rms_norm(
-        x.double(), gate=gate.double(), scale=scale.double(), eps=EPS
-    )
+    want = reference.gated_rms_norm(x.double(), gate=gate.double(), scale=scale.double(), eps=EPS)
     got = call(gated_rms_norm, x=x, gate=gate, scale=scale, eps=EPS, dtype=torch.float32)
     assert_agrees("rms_norm", got, want, hardware=call.hardware)
 
