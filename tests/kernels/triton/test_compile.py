@@ -15,6 +15,7 @@ from qcn_kernels.chip import CHIPS
 from qcn_kernels.gated_delta_net import triton as gated_delta_net
 from qcn_kernels.gated_delta_net.weights import DeltaNetWeights
 from qcn_kernels.gated_delta_rule.grid import chunk_grid
+from qcn_kernels.paged_attention.triton import paged_attention_decode, paged_attention_prefill
 from qcn_kernels.rms_norm.triton import add_rms_norm, rms_norm
 from qcn_kernels.rotary.triton import rms_norm_rotary
 from sampling import FULL
@@ -80,6 +81,25 @@ def rotary() -> None:
     rms_norm_rotary(x, scale=scale, eps=1e-6, cos=cos, sin=cos, dtype=torch.bfloat16)
 
 
+def attention_step() -> None:
+    attention(paged_attention_decode, 1)
+
+
+def attention_prefill() -> None:
+    attention(paged_attention_prefill, TOKENS)
+
+
+def attention(launcher: Callable[..., Tensor], tokens: int) -> None:
+    launcher(
+        bf16(tokens, 16, 256),
+        k_pages=bf16(3, 2, 64, 256),
+        v_pages=bf16(3, 2, 64, 256),
+        page_table=torch.zeros(3, dtype=torch.int32),
+        length=torch.full((1,), TOKENS, dtype=torch.int32),
+        max_length=TOKENS,
+    )
+
+
 # What is launched, and the kernels in it that multiply matrices.
 OPERATIONS: dict[Callable[[], None], set[str]] = {
     delta_net_prefill: {"_prepare", "_scan"},
@@ -87,6 +107,8 @@ OPERATIONS: dict[Callable[[], None], set[str]] = {
     convolution_step: set(),
     norms: set(),
     rotary: set(),
+    attention_step: {"_attend"},
+    attention_prefill: {"_attend"},
 }
 
 
