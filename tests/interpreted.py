@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import pickle
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
@@ -65,10 +66,19 @@ def gpu() -> Iterator[Caller]:
 
 
 def _interpret() -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     assert "triton" not in sys.modules
     os.environ["TRITON_INTERPRET"] = "1"
     torch.set_num_threads(1)
     _poison_memory()
+
+
+def _end_with_parent() -> None:
+    """Do not outlive a pytest that was killed: the executor's own child would."""
+    parent = multiprocessing.parent_process()
+    assert parent
+    parent.join()
+    os._exit(1)
 
 
 def _poison_memory() -> None:

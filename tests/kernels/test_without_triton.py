@@ -11,7 +11,7 @@ import sys
 sys.modules["triton"] = None  # whoever imports it fails
 import torch
 from qcn_kernels import attention, causal_conv1d, fp8, gated_delta_net, gated_delta_rule, moe
-from qcn_kernels import rms_norm, rotary
+from qcn_kernels import paged_attention, rms_norm, rotary
 
 ones = torch.ones
 x = ones(70, 8)
@@ -35,6 +35,10 @@ gated_delta_net.step(
     ones(68), weights=weights, ring=ones(4, 48), position=torch.tensor([3]),
     recurrent=ones(2, 8, 8),
 )
+number = torch.ones(1, dtype=torch.int32)
+pages = ones(2, 2, 64, 8)
+kv = paged_attention.PagedKv(pages, pages, table=number, length=64 * number, max_length=64)
+paged_attention.paged_attention_decode(heads[:1], kv)
 """
 
 

@@ -27,7 +27,7 @@ from qcn_kernels.gated_delta_rule.grid import ChunkGrid
 
 SOLVE_PRECISION = "tf32x3"  # products of fp32 operands in three parts: T is as good as fp32
 
-# Tuned without hardware: the fewest warps that spill nothing, and loads as far ahead as fits.
+# Chosen without hardware: the fewest warps that spill nothing, and loads as far ahead as fits.
 PREPARE = {80: 8, 90: 4, 120: 8}  # warps
 SCAN = {80: (16, 4, 3), 90: (32, 4, 3), 120: (16, 4, 3)}  # value columns, warps, stages
 

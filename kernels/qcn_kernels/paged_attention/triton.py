@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import torch
 import triton
 import triton.language as tl
-from qcn_kernels.chip import OPERAND, configuration
 from torch import Tensor
+
+from qcn_kernels.chip import OPERAND, configuration
+from qcn_kernels.paged_attention.pages import PagedKv
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +29,14 @@ class Tile:
     stages: int
 
 
-# Tuned without hardware: the largest that spill nothing and fit.
+# Chosen without hardware: the largest that spill nothing and fit.
 DECODE = {
     80: Tile(16, 64, 4, 3),
-    86: Tile(16, 32, 4, 2),
+    86: Tile(16, 32, 4, 3),
     90: Tile(16, 64, 4, 3),
-    120: Tile(16, 32, 4, 2),
+    120: Tile(16, 32, 4, 3),
 }
-PREFILL = {
-    80: Tile(64, 32, 4, 2),
-    86: Tile(64, 32, 4, 1),
-    90: Tile(128, 64, 8, 2),
-    120: Tile(64, 32, 4, 1),
-}
+PREFILL = {80: Tile(64, 32, 8, 2), 90: Tile(128, 64, 8, 2), 120: Tile(64, 32, 8, 2)}
 
 DECODE_SPLIT = 256  # keys: at 8,192 tokens 2 key heads make 64 programs
 PREFILL_SPLIT = 16_384
@@ -237,96 +234,45 @@ def _combine(
     tl.store(p_out + o_out, (acc / total).to(p_out.dtype.element_ty), mask=o_e < H * D)
 
 
-def paged_attention_prefill(
-    q: Tensor,
-    *,
-    k_pages: Tensor,
-    v_pages: Tensor,
-    page_table: Tensor,
-    length: Tensor,
-    max_length: int,
-) -> Tensor:
+def paged_attention_prefill(q: Tensor, kv: PagedKv) -> Tensor:
     """`reference.paged_attention` for a block of tokens, in q's dtype.
 
     Args:
         q: [T, heads, head_dim], bf16 or fp32, the last dimension without gaps.
-        k_pages, v_pages: [pages, kv_heads, page, head_dim], likewise.
-        page_table: [n] int32.
-        length: [1] int32.
-        max_length: a bound of `length` the host knows; it decides how many programs are launched.
+        kv: bf16 or fp32; `max_length` decides how many programs are launched.
     """
     tile = configuration(PREFILL, q)
-    return _launch(
-        q,
-        k_pages,
-        v_pages,
-        page_table,
-        length,
-        max_length,
-        tile,
-        split=PREFILL_SPLIT,
-        slab=SLAB,
-        combined=PREFILL_COMBINED,
-    )
+    return _launch(q, kv, tile, split=PREFILL_SPLIT, slab=SLAB, combined=PREFILL_COMBINED)
 
 
-def paged_attention_decode(
-    q: Tensor,
-    *,
-    k_pages: Tensor,
-    v_pages: Tensor,
-    page_table: Tensor,
-    length: Tensor,
-    max_length: int,
-) -> Tensor:
+def paged_attention_decode(q: Tensor, kv: PagedKv) -> Tensor:
     """The same for one token, or for a few that are verified together.
 
     Nothing here waits for the device, and a launch serves every length up to `max_length`: a CUDA
     graph may hold it.
     """
     tile = configuration(DECODE, q)
-    return _launch(
-        q,
-        k_pages,
-        v_pages,
-        page_table,
-        length,
-        max_length,
-        tile,
-        split=DECODE_SPLIT,
-        slab=len(q),
-        combined=DECODE_COMBINED,
-    )
+    return _launch(q, kv, tile, split=DECODE_SPLIT, slab=len(q), combined=DECODE_COMBINED)
 
 
 def _launch(
-    q: Tensor,
-    k_pages: Tensor,
-    v_pages: Tensor,
-    page_table: Tensor,
-    length: Tensor,
-    max_length: int,
-    tile: Tile,
-    *,
-    split: int,
-    slab: int,
-    combined: tuple[int, int],
+    q: Tensor, kv: PagedKv, tile: Tile, *, split: int, slab: int, combined: tuple[int, int]
 ) -> Tensor:
     tokens, heads, head_dim = q.shape
-    _, kv_heads, page, _ = k_pages.shape
-    assert k_pages.shape == v_pages.shape
-    assert k_pages.shape[3] == head_dim
-    assert k_pages.is_contiguous()
-    assert v_pages.is_contiguous()
+    _, kv_heads, page, _ = kv.k_pages.shape
+    assert kv.k_pages.shape == kv.v_pages.shape
+    assert kv.k_pages.shape[3] == head_dim
+    assert kv.k_pages.is_contiguous()
+    assert kv.v_pages.is_contiguous()
     assert heads % kv_heads == 0
     assert page % tile.keys == split % page == 0
-    assert page_table.dtype == length.dtype == torch.int32
-    assert len(page_table) * page >= max_length
+    assert kv.table.dtype == kv.length.dtype == torch.int32
+    assert len(kv.table) * page >= kv.max_length
     assert q.stride(2) == 1
     shared = heads // kv_heads
     padded = triton.next_power_of_2(shared)
     tile_tokens = max(1, tile.rows // padded)
-    splits = triton.cdiv(max_length, split)
+    splits = triton.cdiv(kv.max_length, split)
     block_d = max(16, triton.next_power_of_2(head_dim))
     slab = min(slab, tokens)
     parts = q.new_empty(splits, slab, heads, head_dim, dtype=torch.float32)
@@ -336,10 +282,10 @@ def _launch(
         rows = min(slab, tokens - first)
         _attend[(triton.cdiv(rows, tile_tokens), splits, kv_heads)](
             q,
-            k_pages,
-            v_pages,
-            page_table,
-            length,
+            kv.k_pages,
+            kv.v_pages,
+            kv.table,
+            kv.length,
             parts,
             weights,
             tokens,
@@ -347,7 +293,7 @@ def _launch(
             slab,
             q.stride(0),
             q.stride(1),
-            k_pages.stride(0),
+            kv.k_pages.stride(0),
             head_dim**-0.5 * 1.4426950408889634,
             SHARED=shared,
             KV=kv_heads,
@@ -365,7 +311,7 @@ def _launch(
         _combine[(rows, triton.cdiv(heads * head_dim, combined[1]))](
             parts,
             weights,
-            length,
+            kv.length,
             out,
             tokens,
             first,

@@ -1,12 +1,13 @@
 """Attention over pages in Triton, for prefill and for decode, against its reference in fp64."""
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
 import torch
 from interpreted import Caller
 from kernel_tolerances import assert_agrees
-from qcn_kernels.paged_attention import reference
+from qcn_kernels.paged_attention import PagedKv, reference
 from qcn_kernels.paged_attention.triton import (
     DECODE_SPLIT,
     paged_attention_decode,
@@ -24,7 +25,7 @@ class Cache:
     def __init__(self, length: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> None:
         pages = -(-length // PAGE)
         shape = (2 * pages + 1, kv_heads, PAGE, head_dim)
-        self.table = torch.randperm(len(torch.empty(shape[0])))[:pages].int()
+        self.table = torch.randperm(shape[0])[:pages].int()
         self.k, self.v = (torch.full(shape, torch.nan, dtype=dtype) for _ in range(2))
         for at, page in enumerate(self.table.tolist()):
             used = min(PAGE, length - at * PAGE)
@@ -32,24 +33,17 @@ class Cache:
                 tensor[page, :, :used] = torch.randn(kv_heads, used, head_dim).to(dtype)
 
     def expected(self, q: Tensor, length: int) -> Tensor:
-        return reference.paged_attention(
-            q.double(),
-            k_pages=self.k.double(),
-            v_pages=self.v.double(),
-            page_table=self.table,
-            length=torch.tensor([length]),
-        )
+        kv = self.kv(length)
+        exact = dataclasses.replace(kv, k_pages=self.k.double(), v_pages=self.v.double())
+        return reference.paged_attention(q.double(), exact)
+
+    def kv(self, length: int) -> PagedKv:
+        """A view of the first `length` tokens, of which the host knows a bound only."""
+        tokens = torch.tensor([length], dtype=torch.int32)
+        return PagedKv(self.k, self.v, self.table, tokens, max_length=len(self.table) * PAGE)
 
     def run(self, call: Caller, launcher: Launcher, q: Tensor, length: int) -> Tensor:
-        out: Tensor = call(
-            launcher,
-            q=q,
-            k_pages=self.k,
-            v_pages=self.v,
-            page_table=self.table,
-            length=torch.tensor([length], dtype=torch.int32),
-            max_length=len(self.table) * PAGE,
-        )
+        out: Tensor = call(launcher, q=q, kv=self.kv(length))
         return out
 
 
