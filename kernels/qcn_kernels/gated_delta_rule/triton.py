@@ -25,9 +25,10 @@ from qcn_kernels.chip import OPERAND, STORED_OPERAND, configuration
 from qcn_kernels.gated_delta_rule.chunked import CHUNK_SIZE
 from qcn_kernels.gated_delta_rule.grid import ChunkGrid
 
-SOLVE_PRECISION = "tf32x3"  # products of fp32 operands in three parts: T is as good as fp32
+SOLVE_PRECISION = "ieee"  # 80k multiplications a chunk: too few to be worth tensor cores' registers
 
 # Chosen without hardware: the fewest warps that spill nothing, and loads as far ahead as fits.
+PREPARED_DIMS = 32  # of queries and keys at a time
 PREPARE = {80: 8, 90: 4, 120: 8}  # warps
 SCAN = {80: (16, 4, 3), 90: (32, 4, 3), 120: (16, 4, 3)}  # value columns, warps, stages
 
@@ -100,13 +101,9 @@ def _prepare(
     """One chunk of one head."""
     i_chunk, i_head = tl.program_id(0), tl.program_id(1)
     start, end = tl.load(p_starts + i_chunk), tl.load(p_starts + i_chunk + 1)
-    o_c, o_k = tl.arange(0, C), tl.arange(0, BK)
+    o_c = tl.arange(0, C)
     o_t = (start + o_c).to(tl.int64)
     here = o_t < end
-    m_k = here[:, None] & (o_k < K)[None, :]
-    at_k = (i_head // SHARED) * K + o_k[None, :]
-    b_k = tl.load(p_k + o_t[:, None] * stride_k + at_k, mask=m_k, other=0.0)
-    b_k = b_k.to(tl.float32).to(OPERAND)
     b_g = tl.load(p_g + o_t * stride_g + i_head, mask=here, other=0.0)
     b_beta = tl.load(p_beta + o_t * stride_beta + i_head, mask=here, other=0.0)
     o_chunk = (i_head * chunks + i_chunk).to(tl.int64)
@@ -116,12 +113,20 @@ def _prepare(
     row, column = o_c[:, None], o_c[None, :]
     decay = tl.exp(tl.where(row >= column, total[:, None] - total[None, :], float("-inf")))
 
-    b_q = tl.load(p_q + o_t[:, None] * stride_q + at_k, mask=m_k, other=0.0)
-    scores = tl.dot(b_q.to(tl.float32).to(OPERAND), tl.trans(b_k)) * decay
+    q_k = tl.zeros([C, C], dtype=tl.float32)
+    k_k = tl.zeros([C, C], dtype=tl.float32)
+    for first in range(0, K, BK):  # some dimensions at a time: an operand is held in registers
+        o_k = first + tl.arange(0, BK)
+        m_k = here[:, None] & (o_k < K)[None, :]
+        at_k = (i_head // SHARED) * K + o_k[None, :]
+        b_q = tl.load(p_q + o_t[:, None] * stride_q + at_k, mask=m_k, other=0.0)
+        b_k = tl.load(p_k + o_t[:, None] * stride_k + at_k, mask=m_k, other=0.0)
+        b_q, b_k = b_q.to(tl.float32).to(OPERAND), b_k.to(tl.float32).to(OPERAND)
+        q_k += tl.dot(b_q, tl.trans(b_k))
+        k_k += tl.dot(b_k, tl.trans(b_k))
     square = o_chunk * C * C + row * C + column
-    tl.store(p_scores + square, scores.to(OPERAND))
-
-    system = tl.dot(b_k, tl.trans(b_k)) * decay * b_beta[:, None]
+    tl.store(p_scores + square, (q_k * decay).to(OPERAND))
+    system = k_k * decay * b_beta[:, None]
     solve = _unit_lower_inverse(tl.where(row > column, system, 0.0), C, PRECISION)
     tl.store(p_solve + square, (solve * b_beta[None, :]).to(OPERAND))
 
@@ -241,7 +246,7 @@ def chunk_gated_delta_rule(
         beta.stride(0),
         SHARED=shared,
         K=key_dim,
-        BK=block_k,
+        BK=PREPARED_DIMS,
         C=CHUNK_SIZE,
         PRECISION=SOLVE_PRECISION,
         OPERAND=OPERAND,

@@ -36,7 +36,7 @@ DECODE = {
     90: Tile(16, 64, 4, 3),
     120: Tile(16, 32, 4, 3),
 }
-PREFILL = {80: Tile(64, 32, 8, 2), 90: Tile(128, 64, 8, 2), 120: Tile(64, 32, 8, 2)}
+PREFILL = {80: Tile(64, 32, 8, 2), 90: Tile(128, 32, 8, 2), 120: Tile(64, 32, 8, 2)}
 
 DECODE_SPLIT = 256  # keys: at 8,192 tokens 2 key heads make 64 programs
 PREFILL_SPLIT = 16_384
