@@ -6,9 +6,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import completion, edit, inference, machine, peers, replay, report, results, startup
+from benchmarks import (
+    completion,
+    edit,
+    evaluation,
+    inference,
+    machine,
+    peers,
+    replay,
+    report,
+    restart,
+    results,
+    scale,
+    startup,
+)
 
-RUNS = ("inference", "completion", "startup", "edit", "replay")
+RUNS = ("inference", "completion", "startup", "edit", "restart", "replay", "scale", "evaluation")
 
 
 def main() -> int:
@@ -35,11 +48,16 @@ def _run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     threads, quick = arguments.threads, arguments.quick
     if name == "replay":
         return replay.run(threads, quick=quick, repository=arguments.repository)
+    if name == "edit":
+        lengths = (arguments.tokens,) if arguments.tokens else edit.LENGTHS
+        return edit.run(threads, quick=quick, lengths=lengths)
     runs = {
         "inference": inference.run,
         "completion": completion.run,
         "startup": startup.run,
-        "edit": edit.run,
+        "restart": restart.run,
+        "evaluation": evaluation.run,
+        "scale": scale.run,
     }
     return runs[name](threads, quick=quick)
 
@@ -55,6 +73,12 @@ def _parser() -> argparse.ArgumentParser:
         type=_repository,
         default=machine.ROOT,
         help="whose git history to replay too",
+    )
+    parser.add_argument(
+        "--tokens",
+        type=int,
+        choices=edit.LENGTHS,
+        help="of `edit`, the context of this length alone",
     )
     parser.add_argument("--output", type=Path, default=results.FOLDER, help="folder of the results")
     return parser

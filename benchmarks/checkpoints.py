@@ -14,6 +14,17 @@ CACHE = ROOT / ".cache" / "benchmarks"
 NANO = Path(qcn_inference.__file__).parent / "data" / "qcn-nano"
 
 
+def longer_nano(length: int) -> Path:
+    """qcn-nano, for texts of up to `length` tokens."""
+    folder = CACHE / f"nano-{length}"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(NANO, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["max_position_embeddings"] = length
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
 def random_checkpoint(shape: dict[str, Any], *, seed: int = 0, std: float = 0.04) -> Path:
     """A folder with random bf16 weights of `shape`, made once and then found again.
 

@@ -1,189 +1,248 @@
 """Edit to first token: what a change costs when a repository of some length has been read already.
 
-Contexts of 4k, 16k and 64k tokens of this repository's source, read by qcn-nano with its longest
-text raised (what it would answer there is beside the point: the time is that of its shape). Each
-case changes the layout as the language server does, by an entry behind the base, and then asks for
-one token of a completion whose own text is `TAIL` tokens. Time runs from the new layout to the
-first token, without HTTP and tokenising.
+Contexts of 4k, 16k and 64k tokens of this repository's source (`edits.py`), read by qcn-nano with
+its longest text raised (what it would answer there is beside the point: the time is that of its
+shape). Each case is a change, and then the first token of a completion whose own text is some 260
+tokens, over HTTP from a client on this machine:
 
-*From nothing* reads the same tokens with an empty cache: ours, and transformers, whose own cache
-cannot be rolled back. llama.cpp is not measured here yet.
+- *ours*: the layout as the language server sends it (`PUT /v1/contexts`, answered when it is read),
+  then `/infill` behind it;
+- *llama.cpp, our layout*: its server on the same weights, given the same token ids: what an
+  append-only layout does for a cache of prompts with checkpoints. Before each case it reads what
+  stood there before, so that its last checkpoint lies right where the news begins;
+- *llama.cpp, file order*: the usual prompt, all files in the order of their paths as they are now,
+  one change after the other;
+- *from nothing*: the same tokens with nothing known, of ours, llama.cpp, and transformers, whose
+  cache cannot be rolled back.
+
+Nothing that is asked for in one round was asked for in another: no two editions read the same.
 """
 
-import json
-import shutil
+import statistics
 import sys
-import time
-from collections.abc import Generator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from qcn_indexer.layout import Layout
 
 from benchmarks import machine
-from benchmarks.checkpoints import CACHE, NANO
+from benchmarks.checkpoints import longer_nano
 from benchmarks.contenders import Contender, Worker, WorkerError
-from benchmarks.editor import python_files
+from benchmarks.edit_servers import (
+    CONTEXT,
+    REPOSITORY_NAME,
+    Asked,
+    Llama,
+    Ours,
+    llama_server,
+    our_engine,
+)
+from benchmarks.editor import REPOSITORY
+from benchmarks.edits import Case, Edits, Tail
 from benchmarks.peers import PeerError
 from benchmarks.results import figure
+from qcn_lsp.commands.places import source_files
 
 if TYPE_CHECKING:
-    from qcn_inference.generate import Loaded
+    from qcn_inference import contexts
 
-T = TypeVar("T")
-
-LENGTHS, QUICK_LENGTHS = (4_096, 16_384, 65_536), (4_096,)
-TAIL = 256
-ROUNDS, QUICK_ROUNDS = 5, 1
-CACHE_BYTES = 4 << 30
+LENGTHS = (4_096, 16_384, 65_536)
+ROUNDS, ROUNDS_WHEN_LONG, LONG = 5, 3, 65_536
+LONGEST_TEXT = 2 * max(LENGTHS)
+LLAMA_CONTEXT = max(LENGTHS) + 16_384
 TRANSFORMERS = Contender("transformers", "bf16", "grouped_mm")
 PEER_SECONDS = 900.0
-# Tokens of the overlay's entry in each case; a deletion is a note of a line.
-ENTRIES = {"one line": 40, "512 tokens inserted": 512, "a new file": 1_500, "a file deleted": 8}
+OURS, OUR_LAYOUT, FILE_ORDER = "ours", "llama.cpp, our layout", "llama.cpp, file order"
+# Each of these is read from nothing, as it turns out; of the longest context the first alone.
+IN_FILE_ORDER = ("one line", "512 tokens inserted", "a new file", "a file deleted")
+IN_FILE_ORDER_WHEN_LONG = IN_FILE_ORDER[:1]
+
+Results = dict[str, dict[str, list[Asked]]]  # by case and contender
 
 
-def run(threads: int, *, quick: bool) -> dict[str, Any]:
-    """Measure all lengths."""
+def run(threads: int, *, quick: bool, lengths: Sequence[int] = LENGTHS) -> dict[str, Any]:
+    """Measure contexts of these lengths, in tokens."""
     about = machine.describe(threads)
-    folder = _longer_nano(2 * max(LENGTHS))
-    loaded = _load(folder, threads)
-    source = _source(loaded, max(LENGTHS) + 65_536)
-    lengths = QUICK_LENGTHS if quick else LENGTHS
-    rounds = QUICK_ROUNDS if quick else ROUNDS
-    measured = [_measure(loaded, source, length, rounds) for length in lengths]
-    _ask_transformers(folder, threads, measured, source)
-    return {"benchmark": "edit"} | about | {"tail_tokens": TAIL, "contexts": measured}
+    folder = longer_nano(LONGEST_TEXT)
+    prompts, not_measured = Prompts(folder), dict[str, str]()
+    with ExitStack() as stack:
+        ours = stack.enter_context(our_engine(folder, threads))
+        llama = transformers = None
+        try:
+            llama = stack.enter_context(llama_server(folder, threads, LLAMA_CONTEXT))
+        except (PeerError, WorkerError) as error:
+            not_measured["llama.cpp"] = str(error)
+        try:
+            transformers = Worker(TRANSFORMERS, folder, threads)
+            stack.callback(transformers.close)
+        except (PeerError, WorkerError) as error:
+            not_measured["transformers"] = str(error)
+        contexts = []
+        for length in [min(lengths)] if quick else lengths:
+            rounds = 1 if quick else ROUNDS_WHEN_LONG if length >= LONG else ROUNDS
+            bench = _Bench(prompts, length, ours, llama)
+            contexts.append(bench.measure(rounds, transformers))
+            ours.forget()
+    return {"benchmark": "edit"} | about | {"contexts": contexts, "not_measured": not_measured}
 
 
-def _longer_nano(length: int) -> Path:
-    """qcn-nano, for texts of up to `length` tokens."""
-    folder = CACHE / f"nano-{length}"
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(NANO, folder)
-    config = json.loads((folder / "config.json").read_text())
-    config["max_position_embeddings"] = length
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
+class Prompts:
+    """The token ids that our engine makes of a layout and a completion behind it, for its peers."""
+
+    def __init__(self, folder: Path) -> None:
+        from qcn_inference.config import load_config
+        from qcn_inference.tokenizer import Tokenizer
+
+        config = load_config(folder)
+        self._order, self._room = config.fim_order, config.max_position_embeddings
+        self._tokenizer = Tokenizer(folder, config.vocab_size)
+        self._encoded: dict[str, contexts.Segment] = {}
+
+    def count(self, text: str) -> int:
+        """How many tokens a text takes."""
+        return len(self._tokenizer.encode_plain(text))
+
+    def layout(self, layout: Layout) -> Sequence[int]:
+        """The ids of a layout."""
+        from qcn_inference import contexts
+
+        for one in layout.segments:
+            if one.hash not in self._encoded:
+                path = str(one.path)
+                self._encoded[one.hash] = contexts.Segment.of(self._tokenizer, path, one.text)
+        segments = [self._encoded[one.hash] for one in layout.segments]
+        places: Any = layout.segments  # frozen, which is all that is asked of them
+        composed = contexts.Contexts().compose(
+            self._tokenizer, CONTEXT, REPOSITORY_NAME, places, segments
+        )
+        return composed.ids
+
+    def whole(self, layout: Layout, tail: Tail) -> Sequence[int]:
+        """The ids of a layout and a completion behind it."""
+        from qcn_inference.fim import InfillText, infill_prompt
+
+        text = InfillText(tail.prefix, tail.suffix, str(tail.path), REPOSITORY_NAME)
+        front = self.layout(layout)
+        room = self._room - len(front) - 1  # for the token that is generated
+        return infill_prompt(self._tokenizer, text, room, self._order, front).ids
 
 
-def _load(folder: Path, threads: int) -> "Loaded":
-    import torch
-    from qcn_inference.checkpoint import load_model
-    from qcn_inference.generate import Loaded
-    from qcn_inference.grid import Grid
-    from qcn_inference.state_cache import StateCache
-    from qcn_inference.tokenizer import Tokenizer
+@dataclass
+class _Bench:
+    """One length."""
 
-    torch.set_num_threads(threads)
-    model = load_model(folder)
-    tokenizer = Tokenizer(folder, model.config.vocab_size)
-    return Loaded(model, tokenizer, StateCache(model.config, Grid(tokenizer), CACHE_BYTES))
+    prompts: Prompts
+    length: int
+    ours: Ours
+    llama: Llama | None
+    results: Results = field(default_factory=dict)
+
+    def measure(self, rounds: int, transformers: Worker | None) -> dict[str, Any]:
+        """All cases, each so many times."""
+        files = {
+            PurePosixPath(path.relative_to(REPOSITORY).as_posix()): path.read_text("utf-8")
+            for path in source_files(REPOSITORY)
+            if path.suffix == ".py"
+        }
+        edits = Edits(files, self.length, self.prompts.count)
+        self._say("from nothing")
+        nothing = self._from_nothing(edits.cases["nothing"](0), transformers)
+        for number in range(rounds):
+            for name, make in edits.cases.items():
+                self._say(f"round {number + 1} of {rounds}: {name}")
+                self._case(name, make(number), llama_first=number % 2 == 1)
+        if self.llama:
+            self._in_file_order(edits)
+        return {
+            "tokens": len(self.prompts.layout(edits.base.layout)),
+            "files": len(edits.texts),
+            "from_nothing": nothing,
+            "cases": {name: figures_of(found) for name, found in self.results.items()},
+        }
+
+    def _from_nothing(self, case: Case, transformers: Worker | None) -> dict[str, Any]:
+        """One completion when nothing has been read yet."""
+        layout, tail = case.after.layout, case.tail
+        ids = self.prompts.whole(layout, tail)
+        found = {OURS: _value(self.ours.ask(layout, tail))}
+        if self.llama:
+            self._say("from nothing: llama.cpp")
+            found["llama.cpp"] = _value(self.llama.ask(ids, from_nothing=True))
+        if transformers:
+            self._say("from nothing: transformers")
+            answer = transformers.measure(
+                list(ids), steps=0, forced=None, variant="grouped_mm", seconds=PEER_SECONDS
+            )
+            asked = Asked(answer["prefill_seconds"], len(ids), len(ids))
+            found["transformers"] = _value(asked)
+        return found
+
+    def _case(self, name: str, case: Case, *, llama_first: bool) -> None:
+        ids = self.prompts.whole(case.after.layout, case.tail)
+        if case.asked:
+            before = self.prompts.whole(case.before.layout, case.asked)
+        else:
+            before = self.prompts.layout(case.before.layout)
+        for llama_turn in (llama_first, not llama_first):
+            if not llama_turn:
+                if case.asked:
+                    self.ours.ask(case.before.layout, case.asked)
+                else:
+                    self.ours.read(case.before.layout)
+                asked = self.ours.ask(case.after.layout, case.tail)
+                if asked.prompt != len(ids):
+                    raise RuntimeError(f"{name}: ours has read another prompt than its peers")
+                self._add(name, OURS, asked)
+            elif self.llama:
+                self.llama.ask(before, tokens=0)
+                self._add(name, OUR_LAYOUT, self.llama.ask(ids))
+
+    def _in_file_order(self, edits: Edits) -> None:
+        """The same changes in a prompt of all files in the order of their paths."""
+        assert self.llama is not None
+        self.llama.ask(self.prompts.layout(edits.base.layout), tokens=0)
+        for name in IN_FILE_ORDER_WHEN_LONG if self.length >= LONG else IN_FILE_ORDER:
+            self._say(f"in file order: {name}")
+            case = edits.cases[name](0)
+            ids = self.prompts.whole(case.in_file_order, case.tail)
+            self._add(name, FILE_ORDER, self.llama.ask(ids))
+
+    def _add(self, name: str, who: str, asked: Asked) -> None:
+        self.results.setdefault(name, {}).setdefault(who, []).append(asked)
+
+    def _say(self, what: str) -> None:
+        print(f"edit: {self.length} tokens: {what}", file=sys.stderr, flush=True)
 
 
-def _source(loaded: "Loaded", count: int) -> list[int]:
-    """Files of this repository as the engine lays them out, until there are `count` tokens."""
-    from qcn_inference.contexts import Segment
-
-    ids: list[int] = []
-    number = 0
-    while len(ids) < count:
-        for path in python_files(200):
-            name = f"{number}/{path.name}"
-            ids += Segment.of(loaded.tokenizer, name, path.read_text(encoding="utf-8")).ids
-        number += 1
-    return ids[:count]
-
-
-def _measure(loaded: "Loaded", source: list[int], length: int, rounds: int) -> dict[str, Any]:
-    base, rest = source[:length], source[length:]
-    print(f"edit: {length} tokens", file=sys.stderr)
-    loaded.cache.clear()
-    began = time.perf_counter()
-    _finish(loaded.refresh(base, (length,)))
-    first_read = time.perf_counter() - began
-    cases: dict[str, list[tuple[float, int]]] = {name: [] for name in (*ENTRIES, "nothing")}
-    for number in range(rounds):
-        for case, size in (*ENTRIES.items(), ("nothing", 0)):
-            at = 1_024 * (number + 1)
-            layout = [*base, *_entry(loaded, rest[at : at + size])]
-            cases[case].append(_edit(loaded, base, layout, _tail(loaded, rest[:TAIL])))
-    loaded.cache.clear()
-    nothing = _edit(loaded, [], base, _tail(loaded, rest[:TAIL]))
+def figures_of(found: dict[str, list[Asked]]) -> dict[str, Any]:
+    """What one case took each contender, and how their times compare."""
     return {
-        "tokens": length,
-        "first_read": _value(1000 * first_read, "ms"),
-        "from_nothing": _value(1000 * nothing[0], "ms"),
-        "cases": {
-            name: {
-                "time": figure([1000 * seconds for seconds, _ in found], "ms"),
-                "tokens_computed": figure([tokens for _, tokens in found], "tokens"),
-            }
-            for name, found in cases.items()
-        },
+        "measured": {who: _figures(asked) for who, asked in found.items()},
+        "ratios": _ratios(found),
     }
 
 
-def _entry(loaded: "Loaded", text: list[int]) -> list[int]:
-    from qcn_inference.tokenizer import FILE_SEP
-
-    return [loaded.tokenizer.control_id(FILE_SEP), *text] if text else []
-
-
-def _tail(loaded: "Loaded", text: Sequence[int]) -> list[int]:
-    """A completion in a file of its own, its text around the cursor."""
-    from qcn_inference.tokenizer import FILE_SEP, FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX
-
-    control = loaded.tokenizer.control_id
-    before = [control(FIM_PREFIX), *text[TAIL // 4 :]]
-    after = [control(FIM_SUFFIX), *text[: TAIL // 4]]
-    return [control(FILE_SEP), *after, *before, control(FIM_MIDDLE)]
+def _figures(asked: Sequence[Asked]) -> dict[str, Any]:
+    return {
+        "time": figure([1000 * one.seconds for one in asked], "ms"),
+        "tokens_computed": figure([one.computed for one in asked], "tokens"),
+    }
 
 
-def _edit(
-    loaded: "Loaded", base: list[int], layout: list[int], tail: list[int]
-) -> tuple[float, int]:
-    """Seconds from a new layout to the first token behind it, and tokens computed for that."""
-    from qcn_inference.request import GenerationRequest, Prompt, SamplingParams
-
-    known = loaded.cache.read(base, for_logits=False).position if base else 0
-    prompt = Prompt([*layout, *tail])
-    request = GenerationRequest(lambda: prompt, 1, SamplingParams(temperature=0))
-    began = time.perf_counter()
-    refreshed = _finish(loaded.refresh(layout, (len(layout),)))
-    finished = _finish(loaded.generate(request, lambda _: None))
-    seconds = time.perf_counter() - began
-    assert known == len(base)
-    return seconds, refreshed.computed + finished.prompt_tokens - finished.cached_tokens
+def _ratios(found: dict[str, list[Asked]]) -> dict[str, Any]:
+    """The times of each peer over ours of the same round; in file order, over our median."""
+    ratios = {}
+    if theirs := found.get(OUR_LAYOUT):
+        pairs = zip(theirs, found[OURS], strict=True)
+        ratios[f"{OUR_LAYOUT} / ours"] = figure([a.seconds / b.seconds for a, b in pairs], "times")
+    if theirs := found.get(FILE_ORDER):
+        ours = statistics.median(one.seconds for one in found[OURS])
+        ratios[f"{FILE_ORDER} / ours"] = figure([one.seconds / ours for one in theirs], "times")
+    return ratios
 
 
-def _finish(steps: Generator[None, None, T]) -> T:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-
-
-def _ask_transformers(
-    folder: Path, threads: int, measured: list[dict[str, Any]], source: list[int]
-) -> None:
-    """Time of transformers for the same tokens from nothing, and the ratios to the edits."""
-    try:
-        worker = Worker(TRANSFORMERS, folder, threads)
-    except (PeerError, WorkerError) as error:
-        measured[0]["transformers_not_measured"] = str(error)
-        return
-    try:
-        for one in measured:
-            prompt = source[: one["tokens"] + TAIL]
-            answer = worker.measure(
-                prompt, steps=0, forced=None, variant="grouped_mm", seconds=PEER_SECONDS
-            )
-            one["transformers_from_nothing"] = _value(1000 * answer["prefill_seconds"], "ms")
-    except WorkerError as error:
-        one["transformers_not_measured"] = str(error)
-    finally:
-        worker.close()
-
-
-def _value(value: float, unit: str) -> dict[str, Any]:
-    return {"unit": unit, "value": round(value, 2)}
+def _value(asked: Asked) -> dict[str, Any]:
+    return {"unit": "ms", "value": round(1000 * asked.seconds, 2), "tokens": asked.computed}

@@ -26,11 +26,17 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 @contextlib.contextmanager
 def own_engine() -> Iterator[None]:
-    """Servers started in the block share an engine made for it, which ends with it."""
+    """Servers started in the block share an engine made for it, which ends with it.
+
+    It finds nothing on disk of what an earlier one has read.
+    """
     # A short name: a socket's path is limited to some 100 bytes.
     with (
         tempfile.TemporaryDirectory(prefix="qcn-bench-") as directory,
-        mock.patch.dict(os.environ, {"XDG_RUNTIME_DIR": directory}),
+        mock.patch.dict(
+            os.environ,
+            {"XDG_RUNTIME_DIR": directory, "XDG_CACHE_HOME": f"{directory}/cache"},
+        ),
     ):
         try:
             yield

@@ -31,7 +31,7 @@ def describe(threads: int) -> dict[str, Any]:
     return {
         "hardware": {
             "cpu": _cpu_model(),
-            "features": [name for name in FEATURES if name in _cpu_flags()],
+            "features": [name for name in FEATURES if name in cpu_flags()],
             "physical_cores": psutil.cpu_count(logical=False),
             "logical_cores": psutil.cpu_count(),
             "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
@@ -53,6 +53,16 @@ def describe(threads: int) -> dict[str, Any]:
 def default_threads() -> int:
     """One thread per physical core."""
     return psutil.cpu_count(logical=False) or os.cpu_count() or 1
+
+
+def cpu_flags() -> set[str]:
+    """What the processor can do, by the names that Linux has for it; empty elsewhere."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return set(line.partition(":")[2].split())
+    return set()
 
 
 class OtherWork:
@@ -123,15 +133,6 @@ def _cpu_model() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _cpu_flags() -> set[str]:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith(("flags", "Features")):
-                return set(line.partition(":")[2].split())
-    return set()
 
 
 def _git(*arguments: str) -> str | None:

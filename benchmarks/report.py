@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from qcn_lsp.commands.eval import TITLES
+
 PHASES = ("prefill", "decode")
 QUIET_CORES = 0.1  # the harness itself, and what a system does when it does nothing
 
@@ -25,7 +27,10 @@ def _page(folder: Path) -> Iterator[str]:
         "completion": _completion,
         "startup": _startup,
         "edit": _edit,
+        "restart": _restart,
         "replay": _replay,
+        "evaluation": _evaluation,
+        "scale": _scale,
     }
     for name, section in sections.items():
         path = folder / f"{name}.json"
@@ -118,39 +123,56 @@ def _startup(result: dict[str, Any]) -> Iterator[str]:
 
 def _edit(result: dict[str, Any]) -> Iterator[str]:
     yield (
-        "From a change to the first token of a completion whose own text is "
-        f"{result['tail_tokens']} tokens, with qcn-nano: milliseconds, and tokens computed."
+        "From a change to the first token of a completion behind it, with qcn-nano, over HTTP: "
+        "milliseconds, and tokens computed."
+    )
+    for one in result["contexts"]:
+        yield from ("", f"A context of {one['tokens']:,} tokens ({one['files']} files):", "")
+        yield f"| | {' | '.join(EDIT_CONTENDERS)} | llama.cpp ÷ ours, our layout | file order |"
+        yield "|---|" + "---:|" * (len(EDIT_CONTENDERS) + 2)
+        for name, case in one["cases"].items():
+            cells = [_edit_cell(case["measured"].get(who)) for who in EDIT_CONTENDERS]
+            for who in EDIT_CONTENDERS[1:]:
+                ratio = case["ratios"].get(f"{who} / ours")
+                cells.append(_spread(ratio) if ratio else "")
+            yield f"| {name} | {' | '.join(cells)} |"
+        yield ""
+        line = one["cases"]["one line"]["measured"]["ours"]["time"]["median"]
+        for who, nothing in one["from_nothing"].items():
+            yield (
+                f"- {who} from nothing: {nothing['value']:,.0f} ms, {nothing['value'] / line:,.0f} "
+                "times ours after a change of one line"
+            )
+    for who, reason in result["not_measured"].items():
+        yield f"- {who} was not measured: {reason}"
+
+
+EDIT_CONTENDERS = ("ours", "llama.cpp, our layout", "llama.cpp, file order")
+
+
+def _edit_cell(figures: dict[str, Any] | None) -> str:
+    if figures is None:
+        return ""
+    return f"{_spread(figures['time'])} ms, {figures['tokens_computed']['median']:,.0f} tokens"
+
+
+def _restart(result: dict[str, Any]) -> Iterator[str]:
+    contexts = result["contexts"]
+    yield (
+        "From the start of the engine's process, with qcn-nano, to the first token of a completion "
+        "behind a context that an earlier process has read; its files are in the system's memory."
     )
     yield ""
-    contexts = result["contexts"]
     yield "| | " + " | ".join(f"{one['tokens']:,} tokens" for one in contexts) + " |"
     yield "|---|" + "---:|" * len(contexts)
-    for name in contexts[0]["cases"]:
-        cases = [one["cases"][name] for one in contexts]
-        cells = (
-            f"{_spread(case['time'])} ms, {case['tokens_computed']['median']:,.0f} tokens"
-            for case in cases
-        )
-        yield f"| {name} | " + " | ".join(cells) + " |"
     for key, title in (
-        ("first_read", "the base, read for the first time"),
-        ("from_nothing", "base and completion from nothing, ours"),
-        ("transformers_from_nothing", "the same, transformers"),
+        ("start", "process start to a loaded model"),
+        ("restored", "from there to the first token, context on disk"),
+        ("read", "the same, context read from nothing"),
     ):
-        cells = (
-            f"{one[key]['value']:,.0f} ms" if key in one else "not measured" for one in contexts
-        )
-        yield f"| {title} | " + " | ".join(cells) + " |"
-    yield ""
-    for one in contexts:
-        line = one["cases"]["one line"]["time"]["median"]
-        parts = [f"{one['from_nothing']['value'] / line:,.0f} times ours from nothing"]
-        if peer := one.get("transformers_from_nothing"):
-            parts.append(f"{peer['value'] / line:,.0f} times transformers from nothing")
-        yield f"- one line changed, {one['tokens']:,} tokens: " + ", ".join(parts)
-        if reason := one.get("transformers_not_measured"):
-            yield f"- transformers was not measured: {reason}"
-    yield "- llama.cpp: not measured yet"
+        yield f"| {title} | " + " | ".join(f"{_spread(one[key])} ms" for one in contexts) + " |"
+    for key, title in (("tokens_computed", "tokens computed"), ("disk", "on disk, MiB")):
+        yield f"| {title} | " + " | ".join(f"{one[key]['value']:,}" for one in contexts) + " |"
 
 
 WAYS = {
@@ -190,6 +212,64 @@ def _replay(result: dict[str, Any]) -> Iterator[str]:
         yield "|---|---:|---:|---:|---:|---:|---:|"
         for history in result["histories"]:
             yield _overlays_life(history["name"], history["contexts"][place])
+
+
+def _evaluation(result: dict[str, Any]) -> Iterator[str]:
+    yield (
+        f"`qcn eval --overlay` with {result['model']} on this repository; in brackets: 95 % "
+        "intervals. `docs/evaluation.md` tells what is asked."
+    )
+    for experiment in result["experiments"]:
+        about = f", of which {experiment['touched']} with a change about the name"
+        deletion = experiment["name"] == "deletion"
+        title = TITLES[experiment["name"]]
+        yield from ("", f"{title}: n = {experiment['lines']}{about * bool(experiment['touched'])}")
+        first = "came back" if deletion else "exact"
+        yield from ("", f"| in front | {first} | similarity | difference to the first |")
+        yield "|---|---:|---:|---:|"
+        for scores in experiment["scores"]:
+            cells = [_interval(scores["exact"], 100, " %")]
+            cells += [_interval(scores[name], 1, "") for name in ("similarity", "difference")]
+            yield f"| {scores['context']} | {' | '.join(cells)} |"
+    for note in result["notes"]:
+        yield from ("", note)
+
+
+def _interval(estimate: dict[str, float] | None, times: int, unit: str) -> str:
+    if estimate is None:
+        return ""
+    middle, low, high = (f"{times * estimate[key]:.3g}" for key in ("value", "low", "high"))
+    return f"{middle}{unit} [{low} to {high}]"
+
+
+def _scale(result: dict[str, Any]) -> Iterator[str]:
+    yield "A workspace folder kept up to date, in a process of its own; the engine's work left out."
+    yield ""
+    yield (
+        "| files | first index, s | git's, s | ours over git's | layout, s | one change, ms | "
+        + (
+            "`git status`, s | burst of files | known, s | laid out anew, s | memory, MiB | "
+            "after the burst, MiB | CPU s in 10 quiet s |"
+        )
+    )
+    yield "|" + "---:|" * 13
+    for figures in result["workspaces"]:
+        values = (
+            figures["files"],
+            figures["first_index"]["value"],
+            figures["git_first_index"]["median"],
+            figures["first_index_over_git"],
+            figures["layout"]["value"],
+            figures["one_change"]["median"],
+            figures["git_status"]["median"],
+            figures["burst_files"],
+            figures["burst_known"]["value"],
+            figures["burst_laid_out"]["value"],
+            figures["memory"]["value"],
+            figures["memory_after_burst"]["value"],
+            figures["idle_cpu"]["value"],
+        )
+        yield f"| {' | '.join(map(_short, values))} |"
 
 
 def _middle_mean_high(figure: dict[str, Any]) -> str:

@@ -60,7 +60,14 @@ def _run(options: argparse.Namespace) -> int:
         case "context":
             from qcn_lsp.commands import context
 
-            return context.run(options.path, options.tokens, as_json=options.json)
+            if options.what[:1] == ["purge"]:
+                return context.purge(_one_path(options.what[1:]), as_json=options.json)
+            return context.run(_one_path(options.what), options.tokens, as_json=options.json)
+        case "eval":
+            from qcn_lsp.commands import eval as evaluation
+
+            wanted = evaluation.Wanted(options.model, options.limit, options.overlay)
+            return evaluation.run(options.path, wanted, as_json=options.json)
         case "doctor":
             from qcn_lsp.commands import doctor
 
@@ -115,11 +122,17 @@ def _parser() -> argparse.ArgumentParser:
     context = commands.add_parser(
         "context",
         help="show what the model sees of a repository",
+        usage="qcn context [-h] [--tokens N] [--json] [purge] [PATH]",
         description="Lay out a repository for the model as the language server does, have it read, "
-        "and show what stands where, what had no room, and what was left out, with the reasons.",
+        "and show what stands where, what had no room, and what was left out, with the reasons. "
+        "With `purge`: have the engines of this machine forget all that they ever read of it, and "
+        "remove it from disk.",
     )
     context.add_argument(
-        "path", nargs="?", type=Path, metavar="PATH", help="the folder (default: this one)"
+        "what",
+        nargs="*",
+        metavar="[purge] [PATH]",
+        help="the folder (default: this one; one of the name purge is ./purge)",
     )
     context.add_argument(
         "--tokens",
@@ -131,11 +144,49 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_json(context)
 
+    _add_eval(commands)
     _add_engine(commands)
 
     doctor = commands.add_parser("doctor", help="say what is wrong on this machine, and the remedy")
     _add_json(doctor)
     return parser
+
+
+def _add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    evaluation = commands.add_parser(
+        "eval",
+        help="measure whether the repository helps a model",
+        description="Complete lines that use names defined in other files of a repository, with "
+        "and without the repository in front, and show how often they come out as they were.",
+    )
+    evaluation.add_argument(
+        "path", nargs="?", type=Path, metavar="PATH", help="the repository (default: this one)"
+    )
+    evaluation.add_argument(
+        "--overlay",
+        action="store_true",
+        help="compare also the formats in which a change can stand behind what it changes",
+    )
+    evaluation.add_argument(
+        "--limit",
+        type=_count,
+        default=30,
+        metavar="N",
+        help="lines for each part (default: 30)",
+    )
+    evaluation.add_argument(
+        "--model",
+        default="qcn-nano",
+        metavar="DIR",
+        help="checkpoint folder (default: qcn-nano, the embedded model)",
+    )
+    _add_json(evaluation)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 6 and int(text)):
+        raise argparse.ArgumentTypeError("must be a number from 1 to 999999")
+    return int(text)
 
 
 def _add_engine(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -174,6 +225,15 @@ def _add_endpoint(parser: argparse.ArgumentParser) -> None:
     endpoint.add_argument(
         "--engine-token-file", type=Path, metavar="FILE", help="its bearer token, alone in a file"
     )
+
+
+def _one_path(paths: Sequence[str]) -> Path | None:
+    """Return the path, None where there is none."""
+    from qcn_lsp.commands.errors import CommandError
+
+    if len(paths) > 1:
+        raise CommandError(f"one folder at a time: what is {paths[1]}?")
+    return Path(paths[0]) if paths else None
 
 
 def _port(text: str) -> int:

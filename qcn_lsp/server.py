@@ -16,6 +16,7 @@ from pygls.lsp.server import LanguageServer
 
 from qcn_lsp.configuration import Configuration
 from qcn_lsp.context.contexts import RepositoryContexts
+from qcn_lsp.context.open_files import OpenFiles
 from qcn_lsp.documents import DocumentStore
 from qcn_lsp.engine.messages import EngineState, EngineStatus
 from qcn_lsp.protocol import QcnProtocol, make_converter
@@ -50,6 +51,7 @@ class QcnServer(LanguageServer):
         self.leave: Callable[[str], None] = logger.error
         """Ends the process for the reason given; set by `lifecycle`."""
         self.contexts = RepositoryContexts(self)
+        self.open_files = OpenFiles(self)
         self._configuration = Configuration(self)
         self._engine: EngineLink | None = None
         handlers: dict[str, Callable[[Any], Any]] = {
@@ -60,6 +62,7 @@ class QcnServer(LanguageServer):
             types.WORKSPACE_DID_CHANGE_WORKSPACE_FOLDERS: self._on_folders,
             types.WORKSPACE_DID_CHANGE_CONFIGURATION: self._configuration.on_change,
             types.WORKSPACE_DID_CHANGE_WATCHED_FILES: self._on_watched_files,
+            types.WINDOW_WORK_DONE_PROGRESS_CANCEL: self._on_progress_cancel,
         }
         for method, handler in handlers.items():
             self.protocol.fm.add_builtin_feature(method, handler)
@@ -79,7 +82,9 @@ class QcnServer(LanguageServer):
                 if self._engine is link:  # a link that was replaced has no more say
                     self.status.engine_changed(status)
 
-            link = EngineLink(self.settings.engine, self.settings.models, on_status=report)
+            settings = self.settings
+            budgets = settings.context.budgets
+            link = EngineLink(settings.engine, settings.models, on_status=report, budgets=budgets)
             self._engine = link
         return self._engine
 
@@ -89,7 +94,8 @@ class QcnServer(LanguageServer):
         self.status.set_enabled(settings.enable)
         if old.context != settings.context or old.models != settings.models:
             self.contexts.end_all()  # begun anew with the next completion
-        if (old.engine, old.models) != (settings.engine, settings.models) and self._engine:
+        linked, wanted = ((one.engine, one.models, one.context.budgets) for one in (old, settings))
+        if linked != wanted and self._engine:
             link, self._engine = self._engine, None
             self.status.engine_changed(EngineStatus(EngineState.STOPPED))
             asyncio.ensure_future(link.close()).add_done_callback(_log_failure)
@@ -158,7 +164,12 @@ class QcnServer(LanguageServer):
         ).add_done_callback(_log_refusal)
 
     def _on_watched_files(self, params: types.DidChangeWatchedFilesParams) -> None:
-        self.contexts.changed_on_disk(_paths(change.uri for change in params.changes))
+        paths = _paths(change.uri for change in params.changes)
+        self.contexts.changed_on_disk(paths)
+        self.open_files.changed_on_disk(paths)
+
+    def _on_progress_cancel(self, params: types.WorkDoneProgressCancelParams) -> None:
+        self.status.cancel_progress(params.token)
 
     def _on_did_open(self, params: types.DidOpenTextDocumentParams) -> None:
         self.documents.open(params.text_document)

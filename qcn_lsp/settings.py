@@ -12,6 +12,7 @@ whole server. `resource`: may differ between workspace folders.
 
 import re
 from collections.abc import Iterator, Mapping
+from types import NoneType
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StrictStr, ValidationError
@@ -115,6 +116,31 @@ class ContextSettings(_Section):
         ge=0,
         le=262_144,
     )
+    memory_mib: int = _setting(
+        0,
+        "user",
+        "MiB of memory in which the local engine keeps what it has read, of the workspace folders "
+        "of all windows together. 0: chosen by the engine, for this machine and model. An engine "
+        "that runs keeps what it was started with, until it is stopped.",
+        alias="memoryMiB",
+        ge=0,
+        le=1 << 20,
+    )
+    disk_mib: int | None = _setting(
+        None,
+        "user",
+        "MiB on disk for the same, so that an engine that is started anew need not read it again. "
+        "0: nothing is written to disk. Unset: chosen by the engine. An engine that runs keeps "
+        "what it was started with, until it is stopped.",
+        alias="diskMiB",
+        ge=0,
+        le=1 << 24,
+    )
+
+    @property
+    def budgets(self) -> tuple[int, int | None]:
+        """What the local engine is started with: MiB of memory, MiB of disk."""
+        return self.memory_mib, self.disk_mib
 
 
 class LogSettings(_Section):
@@ -248,11 +274,17 @@ def _expectation(path: tuple[str, ...]) -> str:
         for name in ("gt", "ge", "le")
         if hasattr(limit, name)
     }
-    words = _words(field.annotation)
+    words = _words(_kind_of(field.annotation))
     if path == ("engine", "url"):
         words = "an address such as http://127.0.0.1:8080, without user name or password"
     low = f"above {limits['gt']}" if "gt" in limits else f"from {limits.get('ge')}"
     return f"expected {words}" + (f" {low} to {limits['le']}" if "le" in limits else "")
+
+
+def _kind_of(annotation: Any) -> Any:
+    """Return the type that a value has where it is set."""
+    kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
+    return kinds[0] if NoneType in get_args(annotation) else annotation
 
 
 def _words(annotation: Any) -> str:

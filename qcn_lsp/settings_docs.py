@@ -72,8 +72,8 @@ def _type(field: FieldInfo) -> str:
     if described["type"] == "array":
         return "list of strings"
     limits = {name: limit for part in field.metadata for name, limit in _limits(part)}
-    low = f"above {limits['gt']:g}" if "gt" in limits else f"{limits.get('ge', 0):g}"
-    return str(described["type"]) + (f", {low} to {limits['le']:g}" if "le" in limits else "")
+    low = f"above {limits['gt']:.9g}" if "gt" in limits else f"{limits.get('ge', 0):.9g}"
+    return str(described["type"]) + (f", {low} to {limits['le']:.9g}" if "le" in limits else "")
 
 
 def _limits(part: object) -> list[tuple[str, float]]:

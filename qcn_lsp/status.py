@@ -2,16 +2,19 @@
 
 Three ways to the user, by how much they ask of them. The notification `didChangeStatus`, in the
 shape of Copilot's language server ({busy, kind, message}), feeds a status bar and is sent on
-change only. Work-done progress shows a model being loaded, once for each load. A message box
-(`window/showMessage`) is for what only the user can put right, and is shown once.
+change only. Work-done progress shows a model being loaded, once for each load, and a workspace
+folder being read for the first time, which the user may end. A message box (`window/showMessage`)
+is for what only the user can put right, and is shown once.
 """
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator
+import uuid
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
+from weakref import WeakValueDictionary
 
 from lsprotocol import types
 
@@ -47,7 +50,8 @@ class StatusReporter:
         self._failure = ""
         self._sent: Status | None = None
         self._told: set[str] = set()
-        self._progress: LoadProgress | None = None
+        self._loading: ProgressBar | None = None
+        self._bars: WeakValueDictionary[str | int, ProgressBar] = WeakValueDictionary()
 
     @property
     def current(self) -> Status:
@@ -114,70 +118,95 @@ class StatusReporter:
             self._sent = self.current
             self._server.protocol.notify(DID_CHANGE_STATUS, asdict(self.current))
 
+    def progress_bar(
+        self, title: str, cancel: Callable[[], None] | None = None
+    ) -> "ProgressBar | None":
+        """Show the progress of something; None where the client does not show any.
+
+        `cancel` is called when the user wants it ended; without it there is no such button.
+        """
+        window = self._server.client_capabilities.window
+        if not (window and window.work_done_progress):
+            return None
+        bar = ProgressBar(self._server, title, cancel)
+        self._bars[bar.token] = bar
+        return bar
+
+    def cancel_progress(self, token: str | int) -> None:
+        """Hear that the user wants what a bar shows to end."""
+        if bar := self._bars.get(token):
+            bar.cancel()
+
     def _show_progress(self, status: EngineStatus) -> None:
         if status.state is EngineState.LOADING:
-            window = self._server.client_capabilities.window
-            if self._progress is None and window and window.work_done_progress:
-                self._progress = LoadProgress(self._server, status)
-            if self._progress is not None:
-                self._progress.update(status)
-        elif self._progress is not None:
-            self._progress.end(status)
-            self._progress = None
+            if self._loading is None:
+                self._loading = self.progress_bar(f"Loading {status.model or 'the model'}")
+            if self._loading is not None:
+                self._loading.show(100 * status.done // status.total if status.total else 0)
+        elif self._loading is not None:
+            self._loading.end("Loaded" if status.state is EngineState.READY else "Not loaded")
+            self._loading = None
 
 
-class LoadProgress:
-    """The progress bar of one load, from the client's consent to its end.
+class ProgressBar:
+    """One progress bar in the editor, from the client's consent to its end.
 
     Notifications about a token may be sent only after the client has accepted it; what happens
     until then is caught up with.
     """
 
-    def __init__(self, server: "LanguageServer", status: EngineStatus) -> None:
+    def __init__(
+        self, server: "LanguageServer", title: str, cancel: Callable[[], None] | None
+    ) -> None:
+        self.token = f"qcn-{uuid.uuid4().hex}"
         self._server = server
-        self._token = f"qcn-load-{id(self)}"
+        self._title = title
+        self._cancel = cancel
         self._begun = False
         self._end: types.WorkDoneProgressEnd | None = None
-        self._status = status
-        self._shown = -1
+        self._wanted: tuple[int, str | None] = (0, None)
+        self._shown: tuple[int, str | None] = (0, None)
         self._creation = asyncio.ensure_future(self._create())
 
-    def update(self, status: EngineStatus) -> None:
-        """Show how far the load is."""
-        self._status = status
-        if self._begun and self._percentage() > self._shown:
-            self._shown = self._percentage()
-            self._notify(types.WorkDoneProgressReport(percentage=self._shown))
+    def show(self, percentage: int, message: str | None = None) -> None:
+        """Show how far it is; a bar does not go back."""
+        self._wanted = (max(percentage, self._wanted[0]), message)
+        if self._begun and self._end is None and self._wanted != self._shown:
+            self._shown = self._wanted
+            self._notify(types.WorkDoneProgressReport(message=message, percentage=self._wanted[0]))
 
-    def end(self, status: EngineStatus) -> None:
-        """Take the bar away."""
-        loaded = status.state is EngineState.READY
-        self._end = types.WorkDoneProgressEnd(message="Loaded" if loaded else "Not loaded")
-        if self._begun:
-            self._notify(self._end)
+    def cancel(self) -> None:
+        """End what it shows, if that has not ended and can be."""
+        if self._cancel is not None and self._end is None:
+            self._cancel()
+
+    def end(self, message: str) -> None:
+        """Take the bar away; what comes after that changes nothing."""
+        if self._end is None:
+            self._end = types.WorkDoneProgressEnd(message=message)
+            if self._begun:
+                self._notify(self._end)
 
     async def _create(self) -> None:
         try:
             await self._server.window_work_done_progress_create_async(
-                types.WorkDoneProgressCreateParams(token=self._token)
+                types.WorkDoneProgressCreateParams(token=self.token)
             )
-        except Exception as error:  # whatever the client objects to, the load goes on without a bar
+        except Exception as error:  # whatever the client objects to, it goes on without a bar
             logger.info("the client shows no progress: %s", error)
             return
         if self._end is not None:
             return  # over before it could begin
         self._begun = True
-        self._shown = self._percentage()
+        self._shown = percentage, message = self._wanted
         self._notify(
             types.WorkDoneProgressBegin(
-                title=f"Loading {self._status.model or 'the model'}",
-                percentage=self._shown,
-                cancellable=False,
+                title=self._title,
+                message=message,
+                percentage=percentage,
+                cancellable=self._cancel is not None,
             )
         )
-
-    def _percentage(self) -> int:
-        return 100 * self._status.done // self._status.total if self._status.total else 0
 
     def _notify(
         self,
@@ -185,4 +214,4 @@ class LoadProgress:
         | types.WorkDoneProgressReport
         | types.WorkDoneProgressEnd,
     ) -> None:
-        self._server.progress(types.ProgressParams(token=self._token, value=value))
+        self._server.progress(types.ProgressParams(token=self.token, value=value))

@@ -1,6 +1,7 @@
 """What the engine's tests share: a small tokenizer and checkpoint, engines over real HTTP."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -182,11 +183,21 @@ def parsed(events: Iterable[str]) -> list[Any]:
 
 
 @contextmanager
-def start_engine(model: Path | str, *arguments: str) -> Generator[subprocess.Popen[str]]:
-    """Start `serve` with one thread; it is gone afterwards."""
+def start_engine(
+    model: Path | str, *arguments: str, cache: Path | None = None
+) -> Generator[subprocess.Popen[str]]:
+    """Start `serve` with one thread; it is gone afterwards.
+
+    It keeps contexts on disk only where a user's cache directory is given.
+    """
     command = [sys.executable, "-m", "qcn_inference", "serve", "--model", str(model)]
+    if cache is None:
+        arguments = ("--disk-cache-mib", "0", *arguments)
     process = subprocess.Popen(
-        [*command, "--threads", "1", *arguments], stderr=subprocess.PIPE, text=True
+        [*command, "--threads", "1", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ if cache is None else {**os.environ, "XDG_CACHE_HOME": str(cache)},
     )
     try:
         yield process
@@ -196,9 +207,11 @@ def start_engine(model: Path | str, *arguments: str) -> Generator[subprocess.Pop
 
 
 @contextmanager
-def engine_on(socket: Path, model: Path | str, *arguments: str) -> Generator[EngineProcess]:
+def engine_on(
+    socket: Path, model: Path | str, *arguments: str, cache: Path | None = None
+) -> Generator[EngineProcess]:
     """Start an engine on a Unix socket, with a client."""
-    with start_engine(model, "--socket", str(socket), *arguments) as process:
+    with start_engine(model, "--socket", str(socket), *arguments, cache=cache) as process:
         transport = httpx.HTTPTransport(uds=str(socket))
         with httpx.Client(
             transport=transport, base_url="http://engine", timeout=DEADLINE_SECONDS

@@ -51,6 +51,8 @@ class ScriptedModel:
         self.layouts: dict[str, list[tuple[str, str, str]]] = {}
         """The contexts that it was given: (path, text, zone) of each segment, in their order."""
         self.deleted: list[str] = []
+        self.read: int | None = None
+        """How many segments of a context, of one token each, it says to have read; None: all."""
         self._texts: dict[str, str] = {}
 
     def forget(self) -> None:
@@ -108,6 +110,9 @@ class ScriptedModel:
             self.forget()
             send(writer, 200, {"deleted": True})
             return
+        if method == "GET":
+            send(writer, 200, self._described(name))
+            return
         segments = (await body_of(head, reader))["segments"]
         self._texts |= {part["hash"]: part["text"] for part in segments if "text" in part}
         if missing := [part["hash"] for part in segments if part["hash"] not in self._texts]:
@@ -118,6 +123,20 @@ class ScriptedModel:
             (part["path"], self._texts[part["hash"]], part["zone"]) for part in segments
         ]
         send(writer, 202, {"tokens": 1})
+
+    def _described(self, name: str) -> dict[str, Any]:
+        layout = self.layouts[name]
+        segments = [
+            {"path": path, "zone": zone, "start": start, "tokens": 1}
+            for start, (path, _, zone) in enumerate(layout)
+        ]
+        read = len(layout) if self.read is None else self.read
+        return {
+            "tokens": len(layout),
+            "segments": segments,
+            "checkpoints": list(range(read + 1)),
+            "reading": read < len(layout),
+        }
 
 
 @asynccontextmanager

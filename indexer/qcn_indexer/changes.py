@@ -48,6 +48,8 @@ class Changes:
         self._paths: set[PurePosixPath] = set()
         self._first = self._last = 0.0
         self._lock_since: tuple[tuple[int, int], float] | None = None
+        self.overflowed = False
+        """Whether events were lost since this was last set to False."""
 
     def add(self, path: Path, now: float) -> None:
         """Note an event at an absolute path; one outside the workspace folder is no concern."""
@@ -55,8 +57,9 @@ class Changes:
         if root is not None and (place := _place(PurePosixPath(path.relative_to(root)))):
             self._note(place, now)
 
-    def add_everything(self, now: float) -> None:
-        """Note that events were lost, or that nobody knows."""
+    def add_everything(self, now: float, *, overflowed: bool = False) -> None:
+        """Note that nobody knows what happened; `overflowed`: for events were lost."""
+        self.overflowed |= overflowed
         self._note(TOP, now)
 
     def delay(self, now: float) -> float | None:

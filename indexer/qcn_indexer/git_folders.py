@@ -45,5 +45,19 @@ def shared_folder(git: Path) -> Path:
         return git
 
 
+def repository_name(root: Path) -> str:
+    """Return what all work trees of the repository whose top is `root` call it.
+
+    That is the name of the folder that holds the first of them, or of a bare repository without
+    its `.git`; of any other folder, its own.
+    """
+    root = root.resolve()
+    git = git_folder(root)
+    shared = git and shared_folder(git).resolve()
+    if git is None or shared is None or shared == git.resolve():
+        return root.name
+    return shared.parent.name if shared.name == ".git" else shared.name.removesuffix(".git")
+
+
 def _line(file: Path) -> str:
     return os.fsdecode(read_file(file, limit=_MOST_BYTES)).rstrip("\r\n")

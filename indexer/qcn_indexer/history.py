@@ -1,38 +1,21 @@
 """How often and when git last touched each file.
 
-The repository may be anyone's, so git runs nothing that its configuration names: no pager, no
-signature program, no text conversion; and it fetches nothing. Where there is no git, no repository,
-no commit, or no answer in time, there is no history: ranking goes on without it.
+Where there is no git, no repository, no commit, or no answer in time, there is no history: ranking
+goes on without it.
 """
 
 import os
-import subprocess
 from pathlib import Path, PurePosixPath
 
+from qcn_indexer.git import git_log
 from qcn_indexer.ranking import Commits
-
-LONGEST = 10.0  # seconds: on a huge repository the history is worth no longer wait
 
 
 def history(root: Path, *, commits: int) -> dict[PurePosixPath, Commits]:
     """Return what the last `commits` commits say of the files below `root`, named from there."""
-    command = ["git", "--no-pager", "log", f"--max-count={commits}", "--no-show-signature"]
-    command += ["--no-ext-diff", "--no-textconv", "--no-renames", "--no-color", "--relative"]
-    command += ["--name-only", "-z", "--format=tformat:%x01%ct"]
-    environment = os.environ | {"GIT_NO_LAZY_FETCH": "1", "GIT_OPTIONAL_LOCKS": "0"}
-    try:
-        done = subprocess.run(
-            command,
-            cwd=root,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=LONGEST,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    return _read(os.fsdecode(done.stdout))
+    names = ["--no-renames", "--relative", "--name-only", "-z", "--format=tformat:%x01%ct"]
+    log = git_log(root, f"--max-count={commits}", *names)
+    return {} if log is None else _read(os.fsdecode(log))
 
 
 def _read(log: str) -> dict[PurePosixPath, Commits]:

@@ -76,13 +76,24 @@ class Ignore:
         return below if whole else _with_own_rules(below)
 
 
-def ignore_at(root: Path) -> Ignore:
-    """Return the rules for what lies directly in the workspace folder `root`."""
+@dataclass(frozen=True, slots=True)
+class UserRules:
+    """What the user has set for all repositories, or for this one outside its files."""
+
+    file: Path
+    ignore_case: bool  # whether upper and lower case are the same
+
+
+def ignore_at(root: Path, users: UserRules | None = None) -> Ignore:
+    """Return the rules for what lies directly in the workspace folder `root`.
+
+    `users` spares asking git, which takes a process.
+    """
     root = root.resolve()
+    users = users or user_rules(root)
     top = next((folder for folder in (root, *root.parents) if git_folder(folder)), root)
-    users_file, ignore_case = _git_settings(root)
-    rules = Ignore(top, None, b"", ((),) * 5, ignore_case)
-    rules = _with_file(rules, 4, users_file, f"the user's {users_file.name}", follow=True)
+    rules = Ignore(top, None, b"", ((),) * 5, users.ignore_case)
+    rules = _with_file(rules, 4, users.file, f"the user's {users.file.name}", follow=True)
     rules = _with_own_rules(rules)
     for name in root.relative_to(top).parts:
         rules = rules.inside(name)
@@ -114,7 +125,7 @@ def _with_file(rules: Ignore, kind: int, file: Path, source: str, *, follow: boo
     return replace(rules, _kinds=tuple(kinds))
 
 
-def _git_settings(root: Path) -> tuple[Path, bool]:
+def user_rules(root: Path) -> UserRules:
     """Return the user's own file of rules, and whether upper and lower case are the same.
 
     Git itself is asked where it is installed: its settings may be conditional and include others.
@@ -125,7 +136,7 @@ def _git_settings(root: Path) -> tuple[Path, bool]:
     usual = Path(config_home, "git", "ignore")
     named = settings.get("core.excludesfile")
     ignore_case = settings.get("core.ignorecase", "").lower() in {"true", "yes", "on", "1"}
-    return usual if named is None else root / named, ignore_case
+    return UserRules(usual if named is None else root / named, ignore_case)
 
 
 def _settings_of_git(root: Path) -> dict[str, str]:

@@ -124,4 +124,4 @@ class _Warnings(logging.Handler):
         self._changes = changes
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._changes.add_everything(time.monotonic())
+        self._changes.add_everything(time.monotonic(), overflowed=True)

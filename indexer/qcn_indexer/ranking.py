@@ -9,14 +9,15 @@ of which more than `BULK` were written within a minute are nobody's edits. And g
 as given (`history.py` reads it); a root without git is ranked by the rest.
 """
 
+import heapq
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from qcn_indexer.imports import Graph, import_graph
+from qcn_indexer.imports import Graph, Reader, import_graph
 
 POINTS: Mapping[str, float] = {
     "open": 100,  # the user says so; nothing else outweighs it
@@ -75,11 +76,57 @@ class Ranked:
     reasons: tuple[str, ...]  # the signals that gave the score, the strongest first
 
 
+def likeliest(
+    edited: Mapping[str, float],
+    *,
+    opened: Collection[str],
+    history: Mapping[PurePosixPath, Commits],
+    now: float,
+    at_most: int,
+) -> list[str]:
+    """Return the paths that are worth ranking, where there are more than can be, best first.
+
+    By the signals that need no text. `edited` gives each path's time of its last write, in seconds
+    since the epoch. In a fresh clone, whose times and commits say nothing, what lies near the open
+    files comes first, then what lies the least deep.
+    """
+    if len(edited) <= at_most:
+        return sorted(edited)
+    minutes = Counter(int(time // 60) for time in edited.values())
+    commits = {str(path): found for path, found in history.items()}
+    most = max((found.count for found in commits.values()), default=1)
+    near: dict[str, float] = {}
+    for folder in {path.rpartition("/")[0] for path in opened}:
+        for levels in range(folder.count("/") + 1):
+            above = folder.rsplit("/", levels)[0]
+            near[above] = max(near.get(above, 0.0), 0.5**levels)
+
+    def worth(path: str) -> float:
+        folder, _, name = path.rpartition("/")
+        found = commits.get(path, Commits(0, 0.0))
+        by_hand = minutes[int(edited[path] // 60)] <= BULK
+        signals = {
+            "open": float(path in opened),
+            "edited lately": _fresh(edited[path], now, EDIT_HALF_LIFE) if by_hand else 0.0,
+            "committed lately": _fresh(found.last, now, COMMIT_HALF_LIFE),
+            "committed often": _share(found.count, most),
+            "about the project": float(bool(_ABOUT.fullmatch(name))) / (path.count("/") + 1),
+            "beside an open file": near.get(folder, 0.0),
+        }
+        return sum(POINTS[name] * value for name, value in signals.items())
+
+    return heapq.nsmallest(at_most, edited, key=lambda path: (-worth(path), path.count("/"), path))
+
+
 def rank(
-    files: Sequence[File], *, history: Mapping[PurePosixPath, Commits], now: float
+    files: Sequence[File],
+    *,
+    history: Mapping[PurePosixPath, Commits],
+    now: float,
+    imports: Reader | None = None,
 ) -> list[Ranked]:
-    """Return the files, best first."""
-    signals = _Signals(files, history, now)
+    """Return the files, best first. `imports` says what each imports, where that is known."""
+    signals = _Signals(files, history, now, imports)
     heats = {file.path: signals.heat(file) for file in files}
     hottest = sorted(heats, key=lambda path: (-heats[path], path))[:HOT_AT_MOST]
     hot = {path for path in hottest if heats[path] >= HOT_AT_LEAST}
@@ -104,7 +151,11 @@ class _Signals:
     """What is worked out once for all files."""
 
     def __init__(
-        self, files: Sequence[File], history: Mapping[PurePosixPath, Commits], now: float
+        self,
+        files: Sequence[File],
+        history: Mapping[PurePosixPath, Commits],
+        now: float,
+        imports: Reader | None,
     ) -> None:
         self._history, self._now = history, now
         self._minutes = Counter(int(file.edited_at // 60) for file in files)
@@ -112,7 +163,7 @@ class _Signals:
         self._open = {file.path for file in files if file.open}
         self._open_folders = {path.parent for path in self._open}
         self._open_subjects = {(_subject(path), _is_test(path)) for path in self._open}
-        graph = import_graph({file.path: file.text for file in files})
+        graph = import_graph({file.path: file.text for file in files}, imports)
         importers = _turned(graph)
         self._importers = {path: len(from_) for path, from_ in importers.items()}
         self._many = max(self._importers.values(), default=1)
@@ -131,7 +182,7 @@ class _Signals:
             "two imports away": float(path in self._two_away and not one_away),
             "tests it, or is tested by it": float(counterpart),
             "edited lately": self._edited(file),
-            "committed lately": self._fresh(commits.last, COMMIT_HALF_LIFE),
+            "committed lately": _fresh(commits.last, self._now, COMMIT_HALF_LIFE),
             "committed often": _share(commits.count, self._most),
             "imported by many": _share(self._importers.get(path, 0), self._many),
             "about the project": _about(path),
@@ -142,17 +193,18 @@ class _Signals:
         """How likely the file is to change soon: what is open, then what changed lately, often."""
         commits = self._history.get(file.path, Commits(0, 0.0))
         often = _share(commits.count, self._most)
-        usual = often * self._fresh(commits.last, COMMIT_HALF_LIFE)
+        usual = often * _fresh(commits.last, self._now, COMMIT_HALF_LIFE)
         return 2 * file.open + self._edited(file) + usual
 
     def _edited(self, file: File) -> float:
         if self._minutes[int(file.edited_at // 60)] > BULK:
             return 0.0
-        return self._fresh(file.edited_at, EDIT_HALF_LIFE)
+        return _fresh(file.edited_at, self._now, EDIT_HALF_LIFE)
 
-    def _fresh(self, then: float, half_life: float) -> float:
-        """1 for now (or a clock that runs ahead), half of it a half-life ago; never quite 0."""
-        return 0.5 ** (max(0.0, self._now - then) / half_life) if then else 0.0
+
+def _fresh(then: float, now: float, half_life: float) -> float:
+    """1 for now (or a clock that runs ahead), half of it a half-life ago; never quite 0."""
+    return 0.5 ** (max(0.0, now - then) / half_life) if then else 0.0
 
 
 def _share(part: int, most: int) -> float:

@@ -90,7 +90,13 @@ def read_text(path: Path) -> Text | Unfit:
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     if reason := _unfit(text):
         return Unfit(reason)
-    return Text(text, encoding, blake2b(text.encode(), digest_size=32).digest())
+    return Text(text, encoding, digest_of(text))
+
+
+def digest_of(text: str) -> bytes:
+    """Return the 32 bytes that stand for a text with plain line ends."""
+    # Half a surrogate pair comes from an editor alone, and so is no file's.
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=32).digest()
 
 
 def _decoded(content: bytes) -> tuple[str, str] | Unfit:

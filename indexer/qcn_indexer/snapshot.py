@@ -12,7 +12,7 @@ Guarantees:
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -21,6 +21,7 @@ from qcn_indexer.walk import TOP, Found, walk
 
 # The coarsest times of files in use: FAT's.
 COARSE_NS = 2_000_000_000
+NOTICED_EVERY = 100  # files: a few milliseconds' worth of reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,11 @@ class Difference:
     removed: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def files(self) -> int:
+        """How many files are another, have come or gone, or have another path."""
+        return len(self.added) + len(self.changed) + len(self.removed) + len(self.renamed)
+
 
 def look_again(
     root: Path,
@@ -74,14 +80,17 @@ def look_again(
     places: Iterable[PurePosixPath] = (TOP,),
     *,
     by_content: bool = False,
+    noticed: Callable[[int], None] = lambda files: None,
 ) -> Snapshot:
     """Return `known` with what is now at and below `places` of the workspace folder.
 
-    With `by_content`, sizes and times are not trusted.
+    With `by_content`, sizes and times are not trusted. `noticed` is told now and then how many
+    files have been found, and may raise to end the look.
     """
     looked_at = set(places)
     above = {folder for place in looked_at for folder in place.parents}
     seen: dict[str, dict[str, Version]] = {}
+    files = 0
     for item in walk(root, sorted(looked_at)):
         if item.path in above:  # it is left out, or a file now, and so nothing is below it
             looked_at.add(item.path)
@@ -90,9 +99,14 @@ def look_again(
             folder, name = _parted(path)
             version = _version(root, item, None if by_content else known.get(path))
             seen.setdefault(folder, {})[name] = version
+            files += 1
+            if files % NOTICED_EVERY == 0:
+                noticed(files)
     folders = _without(known.folders, looked_at)
     for folder, names in seen.items():
-        folders[folder] = {**folders.get(folder, {}), **names}
+        now = {**folders.get(folder, {}), **names}
+        before = known.folders.get(folder)
+        folders[folder] = before if before == now else now  # so that it is shared
     return Snapshot(folders)
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from qcn_indexer.ignore import Ignore, ignore_at
+from qcn_indexer.ignore import Ignore, UserRules, ignore_at
 from qcn_indexer.names import MARKERS, unfit_file, unfit_folder
 from qcn_indexer.secrets import secret_by_name, secret_folder
 
@@ -47,33 +47,54 @@ class Skipped:
     reason: str
 
 
-def walk(root: Path, places: Iterable[PurePosixPath] = (TOP,)) -> Iterator[Found | Skipped]:
+def walk(
+    root: Path, places: Iterable[PurePosixPath] = (TOP,), users: UserRules | None = None
+) -> Iterator[Found | Skipped]:
     """Yield what is at or below each of the places in the workspace folder `root`.
 
     Where nothing is, nothing is yielded. Where a folder above a place is left out, or is no folder,
-    that is what is yielded.
+    that is what is yielded. `users` are the user's own rules, where they are known already.
     """
     root = root.resolve()
-    rules = ignore_at(root)
+    way = _Way(root, ignore_at(root, users))
     for place in places:
-        yield from _at(root, place, rules)
+        yield from _at(root, place, way)
 
 
-def _at(root: Path, place: PurePosixPath, rules: Ignore) -> Iterator[Found | Skipped]:
+class _Way:
+    """The rules of the folders on the way to some places, each read once."""
+
+    def __init__(self, root: Path, rules: Ignore) -> None:
+        self._root = root
+        self._rules = {TOP: rules}
+        self._unfit: dict[PurePosixPath, str | None] = {}
+
+    def rules(self, folder: PurePosixPath) -> Ignore:
+        if folder not in self._rules:
+            self._rules[folder] = self.rules(folder.parent).inside(folder.name)
+        return self._rules[folder]
+
+    def unfit(self, folder: PurePosixPath) -> str | None:
+        if folder not in self._unfit:
+            self._unfit[folder] = _unfit_as_a_whole(self._root, folder, self.rules(folder))
+        return self._unfit[folder]
+
+
+def _at(root: Path, place: PurePosixPath, way: _Way) -> Iterator[Found | Skipped]:
     path = TOP
     for name in place.parts:
-        if reason := _unfit_as_a_whole(root, path, rules):
+        if reason := way.unfit(path):
             yield Skipped(path, reason)
             return
         try:
             status = os.lstat(root / path / name)
         except OSError:
             return
-        if judged := _judge(root, path, name, status, rules):
-            yield judged
+        if found := _judge(root, path, name, status, way.rules(path)):
+            yield found
             return
-        path, rules = path / name, rules.inside(name)
-    yield from _below(root, path, rules)
+        path = path / name
+    yield from _below(root, path, way.rules(path))
 
 
 def _below(root: Path, path: PurePosixPath, rules: Ignore) -> Iterator[Found | Skipped]:

@@ -2,10 +2,14 @@
 
     python -m qcn_inference serve --model DIR|qcn-nano --socket PATH
     python -m qcn_inference serve --model DIR|qcn-nano --host 127.0.0.1 --port N --token-file FILE
+    python -m qcn_inference purge --repo NAME
+
+`purge` removes what is on disk of repositories of a name, where no engine runs that could be asked
+to; it prints how many files that were.
 
 Exit codes: 0 when it left because it was told to or was unused, 1 when the address or token file
-cannot be used, 2 for a wrong command line, 3 when another engine is already serving there. A model
-that cannot be loaded is no reason to exit: `/health` tells it.
+cannot be used, or not all could be purged, 2 for a wrong command line, 3 when another engine is
+already serving there. A model that cannot be loaded is no reason to exit: `/health` tells it.
 
 The socket listens before anything large is imported, so that a client may connect at once and has
 only to wait for its answer.
@@ -38,6 +42,8 @@ EXIT_ALREADY_SERVED = 3
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
     given = _parse(arguments)
+    if given.command == "purge":
+        return _purge(given.repo)
     # Requests are not logged at all: no prompt, no source text.
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
@@ -58,6 +64,18 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _purge(repo: str) -> int:
+    from qcn_inference.disk_files import default_folder, purge
+
+    try:
+        print(purge(default_folder(), repo))
+    except OSError as error:
+        what = f"not all of it could be removed: {error.strerror}, {error.filename}"
+        print(f"qcn_inference: {what}", file=sys.stderr)
+        return 1
+    return 0
+
+
 def _leave_quietly(_: int, __: FrameType | None) -> None:
     """For signals before uvicorn serves, and the one that ended it, which it raises again."""
     raise SystemExit(0)
@@ -70,11 +88,13 @@ def _listener(given: argparse.Namespace) -> AbstractContextManager[socket.socket
 
 
 def _serve(given: argparse.Namespace, listener: socket.socket, token: str | None) -> None:
+    from qcn_inference.service.engine import CacheBudgets
     from qcn_inference.service.server import ServeOptions, serve
 
     embedded = Path(__file__).parent / "data" / EMBEDDED
     folder = embedded if given.model == EMBEDDED else Path(given.model).expanduser().absolute()
-    options = ServeOptions(folder, folder.name, given.idle_minutes, given.threads)
+    budgets = CacheBudgets(given.cache_mib, given.disk_cache_mib)
+    options = ServeOptions(folder, folder.name, given.idle_minutes, given.threads, budgets)
     asyncio.run(serve(options, listener, token))
 
 
@@ -92,7 +112,15 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     option("--token-file", type=Path, help="the bearer token, in a file of yours alone, for TCP")
     option("--idle-minutes", type=_minutes, default=15.0, help="leave when unused; inf never does")
     option("--threads", type=_threads, help="CPU threads for the model")
+    option("--cache-mib", type=_mebibytes, help="memory for what was read, in MiB")
+    option(
+        "--disk-cache-mib", type=_mebibytes, help="disk for contexts, in MiB; 0 keeps nothing there"
+    )
+    purge = commands.add_parser("purge", help="remove what is on disk of a repository")
+    purge.add_argument("--repo", required=True, help="its name, as the contexts' clients give it")
     given = parser.parse_args(arguments)
+    if given.command == "purge":
+        return given
     over_tcp = (given.host, given.port, given.token_file)
     if given.socket is None and None in over_tcp:
         command.error("give --socket, or all of --host, --port and --token-file")
@@ -112,6 +140,13 @@ def _threads(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _mebibytes(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("must be at least 0")
     return number
 
 

@@ -35,6 +35,12 @@ def context_limit(context_length: int) -> int:
     return context_length - min(TAIL_ROOM, context_length // 4)
 
 
+def opening(tokenizer: Tokenizer, repo: str) -> "array[int]":
+    """What every context of a repository begins with."""
+    name = tokenizer.encode_plain(repo + "\n")
+    return array("i", [tokenizer.control_id(REPO_NAME), *name])
+
+
 def segment_hash(path: str, text: str) -> str:
     """The name of a segment: SHA-256 of its path, a NUL and its text, hexadecimal."""
     return hashlib.sha256(f"{path}\0{text}".encode("utf-8", "surrogatepass")).hexdigest()
@@ -118,6 +124,10 @@ class Contexts:
             self._contexts[name] = context
         return context
 
+    def of_repository(self, repo: str) -> list[str]:
+        """The names of the contexts of repositories of this name."""
+        return [name for name, context in self._contexts.items() if context.repo == repo]
+
     def unknown(self, hashes: Sequence[str]) -> set[str]:
         """Those that must come with their text."""
         return set(hashes) - self._segments.keys()
@@ -132,8 +142,7 @@ class Contexts:
     ) -> Context:
         """Lay out segments that are known or among the `new` ones."""
         known = self._segments | {segment.hash: segment for segment in new}
-        opening = tokenizer.encode_plain(repo + "\n")
-        ids = array("i", [tokenizer.control_id(REPO_NAME), *opening])
+        ids = opening(tokenizer, repo)
         spans = []
         for place in layout:
             segment = known[place.hash]

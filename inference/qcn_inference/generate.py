@@ -8,9 +8,11 @@ import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
+from qcn_inference.disk_cache import DiskCache, in_background
 from qcn_inference.model import Model
 from qcn_inference.request import (
     CacheView,
@@ -40,6 +42,7 @@ class Loaded:
     model: Model
     tokenizer: Tokenizer
     cache: StateCache
+    disk: DiskCache | None = None
 
     @property
     def context_length(self) -> int:
@@ -60,6 +63,7 @@ class Loaded:
             RequestError: the prompt cannot be served.
         """
         started = time.perf_counter()
+        yield from request.prepare()
         prompt = request.prompt()
         _check_prompt(self, prompt)
         yield
@@ -80,17 +84,58 @@ class Loaded:
             predicted_seconds=time.perf_counter() - prompt_read,
         )
 
-    def refresh(self, ids: Sequence[int], keep: Sequence[int]) -> Generator[None, None, Refreshed]:
-        """The steps that read a layout, so that what comes behind it can begin there."""
+    def refresh(
+        self, ids: Sequence[int], keep: Sequence[int], *, context: str = "", repo: str | None = None
+    ) -> Generator[None, None, Refreshed]:
+        """The steps that read a layout, so that what comes behind it can begin there.
+
+        Args:
+            ids: the layout.
+            keep: positions in it that are worth a checkpoint.
+            context: whose it is: of each context only the newest layout waits to be written.
+            repo: under whose name it is kept on disk too; None keeps it in memory only.
+        """
         started = time.perf_counter()
+        in_memory = len(ids) - self.unread(ids)
+        if repo is not None:
+            yield from self.restore(ids, repo, self.cache.max_bytes)
         reading = self.cache.read(ids, keep, for_logits=False)
         state = reading.start(self.model)
         for start, end in reading.blocks:
             yield from self.model.prefill_steps(ids[start:end], state)
-            reading.took((start, end), state)
+            if reading.took((start, end), state):
+                self._keep_on_disk(ids, context, repo)
             yield
+        if not reading.blocks:
+            self._keep_on_disk(ids, context, repo)  # it is in use
         known = reading.position
-        return Refreshed(known, len(ids) - known, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        return Refreshed(known, max(0, known - in_memory), len(ids) - known, seconds)
+
+    def restore(self, ids: Sequence[int], repo: str, max_bytes: int) -> Generator[None, None, None]:
+        """Bring what is on disk of a text into memory, as far as it takes no more than this."""
+        disk, forgotten = self.disk, self.cache.times_forgotten
+        if disk is None or not disk.on:
+            return
+        pieces = self.cache.pieces(ids)
+        front = [block for stretch in self.cache.stretches(ids) for block in stretch.blocks]
+        if len(front) == len(pieces):
+            return
+        found = yield from in_background(partial(disk.find, repo, pieces, len(front)))
+        # One by one, so that what a newer layout cuts short has not been in vain.
+        for start, end, entry in found:
+            max_bytes -= entry.nbytes
+            if max_bytes < 0:
+                return
+            stretch = yield from in_background(partial(disk.read, entry, pieces[start:end]))
+            if stretch is None or self.cache.times_forgotten != forgotten:
+                return
+            self.cache.put_back(front[:start], stretch)
+            front = [*front[:start], *stretch.blocks]
+
+    def _keep_on_disk(self, ids: Sequence[int], context: str, repo: str | None) -> None:
+        if self.disk is not None and repo is not None:
+            self.disk.keep(context, repo, self.cache.stretches(ids))
 
     def unread(self, ids: Sequence[int]) -> int:
         """How many tokens of a text would have to be read to continue it."""
@@ -105,7 +150,14 @@ class Loaded:
         """Look at what is kept of a text."""
         cache = self.cache
         yield
-        return CacheView(tuple(cache.checkpoints_of(ids)), cache.nbytes, cache.max_bytes)
+        disk = self.disk if self.disk is not None and self.disk.on else None
+        return CacheView(
+            tuple(cache.checkpoints_of(ids)),
+            cache.nbytes,
+            cache.max_bytes,
+            None if disk is None else disk.nbytes,
+            None if disk is None else disk.max_bytes,
+        )
 
 
 def _check_prompt(loaded: Loaded, prompt: Prompt) -> None:

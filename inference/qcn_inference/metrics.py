@@ -8,12 +8,19 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from qcn_inference.request import Finished, Refreshed
 
+TIERS = ("memory", "disk")
+
 
 class Metrics:
     """One engine's counters. Counting is safe from any thread."""
 
     def __init__(
-        self, *, queue_length: Callable[[], int], state: Callable[[], str], states: tuple[str, ...]
+        self,
+        *,
+        queue_length: Callable[[], int],
+        cache_bytes: Callable[[], dict[str, int]],
+        state: Callable[[], str],
+        states: tuple[str, ...],
     ) -> None:
         registry = self._registry = CollectorRegistry()
         self._prompt_tokens = Counter(
@@ -40,6 +47,14 @@ class Metrics:
             ["kind"],
             registry=registry,
         )
+        self._restored_tokens = Counter(
+            "qcn_context_tokens_restored", "Those that were known from disk", registry=registry
+        )
+        cached = Gauge(
+            "qcn_cache_bytes", "States of texts that were read", ["tier"], registry=registry
+        )
+        for tier in TIERS:
+            cached.labels(tier).set_function(partial(_of_tier, cache_bytes, tier))
         queue = Gauge("qcn_queue_length", "Requests waiting or running", registry=registry)
         queue.set_function(queue_length)
         states_gauge = Gauge(
@@ -65,6 +80,7 @@ class Metrics:
         """Count a refresh of a context."""
         self._context_tokens.labels("reused").inc(refreshed.reused)
         self._context_tokens.labels("computed").inc(refreshed.computed)
+        self._restored_tokens.inc(refreshed.restored)
 
     def ended(self, outcome: str) -> None:
         """Count a request by its outcome."""
@@ -77,3 +93,7 @@ class Metrics:
 
 def _is_state(state: Callable[[], str], name: str) -> float:
     return float(state() == name)
+
+
+def _of_tier(cache_bytes: Callable[[], dict[str, int]], tier: str) -> float:
+    return float(cache_bytes().get(tier, 0))

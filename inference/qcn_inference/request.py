@@ -4,7 +4,7 @@ The HTTP service makes a `GenerationRequest` of a body, `generate.py` runs it an
 `Chunk`s and one `Finished`. The service imports this module before torch is there.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,7 +40,7 @@ class Prompt:
 class GenerationRequest:
     """One completion.
 
-    `prompt` runs on the model's thread, as the job's first step; it may raise `RequestError`.
+    `prompt` runs on the model's thread, in the job's first steps; it may raise `RequestError`.
     """
 
     prompt: Callable[[], Prompt]
@@ -51,6 +51,7 @@ class GenerationRequest:
     echo: bool = False  # with `logprobs`: the prompt's tokens too
     cache_prompt: bool = True
     max_predict_seconds: float | None = None  # honoured once a line is complete
+    prepare: Callable[[], Iterator[None]] = lambda: iter(())  # steps to take before `prompt`
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +94,13 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Refreshed:
-    """What bringing the state up to a layout cost; of its tokens, `reused` were known already."""
+    """What bringing the state up to a layout cost.
+
+    Of its tokens, `reused` were known already: some of them `restored`, from disk.
+    """
 
     reused: int
+    restored: int
     computed: int
     seconds: float  # wall time, waiting for more urgent work included
 
@@ -107,3 +112,5 @@ class CacheView:
     checkpoints: tuple[int, ...]
     nbytes: int
     max_bytes: int
+    disk_nbytes: int | None  # None: nothing is kept on disk
+    disk_max_bytes: int | None

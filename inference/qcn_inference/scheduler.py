@@ -106,6 +106,11 @@ class Scheduler:
             raise Closed if self._closed else QueueFull
         return future
 
+    def has(self, key: str) -> bool:
+        """Whether a job that was submitted under this key waits or runs."""
+        with self._changed:
+            return any(job.key == key and not job.future.done() for job in self._jobs)
+
     @property
     def live_jobs(self) -> int:
         """How many jobs are waiting or running."""

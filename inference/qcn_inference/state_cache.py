@@ -35,6 +35,14 @@ SPACING = 4096
 """Tokens. About as many as have keys and values of the size of one checkpoint of the 80 B model."""
 
 
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Blocks that follow each other in a text, and the checkpoint behind the last; immutable."""
+
+    blocks: tuple[tuple[bytes, KvBlock], ...]  # each with its 32-bit ids
+    checkpoint: tuple[DeltaNetState, ...]
+
+
 @dataclass(eq=False, slots=True)
 class _Node:
     """A block of a text, behind the blocks of its ancestors."""
@@ -110,7 +118,7 @@ class StateCache:
             for gone in _subtree(node):
                 self._drop_checkpoint(gone)
                 self.nbytes -= gone.kv.nbytes
-            self.times_forgotten += 1
+        self.times_forgotten += 1  # also when nothing is here yet: it may be being read
 
     def clear(self) -> None:
         """Drop everything."""
@@ -118,6 +126,32 @@ class StateCache:
         self._checkpoints.clear()
         self.nbytes = 0
         self.times_forgotten += 1
+
+    def pieces(self, ids: Sequence[int]) -> list[bytes]:
+        """A text as the 32-bit ids of each of its blocks."""
+        tokens = as_array(ids)
+        raw, size = tokens.tobytes(), tokens.itemsize
+        return [raw[start * size : end * size] for start, end in self._grid.blocks(tokens)]
+
+    def stretches(self, ids: Sequence[int]) -> list[Stretch]:
+        """What is here of a text up to its deepest checkpoint, cut behind each checkpoint."""
+        tokens = as_array(ids)
+        found: list[Stretch] = []
+        blocks: list[tuple[bytes, KvBlock]] = []
+        for node in self._walk(tokens.tobytes(), self._grid.blocks(tokens), tokens.itemsize):
+            blocks.append((node.tokens, node.kv))
+            if node.checkpoint is not None:
+                found.append(Stretch(tuple(blocks), node.checkpoint))
+                blocks = []
+        return found
+
+    def put_back(self, front: Sequence[tuple[bytes, KvBlock]], stretch: Stretch) -> None:
+        """Keep a stretch of a text that was read before, behind the blocks in front of it."""
+        node = self._root
+        for piece, kv in (*front, *stretch.blocks):
+            node = node.children.get(piece) or self._grow(node, piece, kv)
+        self._use_checkpoint(node, node.checkpoint or stretch.checkpoint)
+        self._make_room()
 
     def _walk(
         self, raw: bytes, blocks: Iterator[tuple[int, int]] | list[tuple[int, int]], size: int
@@ -138,17 +172,24 @@ class StateCache:
         for start, end in blocks:
             piece = raw[start * size : end * size]
             below = node.children.get(piece)
-            if below is None:
-                below = _Node(node, piece, start, end, state.kv_of(start, end))
-                node.children[piece] = below
-                self.nbytes += below.kv.nbytes
-            node = below
+            node = below or self._grow(node, piece, state.kv_of(start, end))
+        self._use_checkpoint(node, node.checkpoint or state.recurrent_part())
+        self._make_room()
+
+    def _grow(self, node: _Node, piece: bytes, kv: KvBlock) -> _Node:
+        """Put a block behind a node."""
+        end = node.end + len(piece) // array("i").itemsize
+        below = node.children[piece] = _Node(node, piece, node.end, end, kv)
+        self.nbytes += kv.nbytes
+        return below
+
+    def _use_checkpoint(self, node: _Node, checkpoint: tuple[DeltaNetState, ...]) -> None:
+        """Note that a node's checkpoint is of use; it gets this one if it has none."""
         node.used = self._clock
-        if node.checkpoint is None:
-            node.checkpoint = state.recurrent_part()
+        if node not in self._checkpoints:
+            node.checkpoint = checkpoint
             self.nbytes += node.checkpoint_bytes
             self._checkpoints.add(node)
-        self._make_room()
 
     def _make_room(self) -> None:
         while self.nbytes > self.max_bytes and self._checkpoints:
@@ -233,12 +274,14 @@ class Reading:
         """Start and end of each block that is left to read, from `position` on."""
         return [block for block in self._blocks if block[0] >= self.position]
 
-    def took(self, block: tuple[int, int], state: State) -> None:
+    def took(self, block: tuple[int, int], state: State) -> bool:
         """Note that `state` has read a block; where it is worth a checkpoint, it gets one."""
         forgotten = self._cache.times_forgotten != self._times_forgotten
-        if block[1] in self._keep and not forgotten:
-            done = [other for other in self._blocks if other[1] <= block[1]]
-            self._cache.store(self._tokens, done, state)
+        if block[1] not in self._keep or forgotten:
+            return False
+        done = [other for other in self._blocks if other[1] <= block[1]]
+        self._cache.store(self._tokens, done, state)
+        return True
 
 
 def _worth_keeping(ends: Sequence[int], keep: Sequence[int]) -> set[int]:

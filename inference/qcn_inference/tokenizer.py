@@ -17,6 +17,7 @@ unfinished character, and stalls when the text really holds one.
 """
 
 import codecs
+import hashlib
 import json
 from functools import lru_cache
 from pathlib import Path
@@ -65,6 +66,7 @@ class Tokenizer:
         """
         path = folder / "tokenizer.json"
         described = _read(path)
+        self.fingerprint = hashlib.sha256(path.read_bytes()).digest()
         self._with_control = _build(path, described)
         added = {entry["content"]: int(entry["id"]) for entry in described["added_tokens"]}
         self._plain = _build(path, _without_added_tokens(described, set(added)))

@@ -1,11 +1,14 @@
-"""`qcn context [PATH]`: what the model sees of a repository, zone by zone."""
+"""`qcn context [PATH]`: what the model sees of a repository; `qcn context purge`: forgetting it."""
 
 import asyncio
 import json
+import subprocess
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from qcn_indexer.git_folders import repository_name
 from qcn_indexer.walk import Skipped, walk
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -13,8 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from qcn_lsp.commands.console import make_console
+from qcn_lsp.commands.engine import running_engines
 from qcn_lsp.commands.errors import CommandError
 from qcn_lsp.commands.session import EditorSession, editor_session
+from qcn_lsp.engine.dialects import OwnEngine
+from qcn_lsp.engine.process import purge_command, require_engine_packages
+from qcn_lsp.engine.runtime import known_addresses, runtime_directory
 
 PAUSE_SECONDS = 0.2  # between two looks at how far the engine has read
 
@@ -24,9 +31,7 @@ def run(path: Path | None, tokens: int, *, as_json: bool) -> int:
 
     `tokens` is the setting `context.tokens`.
     """
-    root = (path or Path.cwd()).resolve()
-    if not root.is_dir():
-        raise CommandError(f"{root} is no folder")
+    root = _folder(path)
     view = asyncio.run(_read(root, tokens))
     skipped = [(str(item.path), item.reason) for item in walk(root) if isinstance(item, Skipped)]
     if as_json:
@@ -34,6 +39,50 @@ def run(path: Path | None, tokens: int, *, as_json: bool) -> int:
         return 0
     _show(make_console(), view, skipped)
     return 0
+
+
+def purge(path: Path | None, *, as_json: bool) -> int:
+    """Have all that was ever read of the repository at `path` forgotten, and removed from disk.
+
+    Where no engine runs, none is started for it: then only the disk holds anything.
+    """
+    repo = repository_name(_folder(path))
+    contexts = asyncio.run(_purge_engines(repo))
+    if contexts is None:
+        require_engine_packages()
+        done = subprocess.run(
+            purge_command(repo), stdin=subprocess.DEVNULL, capture_output=True, text=True
+        )
+        if done.returncode:
+            raise CommandError(done.stderr.strip())
+    if as_json:
+        print(json.dumps({"repo": repo, "contexts": contexts or 0}))
+    else:
+        print(f"Nothing is kept any more of what was read of {repo}.")
+    return 0
+
+
+async def _purge_engines(repo: str) -> int | None:
+    """Have each engine forget; return how many contexts that ended, None where no engine runs."""
+    ended = None
+    for address, health in await running_engines(known_addresses(runtime_directory())):
+        if health is None:
+            raise CommandError(
+                f"the engine at {address} does not answer; end it with: qcn engine stop"
+            )
+        engine = OwnEngine(address.client(), None)
+        try:
+            ended = (ended or 0) + await engine.purge(repo)
+        finally:
+            await engine.close()
+    return ended
+
+
+def _folder(path: Path | None) -> Path:
+    root = (path or Path.cwd()).resolve()
+    if not root.is_dir():
+        raise CommandError(f"{root} is no folder")
+    return root
 
 
 async def _read(root: Path, tokens: int) -> dict[str, Any]:
@@ -44,38 +93,69 @@ async def _read(root: Path, tokens: int) -> dict[str, Any]:
 async def _until_read(session: EditorSession, root: Path) -> dict[str, Any]:
     while True:
         view = await session.describe_context(root)
-        if view["tokens"] in view["checkpoints"]:
+        if not view["reading"]:
             return view
         await asyncio.sleep(PAUSE_SECONDS)
 
 
 def _show(console: Console, view: dict[str, Any], skipped: list[tuple[str, str]]) -> None:
-    console.print(
-        f"{view['tokens']:,} of {view['limit']:,} tokens; the engine keeps "
-        f"{view['bytes']['used'] / 2**20:.0f} of {view['bytes']['budget'] / 2**20:.0f} MiB of what "
-        f"it has read, and can go on from {len(view['checkpoints'])} places in this context.",
-        highlight=False,
+    _say(
+        console,
+        f"{view['tokens']:,} of {view['limit']:,} tokens; reading can go on from "
+        f"{len(view['checkpoints'])} places in them, those in front of a file marked with *.",
     )
     console.print(_segments(view))
-    for refresh in view["refreshes"][-1:]:
-        console.print(
-            f"Last refresh: {refresh['reused']:,} tokens known already, {refresh['computed']:,} "
-            f"read in {refresh['milliseconds']:.0f} ms.",
-            highlight=False,
-        )
+    kept = view["bytes"]
+    disk = _of(kept.get("disk_used"), kept.get("disk_budget"))
+    _say(
+        console,
+        f"Kept of all that was read: {_of(kept['used'], kept['budget'])} in memory, "
+        + (f"{disk} on disk." if disk else "nothing on disk."),
+    )
+    if view["refreshes"]:
+        console.print(_refreshes(view["refreshes"]))
     _show_reasons(console, "No room for", view["left_out"])
     _show_reasons(console, "Not read", skipped)
 
 
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False)
+
+
+def _of(used: int | None, budget: int | None) -> str:
+    """Return used of budgeted bytes in words; nothing where there is no such place."""
+    if used is None:
+        return ""
+    return f"{used / 2**20:.0f}" + (f" of {budget / 2**20:.0f} MiB" if budget else " MiB")
+
+
 def _segments(view: dict[str, Any]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("zone")
-    table.add_column("file")
+    for name in ("", "zone", "file", "shown as"):
+        table.add_column(name)
     table.add_column("tokens", justify="right")
-    table.add_column("changes often")
+    table.add_column("why")
+    checkpoints = set(view["checkpoints"])
     for segment in view["segments"]:
-        path, hot = Text(segment["path"]), "yes" if segment["hot"] else ""
-        table.add_row(segment["zone"], path, f"{segment['tokens']:,}", hot)
+        table.add_row(
+            "*" if segment["start"] in checkpoints else "",
+            segment["zone"],
+            Text(segment["path"]),
+            segment["kind"],
+            f"{segment['tokens']:,}",
+            ", ".join(segment["reasons"]),
+        )
+    return table
+
+
+def _refreshes(refreshes: Sequence[dict[str, Any]]) -> Table:
+    """Return the last refreshes, oldest first; in tokens."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title="Last refreshes", title_justify="left")
+    for name in ("known already", "of those from disk", "read", "milliseconds"):
+        table.add_column(name, justify="right")
+    for one in refreshes:
+        counts = (one["reused"], one.get("restored", 0), one["computed"], one["milliseconds"])
+        table.add_row(*(f"{count:,.0f}" for count in counts))
     return table
 
 

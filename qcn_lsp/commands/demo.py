@@ -9,20 +9,18 @@ afterwards.
 import asyncio
 import statistics
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 import qcn_lsp
-from qcn_lsp.commands.console import make_console
+from qcn_lsp.commands.console import Show, make_console, progress_on
 from qcn_lsp.commands.engine import running_engines
 from qcn_lsp.commands.errors import CommandError
 from qcn_lsp.commands.places import MIN_LINES, Place, choose_places, source_files
@@ -119,7 +117,7 @@ async def _complete_all(
 ) -> list[Outcome]:
     leave_alone = bool(options) or await _engine_runs()
     try:
-        with _progress(console) as show:
+        with progress_on(console) as show:
             show("Starting the language server", 0)
 
             def loading(status: ServerStatus) -> None:
@@ -142,9 +140,7 @@ async def _warm_up(session: EditorSession, folder: Path) -> None:
     session.close(uri)
 
 
-async def _complete_each(
-    session: EditorSession, places: list[Place], show: "Show"
-) -> list[Outcome]:
+async def _complete_each(session: EditorSession, places: list[Place], show: Show) -> list[Outcome]:
     texts = {place.path: place.path.read_bytes().decode("utf-8") for place in places}
     opened: set[Path] = set()
     outcomes = []
@@ -202,32 +198,6 @@ def _summary(outcomes: list[Outcome]) -> str:
         f"{exact} of {len(outcomes)} lines exactly as they were; median "
         f"{statistics.median(times):.0f} ms from request to answer."
     )
-
-
-class Show:
-    """Progress on a terminal; a line for each new activity elsewhere."""
-
-    def __init__(self, console: Console, progress: Progress) -> None:
-        self._console = console
-        self._progress = progress
-        self._task = progress.add_task("", total=100)
-        self._last = ""
-
-    def __call__(self, activity: str, percentage: int | None) -> None:
-        """Show what is being done, and how much of it is."""
-        self._progress.update(self._task, description=activity, completed=percentage or 0)
-        if not self._console.is_terminal and activity != self._last:
-            self._console.print(activity, highlight=False)
-        self._last = activity
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[Show]:
-    activity = TextColumn("{task.description}", markup=False)
-    columns = (SpinnerColumn(), activity, BarColumn(), TimeElapsedColumn())
-    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    with progress:
-        yield Show(console, progress)
 
 
 def _address() -> Address | None:

@@ -17,7 +17,12 @@ from qcn_lsp.commands.errors import CommandError
 from qcn_lsp.engine.dialects import Health, engine_health
 from qcn_lsp.engine.local import LocalEngine, dismiss
 from qcn_lsp.engine.messages import EngineState, EngineStatus, EngineUnavailable, NoAnswer
-from qcn_lsp.engine.process import engine_command, engine_environment, require_engine_packages
+from qcn_lsp.engine.process import (
+    EngineOptions,
+    engine_command,
+    engine_environment,
+    require_engine_packages,
+)
 from qcn_lsp.engine.runtime import (
     LOOPBACK,
     Address,
@@ -77,10 +82,10 @@ def start(model: str, where: Where, *, foreground: bool) -> int:
     address = where.address()
     if isinstance(address, LoopbackAddress) and not address.token_file.exists():
         write_token(address.token_file)
-    idle_minutes = EngineSettings().idle_minutes
+    options = EngineOptions(EngineSettings().idle_minutes)
     if foreground:
-        return _run_here(resolve_model(model), address, idle_minutes)
-    asyncio.run(_attach(LocalEngine(model, idle_minutes=idle_minutes, address=address)))
+        return _run_here(resolve_model(model), address, options)
+    asyncio.run(_attach(LocalEngine(model, options=options, address=address)))
     return 0
 
 
@@ -139,13 +144,13 @@ def _addresses(where: Where) -> list[Address]:
     return [address] if address else known_addresses(runtime_directory())
 
 
-def _run_here(model: str, address: Address | None, idle_minutes: float) -> int:
+def _run_here(model: str, address: Address | None, options: EngineOptions) -> int:
     """Become the engine: signals, exit code and output are then its own."""
     require_engine_packages()
     if address is None:
         key = engine_key(model)
         address = new_address(runtime_directory(), key, tcp=sys.platform == "win32")
-    command = engine_command(model, address, idle_minutes)
+    command = engine_command(model, address, options)
     print(f"The engine listens on {address}", file=sys.stderr, flush=True)
     if sys.platform != "win32":
         os.execve(command[0], command, engine_environment())

@@ -9,34 +9,47 @@ Guarantees
   says that the engine must forget it.
 - An open buffer counts for more than the disk: what is saved under it changes nothing. When it is
   closed, the disk counts again.
+- Going back costs little: where an earlier base fits what is on disk now better than a new one
+  would (a branch that one returns to), that base is taken again.
 
-One call at a time. Another thread may read `layout` meanwhile: it is replaced, never changed.
+One call at a time. Another thread may read `layout` and `shown_whole` meanwhile: what they are made
+of is replaced, never changed.
 """
 
 import logging
+import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from qcn_indexer.bases import NOTHING, Base, Bases
 from qcn_indexer.history import history
+from qcn_indexer.imports import KnownImports
 from qcn_indexer.layout import Count, Layout, Segment
+from qcn_indexer.open_files import withheld
 from qcn_indexer.overlay import Deleted, Event, Limits, Overlay, Renamed, Written
 from qcn_indexer.packing import pack
-from qcn_indexer.ranking import File, Ranked, rank
-from qcn_indexer.read import Text, read_text
+from qcn_indexer.ranking import File, Ranked, likeliest, rank
+from qcn_indexer.read import Text, digest_of, read_text
 from qcn_indexer.secrets import looks_secret
-from qcn_indexer.snapshot import EMPTY, Difference, difference, look_again
+from qcn_indexer.snapshot import EMPTY, Difference, Snapshot, difference, look_again
 from qcn_indexer.walk import EMPTY_FILE, Found, Skipped, walk
 
 logger = logging.getLogger(__name__)
 
 COMMITS = 1_000  # of git's history: about a year of a busy project
 OVERLAY_SHARE = 4  # this part of the budget is the overlay's
-# Of a larger repository these are ranked, those written last first. Ranking looks into the text of
-# each, and what is older seldom comes within the budget.
+# Of a larger repository these are ranked, which needs the text of each; `likeliest` chooses them
+# without reading any.
 MOST_RANKED = 5_000
+# Files that change at once and are still told one by one, at some ten milliseconds each. More than
+# that is a branch switched or a tree rewritten, and asks for another base.
+MOST_EVENTS = 100
 
 Texts = Mapping[PurePosixPath, str]
+Report = Callable[[str], None]
+"""Hears how far the first reading is, and may raise to end it."""
 
 
 class Repository:
@@ -46,25 +59,55 @@ class Repository:
         self.root = root
         self.purge = False
         """Whether the engine must forget what it has read; cleared by who has seen to it."""
+        self.outdated = False
+        """Whether so much changed at once that the layout waits for a new base to be true again."""
         self._count = count
         self._budget = budget
         self._snapshot = EMPTY
         self._limits = Limits(budget=budget // OVERLAY_SHARE)
-        self._overlay = Overlay.over((), limits=self._limits, count=count)
+        self._base = NOTHING
+        self._bases = Bases()
+        self._imports = KnownImports()
+        self._overlay = self._over(self._base)
         self._buffers: set[PurePosixPath] = set()  # paths whose text here is an open buffer's
         self._allowed: dict[PurePosixPath, bool] = {}
-        self.left_out: tuple[tuple[PurePosixPath, str], ...] = ()
-        """Files that may be read and are not in the base, with the reason."""
 
     @property
     def layout(self) -> Layout:
         """What the model should read now."""
         return self._overlay.layout
 
-    def read(self, buffers: Texts) -> None:
+    @property
+    def left_out(self) -> tuple[tuple[PurePosixPath, str], ...]:
+        """Files that may be read and are not in the base, with the reason."""
+        return self._base.left_out
+
+    @property
+    def shown_whole(self) -> frozenset[PurePosixPath]:
+        """The files of which the layout shows all; of others at most their signatures."""
+        shows = self._overlay.shows
+        return frozenset(path for path, shown in shows.items() if shown.kind == "file")
+
+    def reasons(self, segment: Segment) -> tuple[str, ...]:
+        """Return why a segment of the layout is there."""
+        if segment.zone == "base":
+            return self._base.reasons.get(segment.path, ())
+        if segment.kind == "note":
+            return (segment.text.strip(),)
+        known = segment.path in self._overlay.base_shows
+        what = {"change": "its changed blocks", "skeleton": "too long: its signatures"}
+        return ("changed" if known else "new", what.get(segment.kind, "the whole file"))
+
+    def read(self, buffers: Texts, report: Report = lambda stage: None) -> None:
         """Read the root for the first time."""
-        self._snapshot = look_again(self.root, EMPTY)
-        self._overlay = self._packed(buffers, front=())
+
+        def found(files: int) -> None:
+            report(f"{files:,} files found")
+
+        self._snapshot = look_again(self.root, EMPTY, noticed=found)
+        found(len(self._snapshot))
+        self._base = self._packed(buffers, report)
+        self._overlay = self._over(self._base)
         self._buffers = {path for path in buffers if path in self._overlay.shows}
 
     def show(self, buffers: Texts, current: PurePosixPath | None = None) -> None:
@@ -76,11 +119,26 @@ class Repository:
             text = buffers[path]
             self._apply(Deleted(path) if looks_secret(path, text) else Written(path, text))
 
-    def look(self, places: Iterable[PurePosixPath]) -> None:
-        """Take in what is on disk at these places."""
+    def look(self, places: Iterable[PurePosixPath], *, by_content: bool = False) -> Snapshot:
+        """Return what is on disk, with a new look at these places; `take_in` takes it in.
+
+        `by_content`: whatever sizes and times say. Changes nothing here, and takes long where the
+        places hold much.
+        """
+        return look_again(self.root, self._snapshot, places, by_content=by_content)
+
+    def take_in(self, now: Snapshot) -> None:
+        """Show what is on disk now, or be `outdated` where too much has changed at once."""
         self._allowed.clear()
-        old, self._snapshot = self._snapshot, look_again(self.root, self._snapshot, places)
-        for event in self._events(difference(old, self._snapshot)):
+        before, self._snapshot = self._snapshot, now
+        found = difference(before, now)
+        if found.files > MOST_EVENTS:
+            self.outdated = True
+            gone = map(PurePosixPath, (*found.removed, *(old for old, _ in found.renamed)))
+            if any(path in self._overlay.shows and self._is_there(path) for path in gone):
+                self._must_forget()
+            return
+        for event in self._events(found):
             self._apply(event)
         for path in [path for path in self._buffers if not self._may_show(path)]:
             self._take_out(path)
@@ -88,34 +146,89 @@ class Repository:
     @property
     def compaction_due(self) -> bool:
         """Whether too much of the layout says what is no longer so."""
-        return self._overlay.compaction_due() is not None
+        return self.outdated or self._overlay.compaction_due() is not None
 
-    def compacted(self, buffers: Texts) -> Overlay:
-        """Return a new base with nothing behind it; `swap` puts it in force."""
-        logger.info("%s: laid out anew: %s", self.root.name, self._overlay.compaction_due())
-        return self._packed(buffers, front=self._overlay.base)
+    def compacted(self, buffers: Texts) -> tuple[Base, Overlay]:
+        """Return another base, and what is behind it; `swap` puts them in force."""
+        why = "much has changed at once" if self.outdated else self._overlay.compaction_due()
+        if earlier := self._earlier():
+            logger.info("%s: laid out as before: %s", self.root.name, why)
+            return earlier
+        logger.info("%s: laid out anew: %s", self.root.name, why)
+        base = self._packed(buffers)
+        return base, self._over(base)
 
-    def swap(self, new: Overlay, old: Layout) -> bool:
-        """Put a new base in force, unless the layout has changed since it was made."""
+    def swap(self, new: tuple[Base, Overlay], old: Layout) -> bool:
+        """Put a base in force, unless the layout has changed since it was made."""
         if self.layout != old:
             return False
-        self._overlay = new
+        if not self.purge:
+            self._bases.keep(self._base)
+        self._base, self._overlay = new
+        self._bases.drop(self._base)
+        self.outdated = False
         return True
 
-    def _packed(self, buffers: Texts, *, front: Sequence[Segment]) -> Overlay:
+    def _earlier(self) -> tuple[Base, Overlay] | None:
+        """The earlier base with the least behind it, where that leaves room for changes to come."""
+        fitting = []
+        for base, changed in self._bases.nearest(self._snapshot, most=MOST_EVENTS):
+            overlay = self._brought_up(base, changed)
+            if overlay is None:
+                return None  # and no base is kept any more
+            if not overlay.compaction_due():
+                fitting.append((base, overlay))
+        best = min(fitting, key=lambda pair: pair[1].tokens, default=None)
+        return best if best and 2 * best[1].tokens <= self._limits.budget else None
+
+    def _brought_up(self, base: Base, changed: Iterable[PurePosixPath]) -> Overlay | None:
+        """What must be said behind a base; None where it shows what must not be shown any more.
+
+        Of open buffers `show` says it, before the next completion.
+        """
+        overlay = self._over(base)
+        for path in sorted(filter(_is_plain, changed)):
+            if path in self._buffers and self._may_show(path):
+                continue
+            if event := self._event_at(path):
+                overlay = overlay.after(event)
+            elif path in overlay.shows:
+                self._must_forget()
+                return None
+        return overlay
+
+    def _over(self, base: Base) -> Overlay:
+        return Overlay.over(base.segments, limits=self._limits, count=self._count)
+
+    def _packed(self, buffers: Texts, report: Report = lambda stage: None) -> Base:
         # The last entry of an overlay may exceed its budget by half: one file takes no more.
         budget = self._budget - 3 * self._limits.budget // 2
-        packing = pack(self._ranked(buffers), budget=budget, count=self._count, front=front)
-        self.left_out = packing.left_out
-        return Overlay.over(packing.layout.segments, limits=self._limits, count=self._count)
+        snapshot = self._snapshot
+        files = self._ranked(buffers, report)
+        report(f"choosing from {len(files):,} files")
+        packing = pack(files, budget=budget, count=self._count, front=self._overlay.base)
+        segments = packing.layout.segments
+        paths = {segment.path for segment in segments}
+        chosen = [file for file in files if file.path in paths]
+        return Base(
+            segments,
+            snapshot,
+            frozenset(file.path for file in chosen if not _stands_in(snapshot, file)),
+            {file.path: file.reasons for file in chosen},
+            packing.left_out,
+        )
 
-    def _ranked(self, buffers: Texts) -> list[Ranked]:
-        fit = [
-            (version.mtime_ns, path) for path, version in self._snapshot.items() if version.digest
-        ]
-        newest = sorted(fit, reverse=True)[:MOST_RANKED]
+    def _ranked(self, buffers: Texts, report: Report) -> list[Ranked]:
+        past = history(self.root, commits=COMMITS)
+        times = {
+            path: version.mtime_ns / 1e9
+            for path, version in self._snapshot.items()
+            if version.digest
+        }
+        opened = {str(path) for path in buffers}
         files = []
-        for _, name in newest:
+        chosen = likeliest(times, opened=opened, history=past, now=time.time(), at_most=MOST_RANKED)
+        for name in chosen:
             path = PurePosixPath(name)
             text = buffers.get(path)
             if text is None:
@@ -123,10 +236,14 @@ class Repository:
                 if not isinstance(found, Text):
                     continue
                 text = found.text
+            elif looks_secret(path, text):
+                continue
             if _is_plain(path):
                 files.append(File(path, text, self._edited_at(path), path in buffers))
-        past = history(self.root, commits=COMMITS)
-        return rank(files, history=past, now=time.time())
+            if len(files) % 100 == 0:
+                report(f"{len(files):,} files read")
+        report(f"ranking {len(files):,} files")
+        return rank(files, history=past, now=time.time(), imports=self._imports.of)
 
     def _edited_at(self, path: PurePosixPath) -> float:
         try:
@@ -144,17 +261,21 @@ class Repository:
                 yield self._event_of(path)
 
     def _event_of(self, path: PurePosixPath) -> Event | None:
-        """What the disk says of a file; None where it must not be shown any more."""
+        """What the disk says of a file; one that must not be shown any more is taken out."""
+        event = self._event_at(path)
+        if event is None:
+            self._take_out(path)
+        return event
+
+    def _event_at(self, path: PurePosixPath) -> Event | None:
+        """What the disk says of a file; None where it must not be shown."""
         judged = next(iter(walk(self.root, [path])), None)
         if judged is None:
             return Deleted(path)
         if isinstance(judged, Skipped) and judged.reason == EMPTY_FILE:
             return Written(path, "")  # perhaps only for a moment, until its editor has written it
         found = read_text(self.root / path) if isinstance(judged, Found) else None
-        if isinstance(found, Text):
-            return Written(path, found.text) if _is_plain(path) else None
-        self._take_out(path)
-        return None
+        return Written(path, found.text) if isinstance(found, Text) and _is_plain(path) else None
 
     def _apply(self, event: Event | None) -> None:
         if event is not None:
@@ -165,15 +286,28 @@ class Repository:
         shown = {segment.path for segment in self.layout.segments}
         if path in shown:
             self._overlay = self._overlay.without(path)
+            self._base = replace(self._base, segments=self._overlay.base)
             self._buffers.discard(path)
-            self.purge = True
+            self._must_forget()
+
+    def _must_forget(self) -> None:
+        """Note that what the engine has read, or an earlier base, shows what it must not."""
+        self.purge = True
+        self._bases.forget()
+
+    def _is_there(self, path: PurePosixPath) -> bool:
+        return os.path.lexists(self.root / path)
 
     def _may_show(self, path: PurePosixPath) -> bool:
         if path not in self._allowed:
-            judged = next(iter(walk(self.root, [path])), None)
-            new = judged is None and not looks_secret(path, "")
-            self._allowed[path] = _is_plain(path) and (new or isinstance(judged, Found))
+            self._allowed[path] = _is_plain(path) and withheld(self.root, path) is None
         return self._allowed[path]
+
+
+def _stands_in(snapshot: Snapshot, file: Ranked) -> bool:
+    """Whether the file's text is the one that the snapshot names."""
+    version = snapshot.get(str(file.path))
+    return version is not None and version.digest == digest_of(file.text)
 
 
 def _is_plain(path: PurePosixPath) -> bool:

@@ -152,6 +152,14 @@ class OwnEngine:
         await self.client.delete(f"/v1/contexts/{quote(name, safe='')}", accept=(200, 404))
         self._sent.clear()
 
+    async def purge(self, repo: str) -> int:
+        """Have it forget all that was ever read of repositories of this name, on disk too.
+
+        Returns how many contexts that ends.
+        """
+        path = f"/v1/contexts?repo={quote(repo, safe='')}"
+        return _integer((await self.client.delete(path)).get("deleted"))
+
     async def count_tokens(self, text: str) -> int:
         """Return how many tokens of the model `text` takes as plain text."""
         answer = await self.client.post("/tokenize", {"content": text, "count_only": True})

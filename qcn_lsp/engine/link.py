@@ -66,7 +66,8 @@ CLOSED = "The link to the engine is closed."
 class EngineLink:
     """The way to the engine that the settings name; `on_status` hears every change of state.
 
-    `tcp` has the local engine listen on a loopback port instead of a Unix socket.
+    `budgets` are the MiB that a local engine gets in memory (0: its choice) and on disk (None: its
+    choice) when it is started. `tcp` has it listen on a loopback port instead of a Unix socket.
     """
 
     def __init__(
@@ -75,12 +76,14 @@ class EngineLink:
         models: "ModelsSettings",
         *,
         on_status: Callable[[EngineStatus], None],
+        budgets: tuple[int, int | None] = (0, None),
         tcp: bool = sys.platform == "win32",
     ) -> None:
         self.status = EngineStatus(EngineState.STOPPED)
         self._settings = settings
         self._models = models
         self._on_status = on_status
+        self._budgets = budgets
         self._tcp = tcp
         self._source: LocalEngine | RemoteEndpoint | None = None
         self._completer: Completer | None = None
@@ -206,12 +209,13 @@ class EngineLink:
 
             await load_http_library()
             from qcn_lsp.engine.local import LocalEngine
+            from qcn_lsp.engine.process import EngineOptions
             from qcn_lsp.engine.remote import RemoteEndpoint
 
             settings, model = self._settings, self._models.completion
             if settings.url is None:
-                idle = settings.idle_minutes
-                self._source = LocalEngine(model, idle_minutes=idle, tcp=self._tcp)
+                options = EngineOptions(settings.idle_minutes, *self._budgets)
+                self._source = LocalEngine(model, options=options, tcp=self._tcp)
             else:
                 token = settings.token.get_secret_value() if settings.token else None
                 self._source = RemoteEndpoint(settings.url, token=token, model=model)

@@ -39,6 +39,7 @@ from qcn_lsp.engine.messages import (
     Unreachable,
 )
 from qcn_lsp.engine.process import (
+    EngineOptions,
     EngineProcess,
     engine_command,
     last_lines,
@@ -78,12 +79,12 @@ class LocalEngine:
         self,
         model: str,
         *,
-        idle_minutes: float,
+        options: EngineOptions,
         tcp: bool = sys.platform == "win32",
         address: Address | None = None,
     ) -> None:
         self.model = resolve_model(model)
-        self._idle_minutes = idle_minutes
+        self._options = options
         self._tcp = tcp
         self._address = address
         self._key = engine_key(str(address) if address else self.model)
@@ -183,7 +184,7 @@ class LocalEngine:
 
     async def _start_once(self, directory: Path) -> HttpClient:
         address = self._address or new_address(directory, self._key, tcp=self._tcp)
-        command = engine_command(self.model, address, self._idle_minutes)
+        command = engine_command(self.model, address, self._options)
         process = spawn(command, log=log_path(self._key), directory=directory)
         self._process = process
         logger.info("started the engine (pid %d), its log is %s", process.popen.pid, process.log)

@@ -52,10 +52,36 @@ def missing_packages() -> list[str]:
     return [name for name in ENGINE_PACKAGES if importlib.util.find_spec(name) is None]
 
 
-def engine_command(model: str, address: Address, idle_minutes: float) -> list[str]:
+@dataclass(frozen=True)
+class EngineOptions:
+    """What an engine is started with, and keeps.
+
+    Budgets for what it has read, in MiB: 0 of memory, or None of disk, leaves the choice to it.
+    """
+
+    idle_minutes: float
+    memory_mib: int = 0
+    disk_mib: int | None = None
+
+    def arguments(self) -> list[str]:
+        """Return them as the engine's command line takes them."""
+        arguments = ["--idle-minutes", f"{self.idle_minutes:g}"]
+        if self.memory_mib:
+            arguments += ["--cache-mib", str(self.memory_mib)]
+        if self.disk_mib is not None:
+            arguments += ["--disk-cache-mib", str(self.disk_mib)]
+        return arguments
+
+
+def engine_command(model: str, address: Address, options: EngineOptions) -> list[str]:
     """Return the command line that runs the engine under this interpreter."""
     serve = [sys.executable, "-P", "-m", "qcn_inference", "serve", "--model", model]
-    return [*serve, *address.arguments(), "--idle-minutes", f"{idle_minutes:g}"]
+    return [*serve, *address.arguments(), *options.arguments()]
+
+
+def purge_command(repo: str) -> list[str]:
+    """Return the command line that removes from disk what engines have read of a repository."""
+    return [sys.executable, "-P", "-m", "qcn_inference", "purge", "--repo", repo]
 
 
 def engine_environment() -> dict[str, str]:

@@ -17,12 +17,12 @@ often than it gains.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from qcn_indexer.open_files import OpenFile, ShownFile, choose, root_of
+from qcn_indexer.open_files import ShownFile, root_of
 from qcn_indexer.secrets import looks_secret
 
 from qcn_lsp.documents import Document
@@ -36,6 +36,7 @@ from qcn_lsp.engine.messages import (
     UnknownContext,
 )
 from qcn_lsp.features.cache import AnswerCache, Key
+from qcn_lsp.features.definitions import Definitions
 from qcn_lsp.features.deletions import Deletions
 from qcn_lsp.features.prompt import Surroundings, around, unfit
 from qcn_lsp.positions import plain
@@ -86,6 +87,8 @@ class Suggestions:
         self._server = server
         self._cache = AnswerCache()
         self._deletions = Deletions()
+        self._secrets_told: set[str] = set()
+        self._definitions = Definitions()
         self._jobs: dict[str, _Job] = {}
         self._starting: asyncio.Task[bool] | None = None
         self._starting_engine: EngineLink | None = None
@@ -101,6 +104,7 @@ class Suggestions:
         if reason := self._refusal(document, cursor):
             logger.debug("nothing is offered in %s: %s", document.uri, reason)
             return ""
+        await self._judge_others(document)
         here = around(document.text, cursor)
         key = Key(document.uri, self._server.settings, self._behind(document))
         deleted = self._deletions.before(document.uri, here)
@@ -121,7 +125,18 @@ class Suggestions:
         if document.language_id in settings.completion.excluded_languages:
             return f"the language {document.language_id} is excluded"
         path, _ = _location(document, self._server.workspace_roots)
-        return looks_secret(path, document.text) or unfit(document.text, cursor)
+        if reason := looks_secret(path, document.text):
+            if document.uri not in self._secrets_told:
+                self._secrets_told.add(document.uri)
+                logger.info("nothing is completed in %s: %s", document.uri, reason)
+            return reason
+        return unfit(document.text, cursor)
+
+    async def _judge_others(self, document: Document) -> None:
+        """Learn which open files may be shown, where they will be."""
+        _, root = _location(document, self._server.workspace_roots)
+        if root is not None and self._server.contexts.state(root) is None:
+            await self._server.open_files.judge(root)
 
     async def _wait(self, place: Place, key: Key, here: Surroundings, *, automatic: bool) -> str:
         """Return the answer of the request for `place`, which others may wait for as well."""
@@ -165,16 +180,39 @@ class Suggestions:
     async def _complete(self, document: Document, here: Surroundings) -> CompletionResult:
         """Ask behind the repository's context where there is one, else with the open files."""
         engine, contexts = self._server.engine, self._server.contexts
-        _, root = _location(document, self._server.workspace_roots)
-        if root is not None and self._server.settings.context.repository:
-            if engine.own_engine is not None:
-                contexts.begin(root, engine.own_engine)
-            if context := await contexts.name_for(root, document):
-                try:
-                    return await engine.complete(self._request(document, here, context))
-                except UnknownContext:
-                    contexts.forget_sent(root)
-        return await engine.complete(self._request(document, here, None))
+        path, root = _location(document, self._server.workspace_roots)
+        own = engine.own_engine if self._server.settings.context.repository else None
+        if root is None or own is None:
+            return await engine.complete(self._request(document, here, self._others(document)))
+        contexts.begin(root, own)
+        if context := await contexts.name_for(root, document):
+            whole = contexts.shown_whole(root)
+            needed = await self._needed(root, path, document, here, whole)
+            try:
+                return await engine.complete(self._request(document, here, needed, context))
+            except UnknownContext:
+                contexts.forget_sent(root)
+        others = self._others(document)
+        needed = await self._needed(root, path, document, here, {file.path for file in others})
+        return await engine.complete(self._request(document, here, (*others, *needed)))
+
+    async def _needed(
+        self,
+        root: Path,
+        path: PurePosixPath,
+        document: Document,
+        here: Surroundings,
+        shown: Container[PurePosixPath],
+    ) -> tuple[ShownFile, ...]:
+        """Return definitions from files that are not `shown` to the model as a whole."""
+        buffers = {
+            PurePosixPath(other.relative_to(root).as_posix()): opened.text
+            for opened in self._server.documents.open_documents()
+            if (other := file_path(opened.uri)) is not None and other.is_relative_to(root)
+        }
+        return await self._definitions.near(
+            root, path, document.text, here.cursor, shown=shown, buffers=buffers
+        )
 
     async def _ready(self, patience: float) -> bool:
         """Return whether the engine answers requests within `patience` seconds; else start it."""
@@ -202,21 +240,16 @@ class Suggestions:
         path, root = _location(document, self._server.workspace_roots)
         if root is None or not self._server.settings.context.open_files:
             return ()
-        files = [
-            OpenFile(other, opened.text)
-            for opened in self._server.documents.open_documents()
-            if (other := file_path(opened.uri)) is not None and other != root / path
-        ]
-        selection = choose(files, root=root, roots=self._server.workspace_roots)
-        for left_out, reason in selection.left_out:
-            logger.debug("%s is not shown to the model: %s", left_out, reason)
-        return selection.shown
+        return self._server.open_files.beside(root / path, root)
 
     def _request(
-        self, document: Document, here: Surroundings, context: str | None
+        self,
+        document: Document,
+        here: Surroundings,
+        others: Sequence[ShownFile],
+        context: str | None = None,
     ) -> CompletionRequest:
         path, root = _location(document, self._server.workspace_roots)
-        others = () if context else self._others(document)
         return CompletionRequest(
             prefix=plain(here.prefix),
             suffix=plain(here.suffix),

@@ -1,7 +1,10 @@
 """`qcn context`: what the model sees of a repository, through the real server and engine."""
 
 import json
+import os
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_support import qcn
@@ -29,6 +32,11 @@ def test_it_shows_what_is_read_and_why_the_rest_is_not(runtime: Path, shop: Path
     assert segments[-1]["start"] + segments[-1]["tokens"] == view["tokens"] <= view["limit"]
     assert view["tokens"] in view["checkpoints"]  # read to its end
     assert view["refreshes"][-1]["computed"] == view["tokens"]
+    assert {segment["kind"] for segment in segments} == {"file"}
+    why = {segment["path"]: segment["reasons"] for segment in segments}
+    assert why["lib/prices.py"][0] == "edited lately"
+    assert "imported by many" in why["lib/prices.py"]
+    assert view["bytes"]["used"] <= view["bytes"]["budget"]
     reasons = dict(view["skipped"])
     assert ".env is a usual name for secrets" in reasons[".env"]
     assert "binary" in reasons["logo.png"]
@@ -37,9 +45,65 @@ def test_it_shows_what_is_read_and_why_the_rest_is_not(runtime: Path, shop: Path
     done = qcn("context", shop, "--tokens", "6000")
     assert done.returncode == 0, done.stderr
     assert "lib/prices.py" in done.stdout
-    assert "0 read in" in done.stdout
+    assert "edited lately, imported by many" in done.stdout
+    assert "MiB in memory" in done.stdout
+    [row] = [line.split() for line in done.stdout.splitlines() if _is_refresh(line)]
+    assert row[0] == f"{view['tokens']:,}"  # all was known already
+    assert row[2] == "0"  # and nothing read
     assert "Not read: .env" in done.stdout
     assert len(processes_of(runtime)) == 1
+
+
+def _is_refresh(line: str) -> bool:
+    """Whether a line holds four numbers."""
+    fields = line.replace(",", "").split()
+    return len(fields) == 4 and all(field.isdigit() for field in fields)
+
+
+def described(folder: Path) -> dict[str, Any]:
+    done = qcn("context", folder, "--tokens", "6000", "--json")
+    assert done.returncode == 0, done.stderr
+    view: dict[str, Any] = json.loads(done.stdout)
+    return view
+
+
+def test_what_was_read_of_a_repository_can_be_purged(runtime: Path, shop: Path) -> None:
+    assert described(shop)["refreshes"][-1]["reused"] == 0
+    done = qcn("context", "purge", shop, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"repo": "shop", "contexts": 1}
+    assert described(shop)["refreshes"][-1]["reused"] == 0
+    # Without an engine, from disk.
+    assert qcn("engine", "stop").returncode == 0
+    assert list((runtime / "cache").rglob("*.state"))
+    done = qcn("context", "purge", cwd=shop)
+    assert done.stdout == "Nothing is kept any more of what was read of shop.\n", done.stderr
+    assert not list((runtime / "cache").rglob("*.state"))
+    assert processes_of(runtime) == []
+
+
+def test_work_trees_of_one_repository_share_what_is_equal(runtime: Path, shop: Path) -> None:
+    def git(*arguments: str | Path) -> None:
+        who = ("-c", "user.name=A", "-c", "user.email=a@example.org")
+        subprocess.run(["git", "-C", shop, *who, *arguments], check=True, capture_output=True)
+
+    git("init")
+    git("add", "lib", "main.py")
+    git("commit", "-m", "first")
+    other = shop.parent / "another name"
+    git("worktree", "add", "-b", "other", other)
+    (other / "main.py").write_text("from lib.prices import price\n\nprint(price(1))\n")
+    for age, name in enumerate(("main.py", "lib/prices.py")):  # the base's order is that of edits
+        for folder in (shop, other):
+            os.utime(folder / name, (1_700_000_000 - age, 1_700_000_000 - age))
+    (shop / "logo.png").unlink()
+    first, second = described(shop), described(other)
+    assert [view["repo"] for view in (first, second)] == ["shop", "shop"]
+    same, own = second["segments"]
+    assert same == first["segments"][0]
+    assert own["path"] == "main.py"
+    [refresh] = second["refreshes"]
+    assert (refresh["reused"], refresh["computed"]) == (own["start"], own["tokens"])
 
 
 def test_the_embedded_model_reads_none_unless_told_to(runtime: Path, shop: Path) -> None:
@@ -52,3 +116,9 @@ def test_a_folder_that_is_none_is_an_error(tmp_path: Path) -> None:
     done = qcn("context", tmp_path / "none")
     assert done.returncode == 1
     assert done.stderr.endswith("none is no folder\n")
+
+
+def test_two_folders_are_one_too_many(tmp_path: Path) -> None:
+    done = qcn("context", "purge", tmp_path, "more")
+    assert done.returncode == 1
+    assert done.stderr == "qcn: one folder at a time: what is more?\n"

@@ -16,7 +16,7 @@ from link_support import StandInModel, processes_of, until
 from standin_endpoint import endpoint
 
 from qcn_lsp.cli import main
-from qcn_lsp.engine.process import engine_command
+from qcn_lsp.engine.process import EngineOptions, engine_command
 from qcn_lsp.engine.runtime import UnixAddress
 
 
@@ -164,7 +164,7 @@ async def test_one_that_its_starter_has_not_collected_has_ended_all_the_same(
     standin: StandInModel, runtime: Path, stuck: bool
 ) -> None:
     address = UnixAddress(runtime / "s")
-    engine = left_uncollected(engine_command(str(standin.folder), address, 15))
+    engine = left_uncollected(engine_command(str(standin.folder), address, EngineOptions(15)))
     await until(lambda: listens(address.socket))
     if stuck:
         engine.send_signal(signal.SIGSTOP)

@@ -58,6 +58,6 @@ def socket_path() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def engine(model_folder: Path, _sockets: Path) -> Iterator[EngineProcess]:
     """An engine that is ready; tests only ask it."""
-    with engine_on(_sockets / "engine.sock", model_folder) as engine:
+    with engine_on(_sockets / "engine.sock", model_folder, cache=_sockets / "cache") as engine:
         engine.until("ready")
         yield engine

@@ -1,13 +1,13 @@
 """`/v1/contexts/{id}` over real HTTP, and completions behind a context."""
 
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
+from context_support import BASE, Layout, body_of, put, segment_hash, source, view
 from engine_support import EngineProcess, engine_on
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -21,33 +21,6 @@ from qcn_inference.grid import BLOCK
 from qcn_inference.tokenizer import Tokenizer
 from sampling import examples
 
-Layout = list[tuple[str, str, str]]  # path, text, zone
-
-
-def segment_hash(path: str, text: str) -> str:
-    return hashlib.sha256(f"{path}\0{text}".encode()).hexdigest()
-
-
-def body_of(layout: Layout, *, texts: bool = True, hot: bool = False) -> dict[str, Any]:
-    segments: list[dict[str, Any]] = [
-        {"hash": segment_hash(path, text), "path": path, "zone": zone, "hot": hot}
-        | ({"text": text} if texts else {})
-        for path, text, zone in layout
-    ]
-    return {"repo": "shop", "segments": segments}
-
-
-def put(engine: EngineProcess, name: str, layout: Layout, **how: bool) -> dict[str, Any]:
-    answer = engine.client.put(f"/v1/contexts/{name}", json=body_of(layout, **how))
-    assert answer.status_code == 200, answer.text
-    return answer.json()  # type: ignore[no-any-return]  # any JSON
-
-
-def view(engine: EngineProcess, name: str) -> dict[str, Any]:
-    answer = engine.client.get(f"/v1/contexts/{name}")
-    assert answer.status_code == 200, answer.text
-    return answer.json()  # type: ignore[no-any-return]  # any JSON
-
 
 @pytest.fixture
 def name(engine: EngineProcess, request: pytest.FixtureRequest) -> Iterator[str]:
@@ -55,13 +28,6 @@ def name(engine: EngineProcess, request: pytest.FixtureRequest) -> Iterator[str]
     name = f"test-{request.node.name[:60]}"
     yield name
     engine.client.delete(f"/v1/contexts/{name}")
-
-
-def source(words: int, seed: int) -> str:
-    return "".join(f"v{seed}_{n} = {n * seed}\n" for n in range(words))
-
-
-BASE: Layout = [(f"{n}.py", source(8, n), "base") for n in range(3)]
 
 
 def test_a_layout_is_read_once_and_then_only_what_is_new(engine: EngineProcess, name: str) -> None:
@@ -173,6 +139,16 @@ def test_a_deleted_context_is_gone_with_all_that_was_read(engine: EngineProcess,
     assert put(engine, name, BASE)["computed"] == first["tokens"]
 
 
+def test_a_context_that_is_deleted_is_read_no_further(engine: EngineProcess, name: str) -> None:
+    layout: Layout = [(f"{n}.py", source(15, n), "base") for n in range(5, 9)]
+    answer = engine.client.put(f"/v1/contexts/{name}", json=body_of(layout) | {"wait": False})
+    assert answer.status_code == 202, answer.text
+    assert engine.client.delete(f"/v1/contexts/{name}").json()["deleted"]
+    again = put(engine, name, layout)
+    assert (again["reused"], again["computed"]) == (0, again["tokens"])
+    assert not view(engine, name)["reading"]
+
+
 def test_a_context_that_does_not_fit_is_refused_with_its_counts(
     engine: EngineProcess, name: str
 ) -> None:
@@ -215,19 +191,46 @@ def test_text_of_a_segment_is_never_a_control_token(
     assert answer["segments"][0]["tokens"] == 1 + plain
 
 
+class Restartable:
+    """An engine that is left and started again on one cache."""
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        self._folder, self._model = folder, model
+        self._running = ExitStack()
+        self.start()
+
+    def start(self) -> None:
+        self._running.close()
+        socket, cache = self._folder / "engine.sock", self._folder / "cache"
+        self.engine = self._running.enter_context(engine_on(socket, self._model, cache=cache))
+        self.engine.until("ready")
+
+    def stop(self) -> None:
+        self._running.close()
+
+
 class Editing(RuleBasedStateMachine):
     """Edits of a small repository through a context: exact and cheap, whatever happened before."""
 
-    engine: EngineProcess  # set by the test
+    edited: Restartable  # set by the test
     fresh: EngineProcess  # asked only with contexts of one use
 
     def __init__(self) -> None:
         super().__init__()
         self.base: Layout = []
         self.overlay: Layout = []
+        self.restarts = 0
 
-    @initialize(sizes=st.lists(st.integers(0, 8), min_size=1, max_size=4))
-    def begin(self, sizes: list[int]) -> None:
+    @property
+    def engine(self) -> EngineProcess:
+        return self.edited.engine
+
+    @initialize(
+        sizes=st.lists(st.integers(0, 8), min_size=1, max_size=4),
+        restarts=st.sampled_from([0, 0, 1]),  # it takes seconds
+    )
+    def begin(self, sizes: list[int], restarts: int) -> None:
+        self.restarts = restarts
         self.base = [(f"{n}.py", source(size, n), "base") for n, size in enumerate(sizes)]
         self.engine.client.delete("/v1/contexts/edited")
         put(self.engine, "edited", self.base)
@@ -250,6 +253,13 @@ class Editing(RuleBasedStateMachine):
         self.base = [(path, text, "base") for path, text in newest.items()]
         self.overlay = []
         put(self.engine, "edited", self.layout)
+
+    @precondition(lambda self: self.restarts)
+    @rule()
+    def restart(self) -> None:
+        self.restarts -= 1
+        self.edited.start()
+        assert put(self.engine, "edited", self.layout)["computed"] == 0
 
     @rule(typed=st.sampled_from(["", "v", "v1_", "x = v1_2 + "]))
     def complete(self, typed: str) -> None:
@@ -284,10 +294,13 @@ def other_engine(model_folder: Path) -> Iterator[EngineProcess]:
 
 @pytest.mark.long
 def test_edits_of_any_kind_are_exact_and_cheap(
-    engine: EngineProcess, other_engine: EngineProcess
+    model_folder: Path, other_engine: EngineProcess, socket_path: Path
 ) -> None:
     class Bound(Editing):
         pass
 
-    Bound.engine, Bound.fresh = engine, other_engine
-    run_state_machine_as_test(Bound, settings=examples(sample=8, full=100))
+    Bound.edited, Bound.fresh = Restartable(socket_path.parent, model_folder), other_engine
+    try:
+        run_state_machine_as_test(Bound, settings=examples(sample=8, full=100))
+    finally:
+        Bound.edited.stop()

@@ -176,6 +176,8 @@ def test_an_address_or_token_that_will_not_do(
         ["--socket", "s", "--idle-minutes", "0"],
         ["--socket", "s", "--idle-minutes", "nan"],
         ["--socket", "s", "--threads", "0"],
+        ["--socket", "s", "--cache-mib", "-1"],
+        ["--socket", "s", "--disk-cache-mib", "some"],
     ],
 )
 def test_a_wrong_command_line(arguments: list[str]) -> None:

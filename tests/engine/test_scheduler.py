@@ -110,6 +110,16 @@ def test_a_job_that_raises_when_dropped_disturbs_nobody() -> None:
     assert fine.result(0) == "b"
 
 
+def test_a_job_is_known_by_its_key_until_it_ends() -> None:
+    scheduler = Scheduler()
+    scheduler.submit(job("a", [], 2), supersede="context")
+    scheduler.step()
+    assert scheduler.has("context")
+    assert not scheduler.has("another context")
+    run_out(scheduler)
+    assert not scheduler.has("context")
+
+
 def test_a_full_queue_refuses_and_a_superseded_place_counts_as_free() -> None:
     log: list[str] = []
     scheduler = Scheduler(limit=2)

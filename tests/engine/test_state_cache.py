@@ -66,12 +66,12 @@ def test_a_block_depends_on_nothing_in_front_of_its_part(
 
 def test_blocks_are_short_where_one_types(tokenizer: Tokenizer) -> None:
     control = tokenizer.control_id
-    ids = [control("<|file_sep|>"), *[20] * 600, control("<|fim_prefix|>"), *[20] * 100]
+    ids = [control("<|file_sep|>"), *[20] * 600, control("<|fim_prefix|>"), *[20] * 200]
     assert list(Grid(tokenizer).blocks(ids)) == [
         (0, BLOCK),
         (BLOCK, 601),
         (601, 601 + TYPED_BLOCK),
-        (601 + TYPED_BLOCK, 702),
+        (601 + TYPED_BLOCK, 802),
     ]
 
 
@@ -205,6 +205,18 @@ def test_what_is_forgotten_is_gone_and_does_not_come_back_with_a_late_reader(
     assert cache.checkpoints_of(secret) == []
     assert cache.checkpoints_of(other) == [BLOCK]
     cache.check_integrity()
+
+
+def test_what_is_forgotten_while_it_is_first_read_is_not_kept(loaded: Loaded) -> None:
+    cache = new_cache(loaded)
+    secret = [20] * (BLOCK + 9)
+    late = cache.read(secret, [BLOCK])
+    state = late.start(loaded.model)
+    cache.forget(secret)
+    for start, end in late.blocks:
+        loaded.model.prefill(secret[start:end], state)
+        late.took((start, end), state)
+    assert cache.checkpoints_of(secret) == []
 
 
 def test_damage_is_noticed(loaded: Loaded) -> None:

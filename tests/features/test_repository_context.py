@@ -1,6 +1,7 @@
 """The repository in front of a completion: the real server, an engine that notes what it gets."""
 
 import asyncio
+import os
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -10,6 +11,11 @@ import pytest
 from fake_editor import DEADLINE_SECONDS, Buffer, FakeEditor, capabilities, fake_editor
 from lsprotocol import types
 from scripted_model import ScriptedModel, scripted_model
+
+from qcn_lsp.context import live
+from qcn_lsp.engine.client import HttpClient
+from qcn_lsp.engine.dialects import OwnEngine
+from qcn_lsp.server import create_server
 
 Layout = list[tuple[str, str, str]]
 HEALTH = {"state": "ready", "model": "scripted", "context_limit": 20_000}
@@ -156,11 +162,12 @@ async def test_a_change_on_disk_is_taken_in(root: Path, client: str) -> None:
         [name] = model.layouts
         new = root / "lib" / "tax.py"
         new.write_text("def tax(price):\n    return 0.2 * price\n")
-        (root / "README.md").unlink()
+        gone = root / "lib" / "prices.py"
+        gone.unlink()
         if client == WATCHING:
             tell(editor, new, types.FileChangeType.Created)
-            tell(editor, root / "README.md", types.FileChangeType.Deleted)
-        await until(lambda: {"lib/tax.py", "README.md"} <= overlay_paths(model.layouts[name]))
+            tell(editor, gone, types.FileChangeType.Deleted)
+        await until(lambda: {"lib/tax.py", "lib/prices.py"} <= overlay_paths(model.layouts[name]))
         assert ("lib/tax.py", new.read_text(), "overlay") in model.layouts[name]
 
 
@@ -174,6 +181,121 @@ async def test_what_becomes_ignored_is_gone_and_the_engine_forgets_it(root: Path
         await until(lambda: model.deleted == [name])
         await until(lambda: name in model.layouts)
         assert not any(path.startswith("lib/") for path, _, _ in model.layouts[name])
+
+
+RATES = (
+    'def rate(country: str, year: int) -> float:\n    """What is added to a price."""\n'
+    "    return 0.2\n\n\n" + "# The rates of all countries.\n" * 400
+)
+RATE = 'def rate(country: str, year: int) -> float:\n    """What is added to a price."""\n'
+USES_RATE = "from lib.rates import rate\nfrom lib.prices import price\n\nx = rate(price("
+
+
+def extra_of(model: ScriptedModel) -> dict[str, str]:
+    """What the last completion showed of other files, beside the context."""
+    shown = model.bodies[-1].get("input_extra", [])
+    return {file["filename"]: file["text"] for file in shown}
+
+
+async def test_what_the_cursor_needs_of_a_file_too_large_for_the_context_is_shown(
+    root: Path,
+) -> None:
+    (root / "lib" / "rates.py").write_text(RATES)
+    async with session(root) as (editor, model):
+        buffer = editor.open("main.py", USES_RATE)
+        await laid_out(buffer, model)
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while not extra_of(model):  # a completion does not wait for it for long
+                await complete(buffer)
+        assert extra_of(model) == {"lib/rates.py": RATE}  # prices.py is in the context as a whole
+        assert ("lib/rates.py", RATES, "base") not in layout_of(model)
+        for typed in ("1", ")", ")\n", "y = 2\n", "print(x"):
+            buffer.type(typed)
+            await buffer.inline()
+            assert extra_of(model) == {"lib/rates.py": RATE}  # what stands behind is not read anew
+
+
+async def test_without_a_context_what_the_cursor_needs_is_shown_behind_the_open_files(
+    root: Path,
+) -> None:
+    (root / "lib" / "rates.py").write_text(RATES)
+    async with session(root) as (editor, model):
+        assert model.health is not None
+        model.health = {**model.health, "context_limit": 6000}
+        editor.open("lib/prices.py", (root / "lib/prices.py").read_text())
+        buffer = editor.open("main.py", USES_RATE)
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while not model.bodies or "lib/rates.py" not in extra_of(model):
+                await complete(buffer)
+        shown = [file["filename"] for file in model.bodies[-1]["input_extra"]]
+        assert shown == ["lib/prices.py", "lib/rates.py"]
+        assert extra_of(model)["lib/rates.py"] == RATE
+
+
+async def test_the_setting_keeps_definitions_of_other_files_out_too(root: Path) -> None:
+    async with session(root) as (editor, model):
+        await editor.configure({"engine": {"url": model.url}, "context": {"repository": False}})
+        buffer = editor.open("main.py", "from lib.prices import price\nx = price(")
+        for _ in range(5):
+            await complete(buffer)
+            assert extra_of(model) == {}
+
+
+async def test_what_becomes_ignored_among_many_changes_is_forgotten_too(root: Path) -> None:
+    async with session(root, WATCHING) as (editor, model):
+        buffer = editor.open("main.py", (root / "main.py").read_text())
+        await laid_out(buffer, model)
+        [name] = model.layouts
+        (root / ".gitignore").write_text("build.log\nlib/\n")
+        changed = [root / ".gitignore", *(root / f"part{number}.py" for number in range(150))]
+        for path in changed[1:]:
+            path.write_text("x = 1\n")
+        for path in changed:
+            tell(editor, path, types.FileChangeType.Changed)
+        await until(lambda: model.deleted == [name])
+        await until(lambda: name in model.layouts)
+        paths = {path for path, _, _ in model.layouts[name]}
+        assert {"part0.py", "part149.py"} <= paths
+        assert not any(path.startswith("lib/") for path in paths)
+
+
+async def test_a_buffer_that_holds_a_secret_is_in_no_layout(root: Path) -> None:
+    async with session(root) as (editor, model):
+        editor.open("lib/prices.py", "token = 'ghp_" + "a1B2c3D4e5F6" * 3 + "'\n")
+        buffer = editor.open("main.py", (root / "main.py").read_text())
+        await laid_out(buffer, model)
+        assert not any("ghp_" in text for _, text, _ in layout_of(model))
+        assert "ghp_" not in "".join(map(str, model.bodies))
+
+
+async def test_a_change_that_nothing_told_of_is_found_by_content(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, so that the look which is due now and then is due at once."""
+    monkeypatch.setattr(live, "RECONCILE_SECONDS", 0.0)
+    file = root / "lib" / "prices.py"
+    long_ago = (1_700_000_000, 1_700_000_000)
+    os.utime(file, long_ago)
+    server = create_server()
+    server.workspace_roots = [root]
+    uri = (root / "main.py").as_uri()
+    server.documents.open(types.TextDocumentItem(uri, "python", 1, "x = "))
+    document = server.documents.get(uri)
+    assert document is not None
+    monkeypatch.setattr(type(server), "client_watches_files", True)
+    monkeypatch.setattr(server.status, "progress_bar", lambda *_: None)
+    async with scripted_model() as model:
+        model.health = HEALTH
+        engine = OwnEngine(HttpClient(model.url, name="the model"), None)
+        server.contexts.begin(root, engine)
+        await until(lambda: server.contexts.state(root) is not None)
+        file.write_text(file.read_text().replace("item", "good"))  # as long as before
+        os.utime(file, long_ago)
+        name = await server.contexts.name_for(root, document)
+        assert name is not None
+        await until(lambda: any("def price(good)" in text for _, text, _ in model.layouts[name]))
+        server.contexts.end_all()
+        await engine.close()
 
 
 async def test_an_engine_that_lost_the_context_is_given_it_again(root: Path) -> None:
@@ -206,6 +328,89 @@ async def test_a_model_that_takes_little_gets_none_unless_it_is_asked_for(root: 
         assert model.layouts == {}
         await editor.configure({"engine": {"url": model.url}, "context": {"tokens": 4000}})
         await laid_out(buffer, model)
+
+
+async def test_the_first_reading_is_shown_file_by_file(root: Path) -> None:
+    async with session(root, WATCHING) as (editor, model):
+        model.read = 1
+        buffer = editor.open("main.py", "x = ")
+        await complete(buffer)
+        await until(lambda: any(percentage(report) == 25 for report in reports(editor)))
+        begin, *_, report = reports(editor)
+        assert isinstance(begin, types.WorkDoneProgressBegin)
+        assert (begin.title, begin.cancellable) == ("Reading shop", True)
+        assert isinstance(report, types.WorkDoneProgressReport)
+        assert report.message == "1 of 4 files, 1 of 4 tokens"
+        model.read = None
+        await until(lambda: reports(editor)[-1] == types.WorkDoneProgressEnd(message="Read"))
+        # Too late: what is read stays.
+        [token] = editor.client.progress_reports
+        editor.client.window_work_done_progress_cancel(types.WorkDoneProgressCancelParams(token))
+        await complete(buffer)
+        assert layout_of(model)
+
+
+async def test_a_reading_that_the_user_ends_is_over_until_the_settings_change(root: Path) -> None:
+    async with session(root, WATCHING) as (editor, model):
+        model.read = 1
+        buffer = editor.open("main.py", "x = ")
+        await complete(buffer)
+        await until(lambda: any(percentage(report) == 25 for report in reports(editor)))
+        [name], [token] = model.layouts, editor.client.progress_reports
+        editor.client.window_work_done_progress_cancel(types.WorkDoneProgressCancelParams(token))
+        await until(lambda: model.layouts[name] == [])
+        assert reports(editor)[-1] == types.WorkDoneProgressEnd(message="Not read")
+        [message] = editor.client.messages
+        assert "turn the setting qcn.context.repository off and on" in message.message
+        for _ in range(3):
+            await complete(buffer)
+        assert model.layouts == {name: []}
+        assert "context" not in model.bodies[-1]
+        settings = {"engine": {"url": model.url}}
+        await editor.configure(settings | {"context": {"repository": False}})
+        await editor.configure(settings)
+        model.layouts.clear()
+        await laid_out(buffer, model)
+
+
+def reports(editor: FakeEditor) -> list[object]:
+    """What the one progress bar has shown."""
+    return [report for bar in editor.client.progress_reports.values() for report in bar]
+
+
+def percentage(report: object) -> object:
+    return getattr(report, "percentage", None)
+
+
+@pytest.mark.parametrize("files", [12, 150])
+async def test_going_back_to_a_branch_takes_the_layout_that_it_had(root: Path, files: int) -> None:
+    def write(version: str) -> list[Path]:
+        """As a switch of branches does, file by file."""
+        paths = [root / "lib" / f"part{number}.py" for number in range(files)]
+        for number, path in enumerate(paths):
+            path.write_text(f"def part{number}():\n    return {version}\n")
+        return paths
+
+    async with session(root, WATCHING) as (editor, model):
+        changed = write("1")
+        buffer = editor.open("main.py", (root / "main.py").read_text())
+        await laid_out(buffer, model)
+        [name], first = model.layouts, layout_of(model)
+        assert len(first) == 4 + files
+        for version, expected in (("'a new branch'", None), ("1", first)):
+            write(version)
+            for path in changed:
+                tell(editor, path, types.FileChangeType.Changed)
+
+            def taken_in(version: str = version, expected: Layout | None = expected) -> bool:
+                layout = model.layouts[name]
+                texts = [text for path, text, _ in layout if path.startswith("lib/part")]
+                compacted = not overlay_paths(layout) and all(version in text for text in texts)
+                return layout == expected if expected else compacted
+
+            await until(taken_in)
+        await complete(buffer)
+        assert layout_of(model) == first
 
 
 def overlay_paths(layout: Layout) -> set[str]:

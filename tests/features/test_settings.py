@@ -32,7 +32,7 @@ def test_settings_arrive_under_the_names_the_client_uses(wrapped: bool) -> None:
         "engine": {"url": "https://models.example:8443/v1", "token": "t0p", "idleMinutes": 3},
         "models": {"completion": "/models/next"},
         "completion": {"maxTokens": 7, "excludedLanguages": ["markdown"], "popup": False},
-        "context": {"openFiles": False},
+        "context": {"openFiles": False, "memoryMiB": 512, "diskMiB": 0},
         "log": {"level": "debug"},
     }
     settings, problems = parse_settings({"qcn": raw} if wrapped else raw)
@@ -46,6 +46,7 @@ def test_settings_arrive_under_the_names_the_client_uses(wrapped: bool) -> None:
     assert settings.completion.excluded_languages == ("markdown",)
     assert not settings.completion.popup
     assert not settings.context.open_files
+    assert settings.context.budgets == (512, 0)
     assert settings.log.level == "debug"
 
 
@@ -70,6 +71,11 @@ def test_settings_arrive_under_the_names_the_client_uses(wrapped: bool) -> None:
         (
             {"completion": {"excludedLanguages": ["c", 3]}},
             "qcn.completion.excludedLanguages: expected a list of texts, got a list. "
+            "Its default is used.",
+        ),
+        (
+            {"context": {"diskMiB": "2 GB"}},
+            'qcn.context.diskMiB: expected a whole number from 0 to 16777216, got "2 GB". '
             "Its default is used.",
         ),
         (
@@ -181,7 +187,14 @@ def test_each_setting_is_described_and_says_whose_it_is() -> None:
         assert isinstance(field.json_schema_extra, dict), path
         assert field.json_schema_extra["scope"] in ("user", "window", "resource")
     users = {".".join(path) for path, field in leaves() if "'user'" in str(field.json_schema_extra)}
-    assert users == {"engine.url", "engine.token", "engine.idleMinutes", "models.completion"}
+    assert users == {
+        "engine.url",
+        "engine.token",
+        "engine.idleMinutes",
+        "models.completion",
+        "context.memoryMiB",
+        "context.diskMiB",
+    }
 
 
 def test_the_generated_pages_are_fresh(tmp_path: Path) -> None:

@@ -69,8 +69,10 @@ def test_reading_is_no_change(tmp_path: Path) -> None:
 
 def test_whatever_watchdog_warns_of_means_that_events_may_be_lost(tmp_path: Path) -> None:
     with watched(tmp_path) as told:
+        assert not told.changes.overflowed
         logging.getLogger("watchdog.observers.inotify_c").warning("Inotify queue overflowed")
         assert told.changes.take() == EVERYTHING
+        assert told.changes.overflowed
 
 
 def test_where_the_system_does_not_watch_it_is_said_once_and_looked_through(
@@ -83,6 +85,7 @@ def test_where_the_system_does_not_watch_it_is_said_once_and_looked_through(
     with watched(tmp_path, scan_seconds=0.01) as told:
         for _ in range(3):
             told.until(".")
+        assert not told.changes.overflowed
         assert len(told.messages) == 1
         assert "inotify watch limit reached" in told.messages[0]
 

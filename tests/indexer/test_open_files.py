@@ -5,7 +5,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from qcn_indexer.open_files import OpenFile, Selection, choose, root_of
+from indexer.tree_support import git, own_git_home, write
+from qcn_indexer.open_files import OpenFile, Selection, choose, root_of, withheld
 from qcn_indexer.secrets import looks_secret
 from sampling import examples
 
@@ -16,7 +17,11 @@ ROOTS = (ROOT, OTHER, ROOT / "vendor")
 
 def chosen(*files: tuple[str, str], budget: int = 1000) -> Selection:
     opened = [OpenFile(ROOT / path, text) for path, text in files]
-    return choose(opened, root=ROOT, roots=ROOTS, budget=budget)
+    return choose(opened, root=ROOT, roots=ROOTS, ruled_out=nothing_is, budget=budget)
+
+
+def nothing_is(_path: PurePosixPath) -> None:
+    """No rules."""
 
 
 def test_files_keep_their_order_and_are_named_from_their_root() -> None:
@@ -55,7 +60,7 @@ def test_typing_elsewhere_leaves_what_is_shown_as_it_is() -> None:
     ],
 )
 def test_a_file_that_is_left_out_has_its_reason(path: Path, why: str) -> None:
-    selection = choose([OpenFile(path, "x = 1")], root=ROOT, roots=ROOTS)
+    selection = choose([OpenFile(path, "x = 1")], root=ROOT, roots=ROOTS, ruled_out=nothing_is)
     assert selection.shown == ()
     ((left_out, reason),) = selection.left_out
     assert left_out == path
@@ -74,6 +79,41 @@ def test_a_file_belongs_to_its_innermost_root() -> None:
     assert root_of(ROOT / "vendor" / "a.py", ROOTS) == ROOT / "vendor"
     assert root_of(ROOT / "a.py", ROOTS) == ROOT
     assert root_of(Path("/work space/application/a.py"), ROOTS) is None
+
+
+@pytest.fixture
+def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    own_git_home(tmp_path / "home", monkeypatch)
+    files = {".gitignore": "build.log\nout/\n", "build.log": "x", "out/a.py": "x", "a.py": "x"}
+    root = write(tmp_path / "repo", {**files, "empty.py": "", "logo.png": "x"})
+    git(root, "init", "--quiet")
+    return root
+
+
+@pytest.mark.parametrize("path", ["a.py", "empty.py", "new.py", "new/folder/b.py"])
+def test_what_no_rule_names_may_be_shown_saved_or_not(repo: Path, path: str) -> None:
+    assert withheld(repo, PurePosixPath(path)) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("build.log", "ignored by .gitignore, line 1"),
+        ("out/a.py", "ignored by .gitignore, line 2"),
+        ("logo.png", "binary"),
+    ],
+)
+def test_the_rules_hold_for_open_files_saved_or_not(repo: Path, path: str, why: str) -> None:
+    assert why in (withheld(repo, PurePosixPath(path)) or "")
+    (repo / path).unlink()
+    assert why in (withheld(repo, PurePosixPath(path)) or "")
+
+
+def test_what_the_rules_name_is_left_out(repo: Path) -> None:
+    opened = [OpenFile(repo / path, "x = 1") for path in ("build.log", "a.py")]
+    selection = choose(opened, root=repo, roots=[repo], ruled_out=lambda path: withheld(repo, path))
+    assert [str(file.path) for file in selection.shown] == ["a.py"]
+    assert selection.left_out == ((repo / "build.log", "ignored by .gitignore, line 1"),)
 
 
 SECRET = [
@@ -115,7 +155,7 @@ def test_every_file_is_shown_whole_or_named_with_a_reason(
     files: list[tuple[str, str]], budget: int
 ) -> None:
     opened = [OpenFile(ROOT.joinpath(path), text) for path, text in files]
-    selection = choose(opened, root=ROOT, roots=ROOTS, budget=budget)
+    selection = choose(opened, root=ROOT, roots=ROOTS, ruled_out=nothing_is, budget=budget)
     assert sum(len(file.text) for file in selection.shown) <= budget
     assert len(selection.shown) + len(selection.left_out) == len(opened)
     given_texts = iter(opened)  # what is shown is a subsequence of what was given

@@ -6,7 +6,7 @@ from random import Random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from qcn_indexer.ranking import BULK, HOT_AT_MOST, POINTS, Commits, File, Ranked, rank
+from qcn_indexer.ranking import BULK, HOT_AT_MOST, POINTS, Commits, File, Ranked, likeliest, rank
 from sampling import examples
 
 NOW = 1_700_000_000.0
@@ -96,6 +96,27 @@ def test_open_files_are_the_hottest_and_hot_files_are_few() -> None:
 
 def test_an_open_file_outranks_any_other() -> None:
     assert POINTS["open"] == max(POINTS.values())
+
+
+def test_of_more_than_can_be_ranked_those_are_chosen_that_matter() -> None:
+    """A fresh clone: all was written at once, and one old commit brought most of it."""
+    clone = [f"src/part{i % 50:02}/deep/file{i:04}.py" for i in range(2000)]
+    special = ["a/b/open.py", "a/b/beside.py", "zz/busy.py", "README.md"]
+    history = {Path(path): Commits(1, LONG_AGO) for path in (*clone, *special)}
+    history[Path("zz/busy.py")] = Commits(30, NOW - DAY)
+    chosen = likeliest(
+        dict.fromkeys((*clone, *special), NOW - 5),
+        opened={"a/b/open.py"},
+        history=history,
+        now=NOW,
+        at_most=4,
+    )
+    assert chosen == ["a/b/open.py", "zz/busy.py", "README.md", "a/b/beside.py"]
+
+
+def test_where_all_can_be_ranked_all_are_chosen() -> None:
+    paths = {"b.py": NOW, "a.py": LONG_AGO}
+    assert likeliest(paths, opened=(), history={}, now=NOW, at_most=2) == ["a.py", "b.py"]
 
 
 FILES = st.lists(

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from indexer.tree_support import own_git_home, write
 from qcn_indexer import snapshot
 from qcn_indexer.changes import Changes
-from qcn_indexer.snapshot import EMPTY, Difference, Snapshot, difference, look_again
+from qcn_indexer.snapshot import (
+    EMPTY,
+    NOTICED_EVERY,
+    Difference,
+    Snapshot,
+    difference,
+    look_again,
+)
+from qcn_indexer.walk import TOP
 from sampling import examples
 
 LONG_AGO = 1_700_000_000_000_000_000
@@ -126,12 +134,21 @@ def test_only_the_places_are_looked_at(root: Path) -> None:
     )
 
 
-def test_what_was_not_looked_at_is_shared_not_copied(root: Path) -> None:
+def test_folders_that_are_as_they_were_are_shared_not_copied(root: Path) -> None:
     write(root, {f"{folder}/{file}.py": "1" for folder in "abc" for file in "xyz"})
     before = look_again(root, EMPTY)
-    after = look_again(root, before, [PurePosixPath("a/x.py")])
-    shared = [name for name in before.folders if after.folders[name] is before.folders[name]]
-    assert shared == ["b/", "c/"]
+    write(root, {"a/x.py": "2"})
+    for places in ([PurePosixPath("a/x.py")], [TOP]):
+        after = look_again(root, before, places)
+        shared = [name for name in before.folders if after.folders[name] is before.folders[name]]
+        assert shared == ["b/", "c/"]
+
+
+def test_how_many_files_there_are_is_told_on_the_way(root: Path) -> None:
+    write(root, {f"{file}.py": "1" for file in range(2 * NOTICED_EVERY + 1)})
+    told: list[int] = []
+    look_again(root, EMPTY, noticed=told.append)
+    assert told == [NOTICED_EVERY, 2 * NOTICED_EVERY]
 
 
 def test_a_place_in_a_folder_that_is_now_left_out_takes_the_folder_with_it(root: Path) -> None:

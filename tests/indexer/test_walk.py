@@ -228,7 +228,7 @@ def test_the_memory_of_a_walk_does_not_grow_with_the_tree(tmp_path: Path) -> Non
     for folders in (10, 60):
         for folder in range(folders):
             write(tmp_path / str(folders), {f"{folder}/{file}.py": "x" for file in range(40)})
-    run = [sys.executable, "-c", PEAK_OF_A_WALK, tmp_path / "10", tmp_path / "60"]
+    run = [sys.executable, "-c", PEAK_OF_A_WALK, str(tmp_path / "10"), str(tmp_path / "60")]
     small, large = map(int, subprocess.check_output(run).split())
     assert large < small + 50 * 2_000  # a folder's place in the queue, not its 40 files
 

@@ -112,10 +112,12 @@ def main() -> None:
     parser.add_argument("--port", type=int)
     parser.add_argument("--token-file", type=Path)
     parser.add_argument("--idle-minutes", type=float)
+    parser.add_argument("--cache-mib", type=int)
+    parser.add_argument("--disk-cache-mib", type=int)
     options = parser.parse_args()
     token = options.token_file.read_text() if options.token_file else None
     standin = StandIn(options.model, token)
-    standin.note("started", path=sys.path, cwd=str(Path.cwd()))
+    standin.note("started", path=sys.path, cwd=str(Path.cwd()), arguments=sys.argv[2:])
     if (code := standin.behaviour.get("exit")) is not None:
         print("the stand-in gives up", file=sys.stderr)
         sys.exit(code)

@@ -36,12 +36,18 @@ async def make_link(standin: StandInModel) -> AsyncIterator[MakeLink]:
     """Make links to the stand-in's engine, closed when the test ends."""
     links = []
 
-    def make(seen: list[EngineStatus] | None = None, *, tcp: bool = False) -> EngineLink:
+    def make(
+        seen: list[EngineStatus] | None = None,
+        *,
+        tcp: bool = False,
+        budgets: tuple[int, int | None] = (0, None),
+    ) -> EngineLink:
         link = EngineLink(
             EngineSettings(),
             ModelsSettings(completion=str(standin.folder)),
             on_status=(seen if seen is not None else []).append,
             tcp=tcp,
+            budgets=budgets,
         )
         links.append(link)
         return link
@@ -95,6 +101,27 @@ async def test_all_of_the_request_reaches_the_engine(
         "stream": False,
         "priority": "completion",
     }
+
+
+@pytest.mark.parametrize(
+    ("budgets", "arguments"),
+    [
+        ((0, None), []),
+        ((512, None), ["--cache-mib", "512"]),
+        ((0, 0), ["--disk-cache-mib", "0"]),
+        ((64, 4096), ["--cache-mib", "64", "--disk-cache-mib", "4096"]),
+    ],
+)
+async def test_an_engine_is_started_with_the_budgets_that_are_set(
+    make_link: MakeLink,
+    standin: StandInModel,
+    budgets: tuple[int, int | None],
+    arguments: list[str],
+) -> None:
+    await make_link(budgets=budgets).ensure_ready()
+    [event] = standin.events("started")
+    given: list[str] = event["arguments"]
+    assert given[given.index("--idle-minutes") + 2 :] == arguments
 
 
 async def test_windows_that_start_together_share_one_engine(

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from link_support import StandInModel
 
 from qcn_lsp.engine.link import EngineState, EngineUnavailable
 from qcn_lsp.server import QcnServer
@@ -38,14 +39,28 @@ def settings(**sections: object) -> Settings:
 
 async def test_other_settings_leave_the_link_alone(server: QcnServer) -> None:
     link = server.engine
-    server.apply_settings(settings(completion={"maxTokens": 5}))
+    server.apply_settings(settings(completion={"maxTokens": 5}, context={"tokens": 500}))
     assert server.engine is link
+
+
+async def test_the_engine_is_started_with_the_budgets_of_the_settings(
+    server: QcnServer, standin: StandInModel
+) -> None:
+    model = {"completion": str(standin.folder)}
+    server.apply_settings(settings(models=model, context={"memoryMiB": 64, "diskMiB": 0}))
+    await server.engine.ensure_ready()
+    [event] = standin.events("started")
+    assert event["arguments"][-4:] == ["--cache-mib", "64", "--disk-cache-mib", "0"]
 
 
 @pytest.mark.parametrize(
     "changed",
-    [{"models": {"completion": "other"}}, {"engine": {"url": "http://127.0.0.1:1"}}],
-    ids=["model", "address"],
+    [
+        {"models": {"completion": "other"}},
+        {"engine": {"url": "http://127.0.0.1:1"}},
+        {"context": {"memoryMiB": 64}},
+    ],
+    ids=["model", "address", "budget"],
 )
 async def test_settings_of_the_engine_replace_the_link(
     server: QcnServer, changed: dict[str, object]

@@ -13,7 +13,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from qcn_inference.service.activity import Activity
 from qcn_inference.service.completions import post_completions
-from qcn_inference.service.contexts import delete_context, get_context, put_context
+from qcn_inference.service.contexts import (
+    delete_context,
+    delete_contexts,
+    get_context,
+    put_context,
+)
 from qcn_inference.service.engine import Engine
 from qcn_inference.service.errors import ApiError
 from qcn_inference.service.guard import Guard
@@ -41,6 +46,7 @@ def create_app(engine: Engine, *, token: str | None, leave: Leave) -> Guard:
             Route("/shutdown", post_shutdown, methods=["POST"]),
             _work("/v1/completions", post_completions, engine.activity),
             _work("/infill", post_infill, engine.activity),
+            _work("/v1/contexts", delete_contexts, engine.activity, method="DELETE"),
             _work("/v1/contexts/{id}", put_context, engine.activity, method="PUT"),
             _work("/v1/contexts/{id}", get_context, engine.activity, method="GET"),
             _work("/v1/contexts/{id}", delete_context, engine.activity, method="DELETE"),

@@ -18,7 +18,7 @@ from qcn_inference.request import (
     RequestError,
     TokenLogprobs,
 )
-from qcn_inference.service.contexts import context_ids, readable
+from qcn_inference.service.contexts import bring, named_context, readable
 from qcn_inference.service.engine import Engine
 from qcn_inference.service.http import answer, engine_of, read_body
 from qcn_inference.service.schemas import CompletionBody
@@ -42,7 +42,7 @@ def _generation(engine: Engine, body: CompletionBody) -> GenerationRequest:
     loaded = engine.ready()
     max_tokens = 16 if body.max_tokens is None else body.max_tokens
 
-    context = context_ids(engine, body.context)
+    context = named_context(engine, body.context)
 
     def prompt() -> Prompt:
         made = _behind(readable(loaded, context), _prompt(loaded, body))
@@ -55,6 +55,7 @@ def _generation(engine: Engine, body: CompletionBody) -> GenerationRequest:
 
     return GenerationRequest(
         prompt=prompt,
+        prepare=lambda: bring(loaded, context),
         max_tokens=max_tokens,
         sampling=body.sampling,
         stop=tuple(body.stop or ()),

@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from qcn_inference.contexts import Context, Segment, context_limit
+from qcn_inference.contexts import Context, Segment, context_limit, opening
 from qcn_inference.request import CacheView, Refreshed
 from qcn_inference.scheduler import Priority, Superseded
 from qcn_inference.service.engine import Engine, as_api_error
@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 MOST_UNREAD = 2048
 """Tokens that a completion may have to read of its context first: half a second on a CPU."""
+MOST_RESTORED_BYTES = 256 * 2**20
+"""What a completion may have to bring from disk first: as long as that, on a common SSD."""
 
 
 async def put_context(request: Request) -> Response:
@@ -79,8 +81,8 @@ def _refused(status: int, kind: str, message: str, **more: object) -> Response:
 
 def _refresh(engine: Engine, context: Context) -> Future[Refreshed]:
     """Queue the reading of a layout, and note what it cost when it is done."""
-    job = engine.ready().refresh(context.ids, context.keep)
-    future = engine.submit_job(job, Priority.REFRESH, f"context:{context.id}")
+    job = engine.ready().refresh(context.ids, context.keep, context=context.id, repo=context.repo)
+    future = engine.submit_job(job, Priority.REFRESH, _job_key(context.id))
     loop = asyncio.get_running_loop()
 
     def note(done: Future[Refreshed]) -> None:
@@ -92,10 +94,16 @@ def _refresh(engine: Engine, context: Context) -> Future[Refreshed]:
     return future
 
 
+def _job_key(name: str) -> str:
+    """Of the jobs with one key, the newest is done."""
+    return f"context:{name}"
+
+
 def _cost(refreshed: Refreshed) -> dict[str, float]:
     milliseconds = refreshed.seconds * 1000
     return {
         "reused": refreshed.reused,
+        "restored": refreshed.restored,
         "computed": refreshed.computed,
         "milliseconds": milliseconds,
     }
@@ -145,7 +153,13 @@ def _described(engine: Engine, context: Context, view: CacheView) -> dict[str, A
             for span in context.spans
         ],
         "checkpoints": list(view.checkpoints),
-        "bytes": {"used": view.nbytes, "budget": view.max_bytes},
+        "reading": engine.scheduler.has(_job_key(context.id)),
+        "bytes": {
+            "used": view.nbytes,
+            "budget": view.max_bytes,
+            "disk_used": view.disk_nbytes,
+            "disk_budget": view.disk_max_bytes,
+        },
         "refreshes": [_cost(refreshed) for refreshed in engine.contexts.refreshes(context.id)],
     }
 
@@ -154,9 +168,48 @@ async def delete_context(request: Request) -> Response:
     """Forget a context, and all that was ever read of a repository of its name."""
     engine = engine_of(request)
     context = found_context(engine, request.path_params["id"])
-    engine.contexts.remove(context.id)
-    await _run(request, engine, engine.ready().forget(context.ids))
+    await _forget(engine, [context.id], context.repo)
     return JSONResponse({"id": context.id, "deleted": True})
+
+
+async def delete_contexts(request: Request) -> Response:
+    """Forget all contexts of repositories of one name, and all that was ever read of them."""
+    engine = engine_of(request)
+    repo = request.query_params.get("repo")
+    if repo is None:
+        message = "say which repository to forget: DELETE /v1/contexts?repo=NAME"
+        raise ApiError(400, "invalid_request_error", message)
+    names = engine.contexts.of_repository(repo)
+    files = await _forget(engine, names, repo)
+    return JSONResponse({"deleted": len(names), "files": files})
+
+
+async def _forget(engine: Engine, names: list[str], repo: str) -> int:
+    """Forget contexts, and what was read of their repository; the number of files removed.
+
+    It is done even when the client hangs up, and where no model is loaded.
+
+    Raises:
+        ApiError: the queue is full, the engine is leaving, or a file could not be removed.
+    """
+    jobs = []
+    if (loaded := engine.loaded) is not None and engine.error is None:
+        ids = opening(loaded.tokenizer, repo)
+        # Their refreshes end here: one that has not begun yet would read the text again.
+        jobs = [
+            engine.submit_job(loaded.forget(ids), Priority.COMPLETION, _job_key(name))
+            for name in names
+        ]
+        jobs.append(engine.submit_job(loaded.forget(ids), Priority.COMPLETION, None))
+    for name in names:
+        engine.contexts.remove(name)
+    for job in jobs:
+        await _result(job)
+    try:
+        return await run_in_threadpool(engine.forget_on_disk, repo)
+    except OSError as error:
+        message = f"not all of it could be removed: {error.strerror}, {error.filename}"
+        raise ApiError(500, "internal_error", message) from error
 
 
 def found_context(engine: Engine, name: str) -> Context:
@@ -171,21 +224,29 @@ def found_context(engine: Engine, name: str) -> Context:
     return context
 
 
-def context_ids(engine: Engine, name: str | None) -> Sequence[int]:
-    """The tokens of the newest layout of the context that a completion names.
+def named_context(engine: Engine, name: str | None) -> Context | None:
+    """The newest layout of the context that a completion names, if it names one.
 
     Raises:
         ApiError: there is no such context.
     """
-    return () if name is None else found_context(engine, name).ids
+    return None if name is None else found_context(engine, name)
 
 
-def readable(loaded: "Loaded", context: Sequence[int]) -> Sequence[int]:
+def bring(loaded: "Loaded", context: Context | None) -> Generator[None, None, None]:
+    """The steps that bring a context back from disk where it is not in memory."""
+    if context is not None and loaded.unread(context.ids) > MOST_UNREAD:
+        yield from loaded.restore(context.ids, context.repo, MOST_RESTORED_BYTES)
+
+
+def readable(loaded: "Loaded", context: Context | None) -> Sequence[int]:
     """A context, or nothing where a completion would have to wait too long for it to be read.
 
     Called on the model's thread, when the completion begins.
     """
-    return context if loaded.unread(context) <= MOST_UNREAD else ()
+    if context is None or loaded.unread(context.ids) > MOST_UNREAD:
+        return ()
+    return context.ids
 
 
 async def _run(request: Request, engine: Engine, job: Generator[None, None, T]) -> T:

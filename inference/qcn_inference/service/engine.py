@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from qcn_inference.contexts import Contexts
+from qcn_inference.disk_files import default_folder, purge
 from qcn_inference.errors import CheckpointError
 from qcn_inference.metrics import Metrics
 from qcn_inference.request import Chunk, Finished, GenerationRequest, RequestError
@@ -36,6 +37,8 @@ T = TypeVar("T")
 # token the embedded model keeps 1 kB, an 80 B model 24; a checkpoint takes 0.5 MB or 77.
 CACHE_BYTES = 256 * 2**20
 CACHE_PART_OF_WEIGHTS = 1 / 50
+# How long to go on writing what is not on disk yet when leaving.
+FLUSH_SECONDS = 3
 # How long to wait for the model's thread when leaving: one step takes well under a second,
 # importing torch several.
 JOIN_SECONDS = 15
@@ -63,6 +66,14 @@ class Progress:
 
     done: int
     total: int
+
+
+@dataclass(frozen=True, slots=True)
+class CacheBudgets:
+    """MiB that may be taken by what was read; None leaves it to the model or the machine."""
+
+    memory: int | None = None
+    disk: int | None = None  # 0 keeps nothing there
 
 
 class _Leaving(BaseException):
@@ -125,7 +136,14 @@ def as_api_error(error: BaseException) -> ApiError:
 class Engine:
     """Loads the model in `folder` on a thread of its own and answers with it."""
 
-    def __init__(self, folder: Path, name: str, threads: int | None, activity: Activity) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        threads: int | None,
+        activity: Activity,
+        budgets: CacheBudgets = CacheBudgets(),
+    ) -> None:
         self.folder = folder
         self.name = name
         self.activity = activity
@@ -137,12 +155,15 @@ class Engine:
         self.scheduler = Scheduler()
         self.metrics = Metrics(
             queue_length=lambda: self.scheduler.live_jobs,
+            cache_bytes=self._cache_bytes,
             state=lambda: self.state,
             states=tuple(EngineState),
         )
         self.settled = asyncio.Event()  # loaded, or known that it cannot be
         self._loop = asyncio.get_running_loop()
         self._threads = threads
+        self._budgets = budgets
+        self._on_disk = default_folder()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
 
@@ -151,10 +172,30 @@ class Engine:
         self._thread.start()
 
     def close(self) -> None:
-        """End all completions; blocks until the model's thread has finished its step."""
+        """End all completions; blocks until the model's thread has finished its step.
+
+        And until what was read of contexts is on disk, if that does not take long.
+        """
         self._closing.set()
         self.scheduler.close()
         self._thread.join(JOIN_SECONDS)
+        if self.loaded is not None and self.loaded.disk is not None:
+            self.loaded.disk.close(FLUSH_SECONDS)
+
+    def forget_on_disk(self, repo: str) -> int:
+        """Remove what is on disk of repositories of this name; returns the number of files.
+
+        Also where this engine keeps nothing there: another may have. Raises OSError.
+        """
+        disk = None if self.loaded is None else self.loaded.disk
+        return purge(self._on_disk, repo) if disk is None else disk.forget(repo)
+
+    def _cache_bytes(self) -> dict[str, int]:
+        """Bytes of each tier."""
+        if self.loaded is None:
+            return {}
+        disk = self.loaded.disk
+        return {"memory": self.loaded.cache.nbytes, "disk": 0 if disk is None else disk.nbytes}
 
     def ready(self) -> "Loaded":
         """What is loaded.
@@ -273,6 +314,8 @@ class Engine:
         import torch
 
         from qcn_inference.checkpoint import load_model
+        from qcn_inference.disk_cache import DiskCache, fingerprint_of
+        from qcn_inference.disk_entry import EntryFormat
         from qcn_inference.generate import Loaded
         from qcn_inference.grid import Grid
         from qcn_inference.state_cache import StateCache
@@ -281,11 +324,21 @@ class Engine:
             torch.set_num_threads(self._threads)
         self._become(EngineState.LOADING)
         model = load_model(self.folder, progress=self._on_progress)
-        weights = 0 if self.progress is None else self.progress.total
-        room = max(CACHE_BYTES, int(weights * CACHE_PART_OF_WEIGHTS))
-        cache = StateCache(model.config, Grid(tokenizer), room)
-        self.loaded = Loaded(model, tokenizer, cache)
+        cache = StateCache(model.config, Grid(tokenizer), self._room())
+        disk = None
+        if self._budgets.disk != 0:
+            entries = EntryFormat(fingerprint_of(model, tokenizer), model.new_state())
+            room = None if self._budgets.disk is None else self._budgets.disk << 20
+            disk = DiskCache(self._on_disk, entries, room)
+        self.loaded = Loaded(model, tokenizer, cache, disk)
         self._become(EngineState.READY)
+
+    def _room(self) -> int:
+        """Bytes of memory for what was read."""
+        if self._budgets.memory is not None:
+            return self._budgets.memory << 20
+        weights = 0 if self.progress is None else self.progress.total
+        return max(CACHE_BYTES, int(weights * CACHE_PART_OF_WEIGHTS))
 
     def _on_progress(self, done: int, total: int) -> None:
         if self._closing.is_set():

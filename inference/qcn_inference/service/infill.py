@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from qcn_inference.fim import ContextFile, InfillText, infill_prompt
 from qcn_inference.request import Chunk, Finished, GenerationRequest, Prompt
-from qcn_inference.service.contexts import context_ids, readable
+from qcn_inference.service.contexts import bring, named_context, readable
 from qcn_inference.service.engine import Engine
 from qcn_inference.service.http import answer, engine_of, read_body
 from qcn_inference.service.schemas import InfillBody, lenient_stops
@@ -27,7 +27,7 @@ async def post_infill(request: Request) -> Response:
 
 def _generation(engine: Engine, body: InfillBody) -> GenerationRequest:
     loaded = engine.ready()
-    context = context_ids(engine, body.context)
+    context = named_context(engine, body.context)
     text = InfillText(
         prefix=body.input_prefix + body.prompt,
         suffix=body.input_suffix,
@@ -45,6 +45,7 @@ def _generation(engine: Engine, body: InfillBody) -> GenerationRequest:
 
     return GenerationRequest(
         prompt=prompt,
+        prepare=lambda: bring(loaded, context),
         max_tokens=max_tokens,
         sampling=body.sampling,
         stop=lenient_stops(body.stop),

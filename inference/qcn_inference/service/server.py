@@ -10,7 +10,7 @@ import uvicorn
 
 from qcn_inference.service.activity import Activity
 from qcn_inference.service.app import create_app
-from qcn_inference.service.engine import Engine
+from qcn_inference.service.engine import CacheBudgets, Engine
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +28,15 @@ class ServeOptions:
     model_name: str
     idle_minutes: float  # leave when unused for as long; inf never does
     threads: int | None  # CPU threads of the model; None leaves the choice to torch
+    budgets: CacheBudgets
 
 
 async def serve(options: ServeOptions, listener: socket.socket, token: str | None) -> None:
     """Serve on `listener` until told to leave, or unused for too long."""
     activity = Activity()
-    engine = Engine(options.model_folder, options.model_name, options.threads, activity)
+    engine = Engine(
+        options.model_folder, options.model_name, options.threads, activity, options.budgets
+    )
     leaving = _Leaving(activity)
     app = create_app(engine, token=token, leave=leaving.leave)
     config = uvicorn.Config(

@@ -35,6 +35,9 @@ async def get_health(request: Request) -> Response:
         "model_path": str(engine.folder),
         "progress": None if progress is None else {"done": progress.done, "total": progress.total},
         "error": engine.error,
+        "disk_cache_problem": None
+        if loaded is None or loaded.disk is None
+        else loaded.disk.problem,
         "context_length": None if loaded is None else loaded.context_length,
         "context_limit": None if loaded is None else context_limit(loaded.context_length),
         "pid": os.getpid(),

@@ -1,0 +1,39 @@
+"""Questions to git about a folder that may be anyone's.
+
+So git runs nothing that the repository's configuration names: no pager, no signature program, no
+text conversion; and it fetches and writes nothing.
+"""
+
+import os
+import subprocess
+from pathlib import Path
+
+LONGEST = 10.0  # seconds: nothing that is asked here is worth a longer wait
+_ENVIRONMENT = {"GIT_NO_LAZY_FETCH": "1", "GIT_OPTIONAL_LOCKS": "0", "GIT_LITERAL_PATHSPECS": "1"}
+_LOG = ["--no-show-signature", "--no-ext-diff", "--no-textconv", "--no-color"]
+
+
+def git_log(root: Path, *arguments: str) -> bytes | None:
+    """Return what `git log` says below `root`; None where there is no git, history, or answer."""
+    return _ask(root, ["log", *_LOG, *arguments])
+
+
+def git_blob(root: Path, commit: str, path: str) -> bytes | None:
+    """Return the content of a file, named from `root`, in a commit; None where there is none."""
+    return _ask(root, ["cat-file", "blob", f"{commit}:./{path}"])
+
+
+def _ask(root: Path, arguments: list[str]) -> bytes | None:
+    try:
+        done = subprocess.run(
+            ["git", "--no-pager", *arguments],
+            cwd=root,
+            env=os.environ | _ENVIRONMENT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=LONGEST,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout

@@ -1,0 +1,1 @@
+"""What `qcn eval` asks of a model, and how the answers are scored."""
