@@ -3,7 +3,8 @@
 Tuned for chips by name, never at run time: which configuration runs decides the order of a sum, and
 so the last bits of a state that is kept. A chip that is not in a table takes the entry of the next
 older one. For the same reason a count of tokens or chunks is never specialised: one program is
-compiled for all of them.
+compiled for all of them. Triton also chooses layouts, and so the order of sums, by whether tensors
+begin at multiples of 16 bytes: who needs equal bits keeps rows that do, as those of the models are.
 """
 
 from collections.abc import Mapping
