@@ -1,4 +1,4 @@
-"""A Gated DeltaNet layer between its projections on a GPU: five launches for a prefill, one a step.
+"""A Gated DeltaNet layer between its projections on a GPU: a step is one launch.
 
 A step has one program per value head, which holds the head's state in registers from its reading to
 its writing and can therefore normalise its output. A key head's convolution is computed by each of
