@@ -99,7 +99,9 @@ def infill_prompt(
     front = [*context, *opening, *files]
     gap, prefix_start = _around_the_gap(tokenizer, prefix, suffix, order)
     line_start = len(front) + len(header) + prefix_start + last_line
-    keep = tuple(sorted({len(front), line_start} - {0}))
+    # Where the line begins a block may end that the next character lengthens: then only what ends
+    # before is as good for the next prompt.
+    keep = tuple(sorted(at for at in {len(front), line_start - 1, line_start} if at > 0))
     ids = [*front, *header, *gap]
     truncated = suffix_cut or prefix_cut or dropped
     return Prompt(ids, keep, truncated, context_tokens=len(context))

@@ -42,6 +42,15 @@ def test_a_keystroke_reads_a_block_the_line_and_the_suffix_again(loaded: Loaded)
     assert second.cached_tokens > 200
 
 
+def test_the_first_character_of_a_line_reads_no_line_above_it_again(loaded: Loaded) -> None:
+    before = "def f(x):\n    y = 1\n" * 20
+    answer_of(loaded.generate, infill(loaded, before))
+    _, second = answer_of(loaded.generate, infill(loaded, before + "x"))
+    changed = len(loaded.tokenizer.encode_plain("x" + "\n    return x\n"))
+    read = second.prompt_tokens - second.cached_tokens
+    assert changed < read <= changed + TYPED_BLOCK + 2  # and two control tokens
+
+
 @pytest.mark.long
 @examples(sample=15, full=60)
 @given(

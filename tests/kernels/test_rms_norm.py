@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from qcn_kernels.rms_norm import gated_rms_norm, l2_norm, rms_norm
+from qcn_kernels.rms_norm import add_rms_norm, gated_rms_norm, l2_norm, rms_norm
 
 
 @pytest.mark.parametrize("shape", [(63,), (5, 1), (3, 2, 75)])
@@ -29,3 +29,11 @@ def test_a_vector_of_zeros_stays_zero() -> None:
     zeros = torch.zeros(2, 7)
     assert torch.equal(rms_norm(zeros, scale=torch.ones(7), eps=1e-6), zeros)
     assert torch.equal(l2_norm(zeros), zeros)
+
+
+def test_what_is_added_stays_in_the_stream() -> None:
+    x, added, scale = torch.randn(5, 60), torch.randn(5, 60), torch.randn(60)
+    total = x + added
+    got = add_rms_norm(x, added=added, scale=scale, eps=1e-6, dtype=torch.bfloat16)
+    assert torch.equal(x, total)
+    assert torch.equal(got, rms_norm(total, scale=scale, eps=1e-6).bfloat16())

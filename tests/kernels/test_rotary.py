@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from qcn_kernels.rotary import apply_rotary, rotary_tables
+from qcn_kernels.rotary import apply_rotary, rms_norm_rotary, rotary_tables
 
 
 @pytest.mark.parametrize(("head_dim", "rotary_dim"), [(8, 8), (60, 14), (64, 2)])
@@ -29,3 +29,12 @@ def test_what_lies_behind_the_rotary_dimensions_is_untouched() -> None:
     apply_rotary(x, cos=cos, sin=sin)
     assert torch.equal(x[:, 4:], before[:, 4:])
     assert not torch.equal(x[:, :4], before[:, :4])
+
+
+def test_heads_are_normalised_before_they_turn() -> None:
+    x, scale = 9 * torch.randn(7, 3, 60), torch.randn(3, 60)
+    cos, sin = rotary_tables(torch.arange(7), rotary_dim=14, theta=1e4)
+    got = rms_norm_rotary(x, scale=scale, eps=1e-6, cos=cos, sin=sin, dtype=torch.float32)
+    root = (x.double().square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    want = apply_rotary((x / root * scale).float(), cos=cos.unsqueeze(1), sin=sin.unsqueeze(1))
+    torch.testing.assert_close(got, want)

@@ -1,5 +1,28 @@
-"""Depthwise causal convolution over time with a carried state. See README.md."""
+"""Depthwise causal convolution over time with a carried state. See README.md.
 
-from qcn_kernels.causal_conv1d.reference import causal_conv1d, causal_conv1d_step
+Where the tensors lie decides what runs; Triton is imported for tensors on a GPU only.
+"""
+
+from torch import Tensor
+
+from qcn_kernels.causal_conv1d import reference
 
 __all__ = ["causal_conv1d", "causal_conv1d_step"]
+
+
+def causal_conv1d(x: Tensor, *, weight: Tensor, state: Tensor) -> Tensor:
+    """Convolve T tokens, x [T, channels]; see `reference.causal_conv1d`."""
+    if x.is_cuda:
+        from qcn_kernels.causal_conv1d import triton
+
+        return triton.causal_conv1d(x, weight=weight, state=state)
+    return reference.causal_conv1d(x, weight=weight, state=state)
+
+
+def causal_conv1d_step(x: Tensor, *, weight: Tensor, state: Tensor) -> Tensor:
+    """Convolve one token, x [channels]; see `reference.causal_conv1d_step`."""
+    if x.is_cuda:
+        from qcn_kernels.causal_conv1d import triton
+
+        return triton.causal_conv1d_step(x, weight=weight, state=state)
+    return reference.causal_conv1d_step(x, weight=weight, state=state)

@@ -1,6 +1,15 @@
 """The gated delta rule: chunked for prefill, one step for decode. See README.md."""
 
 from qcn_kernels.gated_delta_rule.chunked import CHUNK_SIZE, chunk_gated_delta_rule
+from qcn_kernels.gated_delta_rule.grid import ChunkGrid, chunk_grid
+from qcn_kernels.gated_delta_rule.on_grid import gated_delta_rule_on_grid
 from qcn_kernels.gated_delta_rule.step import gated_delta_rule_step
 
-__all__ = ["CHUNK_SIZE", "chunk_gated_delta_rule", "gated_delta_rule_step"]
+__all__ = [
+    "CHUNK_SIZE",
+    "ChunkGrid",
+    "chunk_gated_delta_rule",
+    "chunk_grid",
+    "gated_delta_rule_on_grid",
+    "gated_delta_rule_step",
+]

@@ -16,7 +16,8 @@ def rotary_tables(positions: Tensor, *, rotary_dim: int, theta: float) -> tuple[
         cos, sin: [T, rotary_dim] fp32; sin is negative in its first half, so that
         `x · cos + swap_halves(x) · sin` is the rotation.
     """
-    exponents = torch.arange(0, rotary_dim, 2, dtype=torch.float32) / rotary_dim
+    steps = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device=positions.device)
+    exponents = steps / rotary_dim
     angles = positions.float().unsqueeze(-1) * (1.0 / theta**exponents)
     cos, sin = angles.cos(), angles.sin()
     return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)

@@ -1,0 +1,54 @@
+"""What a launch of a Triton kernel must know of the chip. Only `triton.py` files import this.
+
+Tuned for chips by name, never at run time: which configuration runs decides the order of a sum, and
+so the last bits of a state that is kept. A chip that is not in a table takes the entry of the next
+older one. For the same reason a count of tokens or chunks is never specialised: one program is
+compiled for all of them. Triton also chooses layouts, and so the order of sums, by whether tensors
+begin at multiples of 16 bytes: who needs equal bits keeps rows that do, as those of the models are.
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+T = TypeVar("T")
+
+CHIPS = (80, 86, 89, 90, 120)
+"""Compute capabilities a configuration is shipped for: A100, RTX 30, RTX 40, H100/H200, RTX 50."""
+
+INTERPRETED: bool = triton.knobs.runtime.interpret
+"""Whether this process interprets kernels (TRITON_INTERPRET=1 before triton was imported)."""
+
+OPERAND: Any = tl.float32 if INTERPRETED else tl.bfloat16
+"""Dtype of the operands of matrix products. The interpreter's bf16 products are wrong; its fp32
+ones show the mathematics exactly, and hardware adds the rounding of operands to bf16."""
+STORED_OPERAND = torch.float32 if INTERPRETED else torch.bfloat16
+"""The same for tensors that hold operands."""
+
+
+def capability(x: Tensor) -> int:
+    """Return the compute capability of x's device, 90 for 9.0; of an H100 under the interpreter."""
+    if not x.is_cuda:
+        return 90
+    major, minor = torch.cuda.get_device_capability(x.device)
+    return 10 * major + minor
+
+
+def configuration(shipped: Mapping[int, T], x: Tensor) -> T:
+    """Return the entry for x's chip, or for the next older one.
+
+    Raises:
+        RuntimeError: the chip is older than all of them.
+    """
+    chip = capability(x)
+    known = [other for other in shipped if other <= chip]
+    if not known:
+        raise RuntimeError(
+            f"this GPU has compute capability {chip / 10}; ours need {min(shipped) / 10} or newer."
+            " Run the engine on the CPU instead."
+        )
+    return shipped[max(known)]

@@ -1,0 +1,37 @@
+"""Attention over a KV cache in pages. See README.md.
+
+Where the tensors lie decides what runs; Triton is imported for tensors on a GPU only.
+"""
+
+from torch import Tensor
+
+from qcn_kernels.paged_attention import reference
+from qcn_kernels.paged_attention.pages import PagedKv
+
+__all__ = ["PagedKv", "paged_attention_decode", "paged_attention_prefill"]
+
+
+def paged_attention_prefill(q: Tensor, kv: PagedKv) -> Tensor:
+    """Let a block of T tokens attend to the S tokens that end with them.
+
+    Args:
+        q: [T, heads, head_dim].
+        kv: of the S tokens; the T tokens' own are there already.
+
+    Returns:
+        [T, heads, head_dim] in q's dtype.
+    """
+    if q.is_cuda:
+        from qcn_kernels.paged_attention import triton
+
+        return triton.paged_attention_prefill(q, kv)
+    return reference.paged_attention(q, kv)
+
+
+def paged_attention_decode(q: Tensor, kv: PagedKv) -> Tensor:
+    """The same for one token, or for a few that are verified together."""
+    if q.is_cuda:
+        from qcn_kernels.paged_attention import triton
+
+        return triton.paged_attention_decode(q, kv)
+    return reference.paged_attention(q, kv)

@@ -1,0 +1,326 @@
+"""Attention over a KV cache in pages on a GPU, the keys split at fixed places.
+
+A tile holds some tokens and all the query heads that share a key head, so that a key is read once
+for all of them. Its keys are cut into splits of a fixed size: each is a program of its own, which
+leaves its part of the output and the logarithm of its weight, and a second launch adds the parts
+up, first to last. So few tokens before a long cache still fill the GPU; and since the cuts are at
+positions, neither the number of tokens in a launch nor the size of the cache has a say in a
+token's result. Decode's splits are short, prefill's long: they agree to rounding.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from qcn_kernels.chip import OPERAND, configuration
+from qcn_kernels.paged_attention.pages import PagedKv
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Rows are query heads of tokens; keys are read some at a time."""
+
+    rows: int
+    keys: int  # divides a page
+    warps: int
+    stages: int
+
+
+# Chosen without hardware: the largest that spill nothing and fit.
+DECODE = {
+    80: Tile(16, 64, 4, 3),
+    86: Tile(16, 32, 4, 3),
+    90: Tile(16, 64, 4, 3),
+    120: Tile(16, 32, 4, 3),
+}
+PREFILL = {80: Tile(64, 32, 8, 2), 90: Tile(128, 32, 8, 2), 120: Tile(64, 32, 8, 2)}
+
+DECODE_SPLIT = 256  # keys: at 8,192 tokens 2 key heads make 64 programs
+PREFILL_SPLIT = 16_384
+SLAB = 1024  # tokens of a prefill launch: its parts take 16 MiB a split
+DECODE_COMBINED = (32, 64)  # parts at once and elements of a program that adds up: many parts,
+PREFILL_COMBINED = (4, 1024)  # or many tokens
+
+
+@triton.jit
+def _attend_keys(
+    acc,
+    peak,
+    total,
+    b_q,
+    position,
+    start,
+    end,
+    p_k,
+    p_v,
+    p_table,
+    stride_page,
+    o_d,
+    m_d,
+    scale,
+    PAGE: tl.constexpr,
+    D: tl.constexpr,
+    BN: tl.constexpr,
+    MASKED: tl.constexpr,
+    OPERAND: tl.constexpr,
+):
+    """Take the keys from start to end into a running softmax; masked where some are later."""
+    o_n = tl.arange(0, BN)
+    for at in range(start, end, BN):
+        page = tl.load(p_table + at // PAGE).to(tl.int64)
+        o_key = at % PAGE + o_n
+        o_kv = page * stride_page + o_key[:, None] * D + o_d[None, :]
+        m_kv = m_d[None, :]
+        if MASKED:
+            m_kv = m_kv & (at + o_n < end)[:, None]
+        b_k = tl.load(p_k + o_kv, mask=m_kv, other=0.0).to(tl.float32).to(OPERAND)
+        b_v = tl.load(p_v + o_kv, mask=m_kv, other=0.0).to(tl.float32).to(OPERAND)
+        scores = tl.dot(b_q, tl.trans(b_k)) * scale
+        if MASKED:
+            scores = tl.where((at + o_n)[None, :] <= position[:, None], scores, float("-inf"))
+        new_peak = tl.maximum(peak, tl.max(scores, axis=1))
+        base = tl.where(new_peak == float("-inf"), 0.0, new_peak)  # nothing seen yet
+        weight = tl.exp2(scores - base[:, None])
+        shrink = tl.exp2(peak - base)
+        total = total * shrink + tl.sum(weight, axis=1)
+        acc = acc * shrink[:, None] + tl.dot(weight.to(OPERAND), b_v)
+        peak = new_peak
+    return acc, peak, total
+
+
+@triton.jit(do_not_specialize=["tokens", "first", "slab"])
+def _attend(
+    p_q,  # [T, H, D]
+    p_k,  # [pages, KV, PAGE, D]
+    p_v,
+    p_table,  # [n] int32
+    p_length,  # [1] int32
+    p_parts,  # [splits, slab, H, D] fp32
+    p_weights,  # [splits, slab, H] fp32: log2 of the sum of 2^scores
+    tokens,  # T
+    first,  # token of the slab's first row
+    slab,
+    stride_q_t,
+    stride_q_h,
+    stride_page,
+    scale,  # of scores in units of log2
+    SHARED: tl.constexpr,  # query heads per key head
+    KV: tl.constexpr,
+    D: tl.constexpr,
+    PAGE: tl.constexpr,
+    SPLIT: tl.constexpr,
+    BT: tl.constexpr,
+    BS: tl.constexpr,  # SHARED, padded
+    BN: tl.constexpr,
+    BD: tl.constexpr,
+    OPERAND: tl.constexpr,
+):
+    """One split of the keys of one key head, for BT tokens."""
+    i_tile, i_split, i_kv = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    o_row = tl.arange(0, BT * BS)
+    o_in_slab, o_shared = i_tile * BT + o_row // BS, o_row % BS
+    o_t = first + o_in_slab
+    here = (o_t < tokens) & (o_in_slab < slab) & (o_shared < SHARED)
+    before = tl.load(p_length) - tokens  # keys in front of token 0
+    position = tl.where(here, before + o_t, -1)
+    last = before + tl.minimum(first + i_tile * BT + BT, tokens) - 1  # of the tile
+    start, end = i_split * SPLIT, tl.minimum(i_split * SPLIT + SPLIT, last + 1)
+    if start < end:
+        o_d = tl.arange(0, BD)
+        m_d = o_d < D
+        o_h = i_kv * SHARED + o_shared
+        o_q = o_t.to(tl.int64)[:, None] * stride_q_t + o_h[:, None] * stride_q_h + o_d[None, :]
+        b_q = tl.load(p_q + o_q, mask=here[:, None] & m_d[None, :], other=0.0)
+        b_q = b_q.to(tl.float32).to(OPERAND)
+        acc = tl.zeros([BT * BS, BD], dtype=tl.float32)
+        peak = tl.full([BT * BS], float("-inf"), dtype=tl.float32)
+        total = tl.zeros([BT * BS], dtype=tl.float32)
+        p_k += i_kv * PAGE * D
+        p_v += i_kv * PAGE * D
+        # Every row sees what lies in front of the tile.
+        seen = tl.minimum(tl.maximum(before + first + i_tile * BT + 1, start) // BN * BN, end)
+        seen = tl.maximum(seen, start)
+        acc, peak, total = _attend_keys(
+            acc,
+            peak,
+            total,
+            b_q,
+            position,
+            start,
+            seen,
+            p_k,
+            p_v,
+            p_table,
+            stride_page,
+            o_d,
+            m_d,
+            scale,
+            PAGE,
+            D,
+            BN,
+            False,
+            OPERAND,
+        )
+        acc, peak, total = _attend_keys(
+            acc,
+            peak,
+            total,
+            b_q,
+            position,
+            seen,
+            end,
+            p_k,
+            p_v,
+            p_table,
+            stride_page,
+            o_d,
+            m_d,
+            scale,
+            PAGE,
+            D,
+            BN,
+            True,
+            OPERAND,
+        )
+        acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]
+        o_out = (i_split * slab + o_in_slab).to(tl.int64) * (KV * SHARED) + o_h
+        tl.store(
+            p_parts + o_out[:, None] * D + o_d[None, :], acc, mask=here[:, None] & m_d[None, :]
+        )
+        tl.store(p_weights + o_out, peak + tl.log2(total), mask=here)
+
+
+@triton.jit(do_not_specialize=["tokens", "first", "slab"])
+def _combine(
+    p_parts,
+    p_weights,
+    p_length,
+    p_out,  # [T, H, D]
+    tokens,
+    first,
+    slab,
+    H: tl.constexpr,
+    D: tl.constexpr,
+    SPLIT: tl.constexpr,
+    BP: tl.constexpr,  # parts at once
+    BE: tl.constexpr,  # elements of a program
+):
+    """Add up the parts of some elements of one token, first to last."""
+    i_row = tl.program_id(0)
+    o_e = tl.program_id(1) * BE + tl.arange(0, BE)
+    m_e = (o_e < H * D)[None, :]
+    o_p = tl.arange(0, BP)[:, None]
+    position = tl.load(p_length) - tokens + first + i_row
+    parts = position // SPLIT + 1
+    acc = tl.zeros([BE], dtype=tl.float32)
+    total = tl.zeros([BE], dtype=tl.float32)
+    peak = tl.full([BE], -1e38, dtype=tl.float32)  # finite: behind the last head nothing is read
+    for at in range(0, parts, BP):
+        o_at = ((at + o_p) * slab + i_row).to(tl.int64)
+        mask = (at + o_p < parts) & m_e
+        p_weight = p_weights + o_at * H + (o_e // D)[None, :]
+        b_weight = tl.load(p_weight, mask=mask, other=float("-inf"))
+        b_part = tl.load(p_parts + o_at * (H * D) + o_e[None, :], mask=mask, other=0.0)
+        new_peak = tl.maximum(peak, tl.max(b_weight, axis=0))
+        weight = tl.exp2(b_weight - new_peak[None, :])
+        shrink = tl.exp2(peak - new_peak)
+        acc = acc * shrink + tl.sum(weight * b_part, axis=0)
+        total = total * shrink + tl.sum(weight, axis=0)
+        peak = new_peak
+    o_out = (first + i_row).to(tl.int64) * (H * D) + o_e
+    tl.store(p_out + o_out, (acc / total).to(p_out.dtype.element_ty), mask=o_e < H * D)
+
+
+def paged_attention_prefill(q: Tensor, kv: PagedKv) -> Tensor:
+    """`reference.paged_attention` for a block of tokens, in q's dtype.
+
+    Args:
+        q: [T, heads, head_dim], bf16 or fp32, the last dimension without gaps.
+        kv: bf16 or fp32; `max_length` decides how many programs are launched.
+    """
+    tile = configuration(PREFILL, q)
+    return _launch(q, kv, tile, split=PREFILL_SPLIT, slab=SLAB, combined=PREFILL_COMBINED)
+
+
+def paged_attention_decode(q: Tensor, kv: PagedKv) -> Tensor:
+    """The same for one token, or for a few that are verified together.
+
+    Nothing here waits for the device, and a launch serves every length up to `max_length`: a CUDA
+    graph may hold it.
+    """
+    tile = configuration(DECODE, q)
+    return _launch(q, kv, tile, split=DECODE_SPLIT, slab=len(q), combined=DECODE_COMBINED)
+
+
+def _launch(
+    q: Tensor, kv: PagedKv, tile: Tile, *, split: int, slab: int, combined: tuple[int, int]
+) -> Tensor:
+    tokens, heads, head_dim = q.shape
+    _, kv_heads, page, _ = kv.k_pages.shape
+    assert kv.k_pages.shape == kv.v_pages.shape
+    assert kv.k_pages.shape[3] == head_dim
+    assert kv.k_pages.is_contiguous()
+    assert kv.v_pages.is_contiguous()
+    assert heads % kv_heads == 0
+    assert page % tile.keys == split % page == 0
+    assert kv.table.dtype == kv.length.dtype == torch.int32
+    assert len(kv.table) * page >= kv.max_length
+    assert q.stride(2) == 1
+    shared = heads // kv_heads
+    padded = triton.next_power_of_2(shared)
+    tile_tokens = max(1, tile.rows // padded)
+    splits = triton.cdiv(kv.max_length, split)
+    block_d = max(16, triton.next_power_of_2(head_dim))
+    slab = min(slab, tokens)
+    parts = q.new_empty(splits, slab, heads, head_dim, dtype=torch.float32)
+    weights = q.new_empty(splits, slab, heads, dtype=torch.float32)
+    out = q.new_empty(q.shape)
+    for first in range(0, tokens, slab):
+        rows = min(slab, tokens - first)
+        _attend[(triton.cdiv(rows, tile_tokens), splits, kv_heads)](
+            q,
+            kv.k_pages,
+            kv.v_pages,
+            kv.table,
+            kv.length,
+            parts,
+            weights,
+            tokens,
+            first,
+            slab,
+            q.stride(0),
+            q.stride(1),
+            kv.k_pages.stride(0),
+            head_dim**-0.5 * 1.4426950408889634,
+            SHARED=shared,
+            KV=kv_heads,
+            D=head_dim,
+            PAGE=page,
+            SPLIT=split,
+            BT=tile_tokens,
+            BS=padded,
+            BN=tile.keys,
+            BD=block_d,
+            OPERAND=OPERAND,
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+        )
+        _combine[(rows, triton.cdiv(heads * head_dim, combined[1]))](
+            parts,
+            weights,
+            kv.length,
+            out,
+            tokens,
+            first,
+            slab,
+            H=heads,
+            D=head_dim,
+            SPLIT=split,
+            BP=combined[0],
+            BE=combined[1],
+            num_warps=4,
+        )
+    return out

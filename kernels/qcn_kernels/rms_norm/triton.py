@@ -1,0 +1,120 @@
+"""The RMS norms on a GPU: whole rows to a program, fp32 between one reading and one writing.
+
+How many rows share a program depends on their length alone, so a row's sum does not depend on how
+many rows there are.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+TILE = 4096  # elements of a program, or one row
+
+
+@triton.jit(do_not_specialize=["rows"])
+def _rms_norm(
+    p_x,  # [T, H, D]
+    p_extra,  # [T, H, D]: what is added to x first, or the gate; x itself where neither is asked
+    p_scale,  # [D] or [H, D] fp32
+    p_out,  # [T, H, D]
+    rows,  # T · H
+    stride_x_t,
+    stride_x_h,
+    stride_extra_t,
+    stride_extra_h,
+    stride_scale,
+    eps,
+    H: tl.constexpr,
+    D: tl.constexpr,
+    ADDED: tl.constexpr,
+    GATED: tl.constexpr,
+    BR: tl.constexpr,
+    BD: tl.constexpr,
+):
+    o_row = tl.program_id(0).to(tl.int64) * BR + tl.arange(0, BR)[:, None]
+    o_d = tl.arange(0, BD)[None, :]
+    mask = (o_row < rows) & (o_d < D)
+    i_t, i_h = o_row // H, o_row % H
+    at_x = i_t * stride_x_t + i_h * stride_x_h + o_d
+    at_extra = i_t * stride_extra_t + i_h * stride_extra_h + o_d
+    b_x = tl.load(p_x + at_x, mask=mask, other=0.0).to(tl.float32)
+    if ADDED:
+        b_x += tl.load(p_extra + at_extra, mask=mask, other=0.0).to(tl.float32)
+        tl.store(p_x + at_x, b_x.to(p_x.dtype.element_ty), mask=mask)
+    b_scale = tl.load(p_scale + i_h * stride_scale + o_d, mask=mask, other=0.0)
+    b_y = b_x * tl.rsqrt(tl.sum(b_x * b_x, axis=1) / D + eps)[:, None] * b_scale
+    if GATED:
+        b_gate = tl.load(p_extra + at_extra, mask=mask, other=0.0).to(tl.float32)
+        b_y *= b_gate * tl.sigmoid(b_gate)
+    tl.store(p_out + o_row * D + o_d, b_y.to(p_out.dtype.element_ty), mask=mask)
+
+
+def rms_norm(x: Tensor, *, scale: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """Return `reference.rms_norm` in `dtype`.
+
+    Args:
+        x: [..., dim], bf16 or fp32, at most three dimensions, the last one without gaps.
+        scale: [dim] or [heads, dim] fp32.
+        eps: added to the mean square.
+        dtype: of the result.
+    """
+    return _launch(x, x, scale, eps, dtype, added=False, gated=False)
+
+
+def add_rms_norm(
+    x: Tensor, *, added: Tensor, scale: Tensor, eps: float, dtype: torch.dtype
+) -> Tensor:
+    """Add `added` to the residual stream x in place, then `rms_norm`."""
+    return _launch(x, added, scale, eps, dtype, added=True, gated=False)
+
+
+def gated_rms_norm(
+    x: Tensor, *, gate: Tensor, scale: Tensor, eps: float, dtype: torch.dtype
+) -> Tensor:
+    """Return `rms_norm(x) · silu(gate)`."""
+    return _launch(x, gate, scale, eps, dtype, added=False, gated=True)
+
+
+def _launch(
+    x: Tensor,
+    extra: Tensor,
+    scale: Tensor,
+    eps: float,
+    dtype: torch.dtype,
+    *,
+    added: bool,
+    gated: bool,
+) -> Tensor:
+    out = x.new_empty(x.shape, dtype=dtype)
+    assert extra.shape == x.shape
+    while x.ndim < 3:
+        x, extra = x.unsqueeze(0), extra.unsqueeze(0)
+    _, heads, dim = x.shape
+    assert x.stride(2) == extra.stride(2) == scale.stride(-1) == 1
+    assert scale.shape in {(dim,), (heads, dim)}
+    assert scale.dtype == torch.float32
+    block = triton.next_power_of_2(dim)
+    rows = x.numel() // dim
+    block_rows = max(1, TILE // block)
+    _rms_norm[(triton.cdiv(rows, block_rows),)](
+        x,
+        extra,
+        scale,
+        out,
+        rows,
+        x.stride(0),
+        x.stride(1),
+        extra.stride(0),
+        extra.stride(1),
+        scale.stride(0) if scale.ndim == 2 else 0,
+        eps,
+        H=heads,
+        D=dim,
+        ADDED=added,
+        GATED=gated,
+        BR=block_rows,
+        BD=block,
+        num_warps=4,
+    )
+    return out

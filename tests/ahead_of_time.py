@@ -1,0 +1,125 @@
+"""Compile what a launcher would launch on a chip that is not there, and read the report.
+
+The launcher itself is called, with tensors on the CPU, while Triton's launch is replaced by one
+that notes the kernel and its arguments: what is compiled is what is shipped.
+"""
+
+import contextlib
+import io
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+import triton
+from qcn_kernels import chip
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+# Bytes one block may have, less the 1 KiB the driver keeps where it does (CUDA C++ Programming
+# Guide, compute capabilities).
+SHARED_MEMORY = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 120: 99 << 10}
+TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.int32: "i32", torch.int64: "i64"}
+OPTIONS = ("num_warps", "num_stages")
+PRODUCT = re.compile(r"\bw?g?mma\.(?:sync|mma_async)\S*")
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """What the compiler says of one kernel on one chip."""
+
+    name: str
+    registers: int  # per thread
+    spilled: int  # bytes, stores and loads
+    stack: int  # bytes
+    shared: int  # bytes per block
+    products: frozenset[str]  # tensor-core instructions in the PTX
+    loads_ahead: bool  # whether loads are asynchronous copies
+
+
+@dataclass(frozen=True, slots=True)
+class _Launch:
+    kernel: Any
+    arguments: dict[str, Any]
+    options: dict[str, int]
+
+
+def compile_launches(capability: int, launcher: Callable[[], object]) -> list[Compiled]:
+    """Call `launcher` as if on a chip; compile each kernel it launches, in order.
+
+    Results of the launcher are not computed.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        launches = list(_recorded(patch, capability, launcher))
+    return [_compile(launch, capability) for launch in launches]
+
+
+def _recorded(
+    patch: pytest.MonkeyPatch, capability: int, launcher: Callable[[], object]
+) -> Iterator[_Launch]:
+    launches: list[_Launch] = []
+
+    def note(kernel: Any, *args: Any, grid: Any, warmup: bool, **named: Any) -> None:
+        del grid, warmup
+        options = {str(name): named.pop(name) for name in OPTIONS if name in named}
+        arguments = dict(zip(kernel.arg_names, args, strict=False)) | named
+        assert set(arguments) == set(kernel.arg_names)
+        launches.append(_Launch(kernel, arguments, options))
+
+    patch.setattr(triton.JITFunction, "run", note)
+    patch.setattr(chip, "capability", lambda _: capability)
+    launcher()
+    assert launches, "nothing was launched"
+    return iter(launches)
+
+
+def _compile(launch: _Launch, capability: int) -> Compiled:
+    signature: dict[str, str] = {}
+    constants: dict[str, Any] = {}
+    attributes: dict[tuple[int, ...], list[list[Any]]] = {}
+    for at, parameter in enumerate(launch.kernel.params):
+        value = launch.arguments[parameter.name]
+        specialised = type(value) is int and not parameter.do_not_specialize
+        if parameter.is_constexpr or (specialised and value == 1):  # as a launch would
+            signature[parameter.name], constants[parameter.name] = "constexpr", value
+            continue
+        signature[parameter.name] = _type_of(value)
+        if isinstance(value, Tensor) or (specialised and value % 16 == 0):
+            attributes[(at,)] = [["tt.divisibility", 16]]
+    source = ASTSource(launch.kernel, signature, constants, attributes)
+    report = io.StringIO()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(triton.knobs.nvidia.scope())
+        stack.enter_context(triton.knobs.compilation.scope())
+        stack.enter_context(contextlib.redirect_stdout(report))
+        triton.knobs.nvidia.dump_ptxas_log = True
+        triton.knobs.compilation.always_compile = True  # what is cached comes without a report
+        compiled = triton.compile(
+            source, target=GPUTarget("cuda", capability, 32), options=launch.options
+        )
+    ptx = compiled.asm["ptx"]
+    return Compiled(
+        name=launch.kernel.__name__,
+        registers=_number(r"Used (\d+) registers", report),
+        spilled=_number(r"(\d+) bytes spill stores", report)
+        + _number(r"(\d+) bytes spill loads", report),
+        stack=_number(r"(\d+) bytes stack frame", report),
+        shared=compiled.metadata.shared,
+        products=frozenset(PRODUCT.findall(ptx)),
+        loads_ahead="cp.async" in ptx,
+    )
+
+
+def _type_of(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return "*" + TYPES[value.dtype]
+    return {int: "i32", float: "fp32"}[type(value)]
+
+
+def _number(pattern: str, report: io.StringIO) -> int:
+    found = re.search(pattern, report.getvalue())
+    assert found, f"ptxas says nothing of {pattern}"
+    return int(found[1])

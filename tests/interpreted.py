@@ -1,0 +1,110 @@
+"""Call a launcher of Triton kernels: interpreted, in a process of its own, or here, on a GPU.
+
+Triton decides when a kernel is defined, its own library's included, whether it will be interpreted.
+So a process either interprets or compiles, and pytest's must compile (`ahead_of_time.py`; a GPU).
+Each pytest worker therefore keeps one child in which TRITON_INTERPRET is set before Triton is
+imported, and sends it a function and its tensors as bytes. The same test calls the same function on
+a GPU without a child.
+
+In both, memory that nobody wrote holds NaN.
+"""
+
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import pickle
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Arguments = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Caller:
+    """Calls a launcher with tensors of the CPU, as if it ran there."""
+
+    hardware: bool
+    _run: Callable[[Callable[..., Any], Arguments], tuple[Any, Arguments]]
+
+    def __call__(self, function: Callable[..., Any], **arguments: Any) -> Any:
+        """Return what `function` returns; what it writes in place is written to `arguments`."""
+        result, after = self._run(function, arguments)
+        for name, value in arguments.items():
+            if isinstance(value, Tensor):
+                value.copy_(after[name])
+        return result
+
+
+@contextlib.contextmanager
+def interpreter() -> Iterator[Caller]:
+    """Keep a child that interprets."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, initializer=_interpret) as child:
+
+        def run(function: Callable[..., Any], arguments: Arguments) -> tuple[Any, Arguments]:
+            call = pickle.dumps((function, arguments))
+            after: tuple[Any, Arguments] = pickle.loads(child.submit(_answer, call).result())
+            return after
+
+        yield Caller(hardware=False, _run=run)
+
+
+@contextlib.contextmanager
+def gpu() -> Iterator[Caller]:
+    """Run on this process's GPU."""
+    before = torch.are_deterministic_algorithms_enabled()
+    _poison_memory()
+    yield Caller(hardware=True, _run=lambda function, arguments: _run(function, arguments, "cuda"))
+    torch.use_deterministic_algorithms(before)
+
+
+def _interpret() -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    assert "triton" not in sys.modules
+    os.environ["TRITON_INTERPRET"] = "1"
+    torch.set_num_threads(1)
+    _poison_memory()
+
+
+def _end_with_parent() -> None:
+    """Do not outlive a pytest that was killed: the executor's own child would."""
+    parent = multiprocessing.parent_process()
+    assert parent
+    parent.join()
+    os._exit(1)
+
+
+def _poison_memory() -> None:
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # It is the default; a change of it would let a test pass on what nobody wrote.
+    assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+
+
+def _answer(call: bytes) -> bytes:
+    function, arguments = pickle.loads(call)
+    return pickle.dumps(_run(function, arguments, "cpu"))
+
+
+def _run(function: Callable[..., Any], arguments: Arguments, device: str) -> tuple[Any, Arguments]:
+    there = {name: _moved(value, device) for name, value in arguments.items()}
+    return _moved(function(**there), "cpu"), _moved(there, "cpu")
+
+
+def _moved(value: Any, device: str) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, tuple):
+        return tuple(_moved(part, device) for part in value)
+    if isinstance(value, dict):
+        return {name: _moved(part, device) for name, part in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = {f.name: _moved(getattr(value, f.name), device) for f in dataclasses.fields(value)}
+        return dataclasses.replace(value, **parts)
+    return value

@@ -1,0 +1,51 @@
+"""On the CPU the kernels do without Triton: there is none for macOS, and a GPU is no condition."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+KERNELS = Path(__file__).parents[2] / "kernels"
+
+PROGRAM = """
+import sys
+sys.modules["triton"] = None  # whoever imports it fails
+import torch
+from qcn_kernels import attention, causal_conv1d, fp8, gated_delta_net, gated_delta_rule, moe
+from qcn_kernels import paged_attention, rms_norm, rotary
+
+ones = torch.ones
+x = ones(70, 8)
+causal_conv1d.causal_conv1d(x, weight=ones(4, 8), state=ones(3, 8))
+causal_conv1d.causal_conv1d_step(x[0], weight=ones(4, 8), state=ones(3, 8))
+rms_norm.rms_norm(x, scale=ones(8), eps=1e-6)
+rms_norm.gated_rms_norm(x, gate=x, scale=ones(8), eps=1e-6)
+rms_norm.add_rms_norm(x, added=x, scale=ones(8), eps=1e-6, dtype=torch.bfloat16)
+cos, sin = rotary.rotary_tables(torch.arange(70), rotary_dim=4, theta=100.0)
+heads = ones(70, 2, 8)
+rotary.rms_norm_rotary(heads, scale=ones(2, 8), eps=1e-6, cos=cos, sin=sin, dtype=torch.bfloat16)
+gated_delta_rule.gated_delta_rule_on_grid(
+    q=heads, k=heads, v=heads, g=-ones(70, 2), beta=ones(70, 2), state=ones(2, 8, 8),
+    grid=gated_delta_rule.chunk_grid([70]), checkpoints=ones(0, 2, 8, 8),
+)
+weights = gated_delta_net.DeltaNetWeights(
+    conv=ones(4, 48), neg_a=-ones(2), dt_bias=ones(2), norm=ones(8), eps=1e-6, key_heads=2,
+    key_dim=8,
+)
+gated_delta_net.step(
+    ones(68), weights=weights, ring=ones(4, 48), position=torch.tensor([3]),
+    recurrent=ones(2, 8, 8),
+)
+number = torch.ones(1, dtype=torch.int32)
+pages = ones(2, 2, 64, 8)
+kv = paged_attention.PagedKv(pages, pages, table=number, length=64 * number, max_length=64)
+paged_attention.paged_attention_decode(heads[:1], kv)
+"""
+
+
+def test_every_operation_runs_on_the_cpu_where_triton_cannot_be_imported() -> None:
+    subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        check=True,
+        env={"PYTHONPATH": str(KERNELS), "OMP_NUM_THREADS": "1"},
+        timeout=300,
+    )

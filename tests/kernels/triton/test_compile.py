@@ -1,0 +1,127 @@
+"""Every kernel compiles for every chip as it is shipped: no spills, within shared memory.
+
+Shapes are those of Qwen3-Coder-Next, dtypes those of its runtime. `make test` compiles for the
+newest and the oldest kind of tensor core (90 and 80) and for the least shared memory with the
+most recent instructions (120); `make test-long` for all chips.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from ahead_of_time import SHARED_MEMORY, compile_launches
+from qcn_kernels.causal_conv1d.triton import causal_conv1d_step
+from qcn_kernels.chip import CHIPS
+from qcn_kernels.gated_delta_net import triton as gated_delta_net
+from qcn_kernels.gated_delta_net.weights import DeltaNetWeights
+from qcn_kernels.gated_delta_rule.grid import chunk_grid
+from qcn_kernels.paged_attention import PagedKv
+from qcn_kernels.paged_attention.triton import paged_attention_decode, paged_attention_prefill
+from qcn_kernels.rms_norm.triton import add_rms_norm, rms_norm
+from qcn_kernels.rotary.triton import rms_norm_rotary
+from sampling import FULL
+from torch import Tensor
+
+TOKENS = 130
+KEY_HEADS, HEADS, DIM, KERNEL = 16, 32, 128, 4
+CHANNELS = (2 * KEY_HEADS + HEADS) * DIM
+HIDDEN = 2048
+
+
+def bf16(*shape: int) -> Tensor:
+    return torch.zeros(shape, dtype=torch.bfloat16)
+
+
+WEIGHTS = DeltaNetWeights(
+    conv=torch.zeros(KERNEL, CHANNELS),
+    neg_a=torch.zeros(HEADS),
+    dt_bias=torch.zeros(HEADS),
+    norm=torch.zeros(DIM),
+    eps=1e-6,
+    key_heads=KEY_HEADS,
+    key_dim=DIM,
+)
+
+
+def delta_net_prefill() -> None:
+    gated_delta_net.prefill(
+        bf16(TOKENS, CHANNELS + HEADS * DIM + 2 * HEADS),
+        weights=WEIGHTS,
+        convolution=torch.zeros(KERNEL - 1, CHANNELS),
+        recurrent=torch.zeros(HEADS, DIM, DIM),
+        grid=chunk_grid([TOKENS], checkpoints=[TOKENS]),
+        checkpoints=torch.zeros(1, HEADS, DIM, DIM),
+    )
+
+
+def delta_net_step() -> None:
+    gated_delta_net.step(
+        bf16(CHANNELS + HEADS * DIM + 2 * HEADS),
+        weights=WEIGHTS,
+        ring=torch.zeros(KERNEL, CHANNELS),
+        position=torch.zeros(1, dtype=torch.int64),
+        recurrent=torch.zeros(HEADS, DIM, DIM),
+    )
+
+
+def convolution_step() -> None:
+    state = torch.zeros(KERNEL - 1, CHANNELS)
+    causal_conv1d_step(bf16(CHANNELS), weight=WEIGHTS.conv, state=state)
+
+
+def norms() -> None:
+    x, scale = torch.zeros(TOKENS, HIDDEN), torch.zeros(HIDDEN)
+    rms_norm(x, scale=scale, eps=1e-6, dtype=torch.bfloat16)
+    add_rms_norm(x, added=bf16(TOKENS, HIDDEN), scale=scale, eps=1e-6, dtype=torch.bfloat16)
+
+
+def rotary() -> None:
+    cos = torch.zeros(TOKENS, 64)
+    scale = torch.zeros(18, 256)
+    x = bf16(TOKENS, 18, 256)
+    rms_norm_rotary(x, scale=scale, eps=1e-6, cos=cos, sin=cos, dtype=torch.bfloat16)
+
+
+def attention_step() -> None:
+    attention(paged_attention_decode, 1)
+
+
+def attention_prefill() -> None:
+    attention(paged_attention_prefill, TOKENS)
+
+
+def attention(launcher: Callable[..., Tensor], tokens: int) -> None:
+    table, length = torch.zeros(3, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
+    pages = bf16(3, 2, 64, 256)
+    launcher(bf16(tokens, 16, 256), PagedKv(pages, pages, table, length, max_length=TOKENS))
+
+
+# What is launched, and the kernels in it that multiply matrices with the instruction they use on
+# a 90: `wgmma` wants 64 rows, which decode has not.
+OPERATIONS: dict[Callable[[], None], dict[str, str]] = {
+    delta_net_prefill: {"_prepare": "wgmma", "_scan": "wgmma"},
+    delta_net_step: {},
+    convolution_step: {},
+    norms: {},
+    rotary: {},
+    attention_step: {"_attend": "mma"},
+    attention_prefill: {"_attend": "wgmma"},
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("chip", CHIPS if FULL else [80, 90, 120])
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
+def test_what_is_shipped_compiles(
+    chip: int, operation: Callable[[], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    for kernel in compile_launches(chip, operation):
+        print(kernel)
+        assert kernel.spilled == kernel.stack == 0, kernel
+        assert kernel.shared <= SHARED_MEMORY[chip], kernel
+        product = OPERATIONS[operation].get(kernel.name)
+        assert bool(kernel.products) == (product is not None), kernel
+        if product and chip == 90:
+            assert any(used.startswith(product) for used in kernel.products), kernel

@@ -1,0 +1,131 @@
+"""Attention over pages in Triton, for prefill and for decode, against its reference in fp64."""
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+from interpreted import Caller
+from kernel_tolerances import assert_agrees
+from qcn_kernels.paged_attention import PagedKv, reference
+from qcn_kernels.paged_attention.triton import (
+    DECODE_SPLIT,
+    paged_attention_decode,
+    paged_attention_prefill,
+)
+from torch import Tensor
+
+PAGE = 64
+Launcher = Callable[..., Tensor]
+
+
+class Cache:
+    """Pages of one sequence scattered among others' pages, which hold NaN."""
+
+    def __init__(self, length: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> None:
+        pages = -(-length // PAGE)
+        shape = (2 * pages + 1, kv_heads, PAGE, head_dim)
+        self.table = torch.randperm(shape[0])[:pages].int()
+        self.k, self.v = (torch.full(shape, torch.nan, dtype=dtype) for _ in range(2))
+        for at, page in enumerate(self.table.tolist()):
+            used = min(PAGE, length - at * PAGE)
+            for tensor in (self.k, self.v):
+                tensor[page, :, :used] = torch.randn(kv_heads, used, head_dim).to(dtype)
+
+    def expected(self, q: Tensor, length: int) -> Tensor:
+        kv = self.kv(length)
+        exact = dataclasses.replace(kv, k_pages=self.k.double(), v_pages=self.v.double())
+        return reference.paged_attention(q.double(), exact)
+
+    def kv(self, length: int) -> PagedKv:
+        """A view of the first `length` tokens, of which the host knows a bound only."""
+        tokens = torch.tensor([length], dtype=torch.int32)
+        return PagedKv(self.k, self.v, self.table, tokens, max_length=len(self.table) * PAGE)
+
+    def run(self, call: Caller, launcher: Launcher, q: Tensor, length: int) -> Tensor:
+        out: Tensor = call(launcher, q=q, kv=self.kv(length))
+        return out
+
+
+@pytest.mark.parametrize(
+    ("tokens", "length", "heads", "kv_heads", "head_dim", "dtype"),
+    [
+        (1, 1, 2, 1, 16, torch.float32),
+        (1, 600, 16, 2, 256, torch.bfloat16),
+        (3, 258, 6, 2, 60, torch.float32),
+        (5, 300, 3, 1, 40, torch.float32),
+    ],
+)
+def test_decode_and_verification(
+    call: Caller,
+    tokens: int,
+    length: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    dtype: torch.dtype,
+) -> None:
+    cache = Cache(length, kv_heads, head_dim, dtype)
+    q = torch.randn(tokens, heads, head_dim).to(dtype)
+    got = cache.run(call, paged_attention_decode, q, length)
+    assert_agrees("attention", got, cache.expected(q, length), hardware=call.hardware)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "length", "heads", "kv_heads", "head_dim", "dtype"),
+    [
+        (75, 75, 6, 2, 60, torch.float32),
+        (33, 200, 16, 2, 256, torch.bfloat16),
+        (1, 130, 2, 2, 16, torch.float32),
+    ],
+)
+def test_prefill(
+    call: Caller,
+    tokens: int,
+    length: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    dtype: torch.dtype,
+) -> None:
+    cache = Cache(length, kv_heads, head_dim, dtype)
+    q = torch.randn(tokens, heads + 1, head_dim).to(dtype)[:, 1:]  # tokens lie apart
+    got = cache.run(call, paged_attention_prefill, q, length)
+    assert_agrees("attention", got, cache.expected(q, length), hardware=call.hardware)
+
+
+def test_scores_of_any_size_are_softened_without_overflow(call: Caller) -> None:
+    """One key's score is thousands above all others': its value is the output."""
+    cache = Cache(300, 1, 16, torch.float32)
+    at = (int(cache.table[1]), 0, 30)
+    cache.k[at] *= 10
+    q = (1000 * cache.k[at]).repeat(1, 2, 1)
+    got = cache.run(call, paged_attention_decode, q, 300)
+    want = cache.v[at].double().expand(1, 2, 16)
+    assert_agrees("attention", got, want, hardware=call.hardware)
+
+
+@pytest.mark.parametrize("launcher", [paged_attention_prefill, paged_attention_decode])
+def test_a_token_does_not_depend_on_what_shares_its_launch(
+    call: Caller, launcher: Launcher
+) -> None:
+    """40 tokens at once, and the last 7 of them by themselves, at another place of their tile."""
+    length = DECODE_SPLIT + 30
+    cache = Cache(length, 1, 32, torch.float32)
+    q = torch.randn(40, 3, 32)
+    together = cache.run(call, launcher, q, length)
+    alone = cache.run(call, launcher, q[33:], length)
+    assert torch.equal(alone, together[33:])
+
+
+@pytest.mark.gpu
+def test_a_long_cache_gives_the_same_whatever_the_block(on_gpu: Caller) -> None:
+    """The real shape at 40,000 tokens: 2,000 queries at once, and the last 300 alone."""
+    cache = Cache(40_000, 2, 256, torch.bfloat16)
+    q = torch.randn(2000, 16, 256).bfloat16()
+    together = cache.run(on_gpu, paged_attention_prefill, q, 40_000)
+    alone = cache.run(on_gpu, paged_attention_prefill, q[1700:], 40_000)
+    assert torch.equal(alone, together[1700:])
+    assert_agrees("attention", together[-2:], cache.expected(q[-2:], 40_000), hardware=True)
+    step = cache.run(on_gpu, paged_attention_decode, q[-1:], 40_000)
+    assert_agrees("attention", step, cache.expected(q[-1:], 40_000), hardware=True)

@@ -1,0 +1,33 @@
+"""Norm and rotation in one pass against the two references in fp64."""
+
+import pytest
+import torch
+from interpreted import Caller
+from kernel_tolerances import assert_agrees
+from qcn_kernels.rms_norm.reference import rms_norm
+from qcn_kernels.rotary.reference import apply_rotary, rotary_tables
+from qcn_kernels.rotary.triton import rms_norm_rotary
+
+
+@pytest.mark.parametrize(
+    ("heads", "head_dim", "rotary_dim", "dtype"),
+    [
+        (18, 256, 64, torch.bfloat16),
+        (3, 60, 14, torch.float32),
+        (1, 16, 16, torch.float32),
+    ],
+)
+def test_heads_are_normalised_and_turned(
+    call: Caller, heads: int, head_dim: int, rotary_dim: int, dtype: torch.dtype
+) -> None:
+    wide = torch.randn(9, heads + 2, head_dim).to(dtype)
+    x, scale = wide[:, :heads], torch.randn(heads, head_dim)
+    positions = torch.tensor([0, 1, 2, 3, 40, 500, 6000, 70_000, 262_143])
+    cos, sin = rotary_tables(positions, rotary_dim=rotary_dim, theta=5e6)
+    want = apply_rotary(
+        rms_norm(x.double(), scale=scale.double(), eps=1e-6),
+        cos=cos.double().unsqueeze(1),
+        sin=sin.double().unsqueeze(1),
+    )
+    got = call(rms_norm_rotary, x=x, scale=scale, eps=1e-6, cos=cos, sin=sin, dtype=dtype)
+    assert_agrees("rotary", got, want, hardware=call.hardware)
