@@ -140,6 +140,11 @@ class Repository:
             return
         for event in self._events(found):
             self._apply(event)
+        # An empty file is in no snapshot, so no difference tells when it goes.
+        shows = self._overlay.shows.items()
+        for path in [path for path, shown in shows if not shown.text]:
+            if path not in self._buffers:
+                self._apply(self._event_of(path))
         for path in [path for path in self._buffers if not self._may_show(path)]:
             self._take_out(path)
 

@@ -148,6 +148,19 @@ async def test_a_completion_right_after_a_change_on_disk_sees_it(root: Path, how
         assert "def cost(item)" in new
 
 
+async def test_a_file_that_was_emptied_and_is_then_removed_is_gone(root: Path) -> None:
+    async with session(root, WATCHING) as (editor, model):
+        buffer = editor.open("main.py", (root / "main.py").read_text())
+        await laid_out(buffer, model)
+        (root / ".gitignore").write_text("")
+        tell(editor, root / ".gitignore", types.FileChangeType.Changed)
+        [name] = model.layouts
+        await until(lambda: (".gitignore", "", "overlay") in model.layouts[name])
+        (root / ".gitignore").unlink()
+        tell(editor, root / ".gitignore", types.FileChangeType.Deleted)
+        await until(lambda: (".gitignore", "(deleted)\n", "overlay") in model.layouts[name])
+
+
 async def test_a_completion_right_after_many_changes_on_disk_has_them_all_or_no_context(
     root: Path,
 ) -> None:
