@@ -1,6 +1,7 @@
 """What the tests of the link and of the commands share: a runtime directory of their own."""
 
 import asyncio
+import contextlib
 import json
 import shutil
 import tempfile
@@ -20,6 +21,14 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(DEADLINE_SECONDS):
         while not condition():  # noqa: ASYNC110 - other processes set no event of ours
             await asyncio.sleep(0.01)
+
+
+async def kill(pid: int) -> None:
+    """Kill a process; return when its sockets are closed, which is after its memory is gone."""
+    process = psutil.Process(pid)
+    process.kill()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        await until(lambda: process.status() == psutil.STATUS_ZOMBIE)
 
 
 def processes_of(runtime: Path) -> list[psutil.Process]:

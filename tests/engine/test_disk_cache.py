@@ -242,6 +242,7 @@ class Sessions(RuleBasedStateMachine):
 
     @rule()
     def forget(self) -> None:
+        flush(self.other)  # which knows nothing of this, and would write what it has read
         self.session.cache.forget(self.text)
         disk_of(self.session).forget(REPO)
         assert files_of(self.folder) == {}

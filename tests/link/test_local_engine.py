@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import pytest_asyncio
-from link_support import StandInModel, processes_of, until
+from link_support import StandInModel, kill, processes_of, until
 
 from qcn_lsp.engine.link import (
     CompletionRequest,
@@ -397,7 +397,6 @@ async def test_over_loopback_the_engine_is_shared_and_guarded_by_a_token(
     token_file = runtime / "qcn" / f"engine-{engine_key(str(standin.folder))}.token"
     assert stat.S_IMODE(token_file.stat().st_mode) == 0o600
     first_token = token_file.read_text()
-    os.kill(standin.pids()[0], signal.SIGKILL)
-    await until(lambda: not processes_of(runtime))
+    await kill(standin.pids()[0])
     await links[0].complete(REQUEST)
     assert token_file.read_text() != first_token
