@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 # Under the interpreter every operand is fp32: what is allowed is the rounding of sums in another
-# order.
+# order. Inputs are drawn anew each time, so each bound leaves several times what was seen (1.2e-5
+# in the delta rule, whose errors feed each other); a wrong term is a hundred times larger still.
 INTERPRETED = {
-    "gated_delta_rule": 1e-5,  # chunks of sums of up to 128 products, carried through the state
-    "keys_alike": 1e-5,
-    "gated_delta_net": 1e-5,
-    "causal_conv1d": 2e-6,  # kernel products, one sigmoid
-    "rms_norm": 2e-6,
-    "rotary": 2e-6,
-    "attention": 5e-6,
+    "gated_delta_rule": 1e-4,  # chunks of sums of up to 128 products, carried through the state
+    "keys_alike": 1e-4,
+    "gated_delta_net": 1e-4,
+    "causal_conv1d": 1e-5,  # kernel products, one sigmoid
+    "rms_norm": 1e-5,
+    "rotary": 1e-5,
+    "attention": 2e-5,
 }
 # On hardware operands of matrix products are rounded to bf16, 2^-9 each. The bounds are at least
 # twice what fp16 operands, 8 times finer, cost under the interpreter, times 8.
