@@ -28,8 +28,9 @@ from qcn_inference.tokenizer import (
 BLOCK = 512
 """Tokens. A multiple of the delta rule's chunk; expert weights are read once for each block."""
 TYPED_BLOCK = 128
-"""Tokens. A keystroke reads half of it again; measured on qcn-nano, a first reading in blocks of 64
-takes 1.35 times as long as in these, and a keystroke in blocks of 256 takes 1.5 times as long."""
+"""Tokens. A keystroke reads at most that many again. Measured on qcn-nano, two quiet cores: blocks
+of 64, 128 and 256 take 21, 30 and 42 ms, so that a first reading by 64 takes 1.4 times as long as
+by 128, and a keystroke by 256 up to 1.4 times."""
 
 PART_OPENERS = (REPO_NAME, FILE_SEP, IM_START, FIM_PREFIX, FIM_SUFFIX)
 TYPED_OPENERS = (FIM_PREFIX, FIM_SUFFIX)
