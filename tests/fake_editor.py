@@ -158,10 +158,16 @@ class FakeEditor:
         async with asyncio.timeout(DEADLINE_SECONDS):
             if workspace and workspace.configuration:
                 await self.asked_for_settings.wait()
-            # Our answer is on its way; what the server answers after it, it answers knowing it.
-            await self.client.text_document_completion_async(
-                types.CompletionParams(types.TextDocumentIdentifier("none:"), types.Position(0, 0))
-            )
+            await self.caught_up()
+
+    async def caught_up(self) -> None:
+        """Return once the server has handled everything sent to it so far.
+
+        It takes messages in their order, so it is enough to be answered. Needed where a test
+        goes on by a way that is not this connection: a file, the model's answer.
+        """
+        nowhere = types.CompletionParams(types.TextDocumentIdentifier("none:"), types.Position(0, 0))
+        await self.client.text_document_completion_async(nowhere)
 
     async def until_status(self, **expected: object) -> dict[str, Any]:
         """Return the first status, past or coming, that has all of `expected`."""

@@ -202,6 +202,7 @@ async def test_an_answer_that_the_document_has_outgrown_is_not_given(
     request = asyncio.create_task(buffer.inline())
     asked = await model.asked.get()
     buffer.type("s")
+    await editor.caught_up()
     asked.answer("sum(items)")
     assert await request == []
     # Nothing is lost: what was typed is how that answer begins.
