@@ -1,10 +1,10 @@
-"""transformers' `Qwen3NextForCausalLM`, which our outputs are measured against. Slow to import."""
+"""transformers' models of the families, which our outputs are measured against. Slow to import."""
 
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import Qwen3NextForCausalLM
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 logging.set_verbosity_error()
@@ -15,13 +15,16 @@ class Oracle:
     """One checkpoint in transformers, fp32, its plainest implementation of every part."""
 
     def __init__(self, folder: Path) -> None:
-        self._model = Qwen3NextForCausalLM.from_pretrained(
+        self._model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="eager"
         ).eval()
 
     @torch.no_grad()
     def prefill(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Read [T] ids at once, chunked; return logits [T, V] and the router's margins [T]."""
+        if not hasattr(self._model.config, "num_experts"):  # dense
+            logits = self._model(ids[None], use_cache=False).logits[0]
+            return logits, torch.full((len(ids),), torch.inf)
         out = self._model(ids[None], use_cache=False, output_router_logits=True)
         return out.logits[0], self._router_margins(out.router_logits).expand(len(ids))
 

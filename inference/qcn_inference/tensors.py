@@ -3,8 +3,8 @@
 `TensorReader` finds each tensor, checks its shape, undoes block FP8 and converts; `weights.py` says
 which tensors a layer is made of. Pickled weights are never opened: unpickling runs code. A tensor
 that nothing reads is an error, as an unknown value in `config.json` is, because the model would
-compute something else than its makers meant; the multi-token-prediction head (`mtp.*`) is the
-exception, being an addition and no part of the model's own function.
+compute something else than its makers meant; the multi-token-prediction head (`mtp.*`) and the
+vision tower (`model.visual.*`) are the exceptions: the model's answer to a text needs neither.
 """
 
 import json
@@ -26,7 +26,7 @@ INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 DOWNLOAD_AGAIN = "Download the file again; compare its size with the publisher's"
 
-_IGNORED = ("mtp.",)
+_IGNORED = ("mtp.", "model.visual.")
 _FLOATS = ("F32", "F16", "BF16")
 
 
@@ -116,7 +116,7 @@ class TensorReader:
         if left:
             raise CheckpointError(
                 self._where[left[0]],
-                f"holds {len(left)} tensors that a qwen3_next model of this config.json has no use "
+                f"holds {len(left)} tensors that a model of this config.json has no use "
                 f"for, such as {left[0]}",
                 "Check that config.json belongs to these weights",
             )
@@ -153,10 +153,11 @@ class TensorReader:
         return tensor
 
     def _default_dtype(self) -> torch.dtype:
-        name = "model.embed_tokens.weight"
-        path = self._where.get(name)
-        stored = self._open[path].get_slice(name).get_dtype() if path else None
-        return torch.float32 if stored == "F32" else torch.bfloat16
+        for name, path in self._where.items():
+            if name.endswith(".embed_tokens.weight"):
+                stored = self._open[path].get_slice(name).get_dtype()
+                return torch.float32 if stored == "F32" else torch.bfloat16
+        return torch.bfloat16
 
     def _check_index(self) -> None:
         index = self._folder / INDEX

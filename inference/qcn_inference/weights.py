@@ -3,6 +3,8 @@
 What transformers stores for training is regrouped once, here: the rows of `in_proj_qkvz` and
 `in_proj_ba`, interleaved by key head on disk, and those of `q_proj`, interleaved by head, are put
 in the order q | k | v | …, so that one product serves all and no activation is ever shuffled.
+Qwen3.5 stores the same rows in that order, in four matrices. Which way a layer is stored is seen
+from the names that are there, not from the family.
 """
 
 import torch
@@ -16,13 +18,15 @@ from qcn_inference.tensors import TensorReader
 
 def build_model(config: ModelConfig, tensors: TensorReader, fingerprint: str) -> Model:
     """Read every tensor of the model and put it together. Raises CheckpointError."""
-    embedding = tensors.take("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
+    wrapped = "model.language_model.embed_tokens.weight" in tensors
+    root = "model.language_model" if wrapped else "model"
+    embedding = tensors.take(f"{root}.embed_tokens.weight", config.vocab_size, config.hidden_size)
     layers = []
     slots = {"linear_attention": 0, "full_attention": 0}
     for i, layer_type in enumerate(config.layer_types):
-        layers.append(_layer(config, tensors, i, slots[layer_type]))
+        layers.append(_layer(config, tensors, f"{root}.layers.{i}", i, slots[layer_type]))
         slots[layer_type] += 1
-    norm = _zero_centred(tensors, "model.norm.weight", config.hidden_size)
+    norm = _zero_centred(tensors, f"{root}.norm.weight", config.hidden_size)
     if config.tie_word_embeddings:
         tensors.ignore("lm_head.weight")
         head = embedding
@@ -32,8 +36,9 @@ def build_model(config: ModelConfig, tensors: TensorReader, fingerprint: str) ->
     return Model(config, fingerprint, embedding=embedding, layers=layers, norm=norm, head=head)
 
 
-def _layer(config: ModelConfig, tensors: TensorReader, number: int, slot: int) -> DecoderLayer:
-    prefix = f"model.layers.{number}"
+def _layer(
+    config: ModelConfig, tensors: TensorReader, prefix: str, number: int, slot: int
+) -> DecoderLayer:
     linear = config.layer_types[number] == "linear_attention"
     hidden = config.hidden_size
     return DecoderLayer(
@@ -55,8 +60,40 @@ def _layer(config: ModelConfig, tensors: TensorReader, number: int, slot: int) -
 
 def _deltanet(config: ModelConfig, tensors: TensorReader, prefix: str, slot: int) -> GatedDeltaNet:
     hidden = config.hidden_size
-    key_heads, value_heads = config.linear_num_key_heads, config.linear_num_value_heads
-    shared = value_heads // key_heads
+    value_heads, value_dim = config.linear_num_value_heads, config.linear_value_head_dim
+    if f"{prefix}.in_proj_qkv.weight" in tensors:
+        parts = [
+            tensors.take(f"{prefix}.in_proj_{name}.weight", rows, hidden)
+            for name, rows in (
+                ("qkv", config.linear_conv_dim),
+                ("z", config.linear_value_dim),
+                ("b", value_heads),
+                ("a", value_heads),
+            )
+        ]
+    else:
+        parts = _ungrouped(config, tensors, prefix)
+    kernel = config.linear_conv_kernel_dim
+    conv = tensors.take(
+        f"{prefix}.conv1d.weight", config.linear_conv_dim, 1, kernel, dtype=torch.float32
+    )
+    a_log = tensors.take(f"{prefix}.A_log", value_heads, dtype=torch.float32)
+    return GatedDeltaNet(
+        config=config,
+        slot=slot,
+        in_proj=torch.cat(parts),
+        conv=conv.squeeze(1).T.contiguous(),
+        neg_a=-a_log.exp(),
+        dt_bias=tensors.take(f"{prefix}.dt_bias", value_heads, dtype=torch.float32),
+        norm=tensors.take(f"{prefix}.norm.weight", value_dim, dtype=torch.float32),
+        out_proj=tensors.take(f"{prefix}.out_proj.weight", hidden, config.linear_value_dim),
+    )
+
+
+def _ungrouped(config: ModelConfig, tensors: TensorReader, prefix: str) -> list[Tensor]:
+    """Read q, k, v, z, b and a from where they are interleaved by key head."""
+    hidden, key_heads = config.hidden_size, config.linear_num_key_heads
+    shared = config.linear_num_value_heads // key_heads
     key_dim, value_dim = config.linear_key_head_dim, config.linear_value_head_dim
     # On disk, per key head: q | k | its value heads' v | their z, and b | a.
     qkvz = tensors.take(
@@ -67,23 +104,9 @@ def _deltanet(config: ModelConfig, tensors: TensorReader, prefix: str, slot: int
     parts = qkvz.view(key_heads, -1, hidden).split_with_sizes(
         (key_dim, key_dim, shared * value_dim, shared * value_dim), dim=1
     )
-    ba = tensors.take(f"{prefix}.in_proj_ba.weight", 2 * value_heads, hidden)
+    ba = tensors.take(f"{prefix}.in_proj_ba.weight", 2 * shared * key_heads, hidden)
     parts += ba.view(key_heads, -1, hidden).split_with_sizes((shared, shared), dim=1)
-    kernel = config.linear_conv_kernel_dim
-    conv = tensors.take(
-        f"{prefix}.conv1d.weight", config.linear_conv_dim, 1, kernel, dtype=torch.float32
-    )
-    a_log = tensors.take(f"{prefix}.A_log", value_heads, dtype=torch.float32)
-    return GatedDeltaNet(
-        config=config,
-        slot=slot,
-        in_proj=torch.cat([part.reshape(-1, hidden) for part in parts]),
-        conv=conv.squeeze(1).T.contiguous(),
-        neg_a=-a_log.exp(),
-        dt_bias=tensors.take(f"{prefix}.dt_bias", value_heads, dtype=torch.float32),
-        norm=tensors.take(f"{prefix}.norm.weight", value_dim, dtype=torch.float32),
-        out_proj=tensors.take(f"{prefix}.out_proj.weight", hidden, config.linear_value_dim),
-    )
+    return [part.reshape(-1, hidden) for part in parts]
 
 
 def _attention(

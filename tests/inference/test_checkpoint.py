@@ -19,9 +19,11 @@ from qcn_inference.errors import CheckpointError
 from random_checkpoints import (
     Config,
     draw_config,
+    draw_qwen3_5,
     draw_tensors,
     pack_experts,
     random_checkpoint,
+    wrap,
     write_checkpoint,
 )
 from safetensors.torch import load_file, save_file
@@ -95,8 +97,12 @@ class TestConfig:
         ("key", "value"),
         [
             ("model_type", "llama"),
-            ("model_type", "qwen3_5_moe"),
+            ("model_type", "qwen3_vl_text"),
+            ("model_type", ["qwen3_5"]),
             ("model_type", None),
+            ("attn_output_gate", False),
+            ("output_gate_type", "sigmoid"),
+            ("text_config", "elsewhere"),
             ("hidden_act", "gelu"),
             ("use_sliding_window", True),
             ("hidden_size", None),
@@ -163,6 +169,23 @@ class TestConfig:
             parsed.append(load_config(tmp_path / name))
         assert parsed[0] == parsed[1]
         assert (parsed[0].rotary_dim, parsed[0].rope_theta) == (16, 5e6)
+
+    @pytest.mark.parametrize("dense", [True, False])
+    def test_a_wrapped_text_model_is_the_same_config(self, dense: bool, tmp_path: Path) -> None:
+        """What concerns both parts, such as the format of the weights, may stand outside."""
+        text = draw_qwen3_5(3, dense=dense)
+        fp8 = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+        wrapped, _ = wrap(text, {})
+        parsed = []
+        for name, config in (("alone", text), ("wrapped", wrapped)):
+            (tmp_path / name).mkdir()
+            written = json.dumps(config | {"quantization_config": fp8})
+            (tmp_path / name / "config.json").write_text(written)
+            parsed.append(load_config(tmp_path / name))
+        assert parsed[0] == parsed[1]
+        assert parsed[0].fp8_block == (128, 128)
+        assert parsed[0].norm_topk_prob
+        assert len(parsed[0].dense_layers) == (text["num_hidden_layers"] if dense else 0)
 
     def test_generation_config_adds_end_of_sequence_ids(self, tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"eos_token_id": 3}))
