@@ -7,6 +7,7 @@ heads, a convolution near 0. The oracle (`oracle.py`) reads the very files that 
 
 import json
 import random
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -99,10 +100,29 @@ def draw_qwen3_5(seed: int, *, dense: bool) -> Config:
     }
 
 
+def draw_mtp_head(config: Config, seed: int, *, deviation: float) -> dict[str, Tensor]:
+    """Draw the tensors of a multi-token-prediction head, `mtp.*`: its layer is full attention."""
+    alone = config | {"num_hidden_layers": 1, "layer_types": ["full_attention"]}
+    if "mlp_only_layers" in config:
+        alone["mlp_only_layers"] = []
+    drawn = draw_tensors(alone, seed, deviation=deviation)
+    tensors = {
+        name.replace("model.", "mtp.", 1): tensor
+        for name, tensor in drawn.items()
+        if "embed_tokens" not in name and name != "lm_head.weight"
+    }
+    hidden = config["hidden_size"]
+    random_numbers = torch.Generator().manual_seed(seed)
+    for name in ("pre_fc_norm_embedding", "pre_fc_norm_hidden"):
+        tensors[f"mtp.{name}.weight"] = 0.2 * torch.randn(hidden, generator=random_numbers)
+    matrix = torch.randn(hidden, 2 * hidden, generator=random_numbers)
+    return tensors | {"mtp.fc.weight": 2 * deviation * matrix}
+
+
 def wrap(config: Config, tensors: Mapping[str, Tensor]) -> tuple[Config, dict[str, Tensor]]:
     """Put a Qwen3.5 text model beside a vision tower, as it is published."""
     wrapped = {
-        name.replace("model.", "model.language_model.", 1): tensor
+        re.sub(r"^model\.", "model.language_model.", name): tensor
         for name, tensor in tensors.items()
     }
     wrapped["model.visual.patch_embed.proj.weight"] = torch.full((4, 3, 2, 2, 2), torch.nan)

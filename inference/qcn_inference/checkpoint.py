@@ -18,6 +18,7 @@ def load_model(
     *,
     dtype: torch.dtype | None = None,
     device: str = "cpu",
+    mtp: bool = False,
     progress: Progress | None = None,
 ) -> Model:
     """Load the checkpoint in `folder`.
@@ -26,6 +27,7 @@ def load_model(
         folder: holds `config.json` and the safetensors files.
         dtype: what matrix products run in. None: fp32 for a checkpoint stored in fp32, bf16 else.
         device: where the weights are put.
+        mtp: whether to load the multi-token-prediction head too, where there is one.
         progress: called with (bytes done, bytes in all) as weights are read.
 
     Raises:
@@ -41,7 +43,8 @@ def load_model(
         progress=progress,
     )
     with closing(loader):
-        return build_model(config, loader, fingerprint(folder, files.paths, loader.dtype))
+        identity = fingerprint(folder, files.paths, loader.dtype)
+        return build_model(config, loader, identity, mtp=mtp)
 
 
 def fingerprint(folder: Path, files: list[Path], dtype: torch.dtype) -> str:

@@ -108,14 +108,24 @@ class Loader:
         """Declare a tensor unneeded, if it is there."""
         self._unread.discard(name)
 
+    def refuse_unused(self) -> None:
+        """Raise CheckpointError if the checkpoint holds a tensor that nothing was to read."""
+        left = frozenset(name for name in self._unread if not name.startswith(_UNUSED))
+        if left:
+            first = self._files.one_of(left)
+            raise CheckpointError(
+                first.path,
+                f"holds {len(left)} tensors that a model of this config.json has no use for, such "
+                f"as {first.name}",
+                "Check that config.json belongs to these weights",
+            )
+
     def load(self) -> None:
         """Read what was placed, each file from front to back.
 
         Raises:
-            CheckpointError: the checkpoint holds tensors that are not used, or a file cannot be
-                read to its end.
+            CheckpointError: a file cannot be read, or not to its end.
         """
-        self._refuse_unused()
         order = {path: number for number, path in enumerate(self._files.paths)}
         self._placements.sort(key=lambda one: (order[one.tensor.path], one.tensor.start))
         stored = [one.tensor for one in self._placements]
@@ -130,17 +140,6 @@ class Loader:
         for file in self._open.values():
             file.close()
         self._open.clear()
-
-    def _refuse_unused(self) -> None:
-        left = frozenset(name for name in self._unread if not name.startswith(_UNUSED))
-        if left:
-            first = self._files.one_of(left)
-            raise CheckpointError(
-                first.path,
-                f"holds {len(left)} tensors that a model of this config.json has no use for, such "
-                f"as {first.name}",
-                "Check that config.json belongs to these weights",
-            )
 
     def _default_dtype(self) -> torch.dtype:
         embedding = frozenset(n for n in self._files.names if n.endswith(".embed_tokens.weight"))

@@ -8,41 +8,75 @@ from the names that are there, not from the family.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from qcn_inference.config import ModelConfig
+from qcn_inference.config import LayerType, ModelConfig
 from qcn_inference.layers import DecoderLayer, DenseMlp, GatedAttention, GatedDeltaNet, SparseMoe
 from qcn_inference.loading import Loader
 from qcn_inference.model import Model
+from qcn_inference.mtp import MtpHead
 
 
-def build_model(config: ModelConfig, tensors: Loader, fingerprint: str) -> Model:
-    """Read every tensor of the model and put it together. Raises CheckpointError."""
+def build_model(config: ModelConfig, tensors: Loader, fingerprint: str, *, mtp: bool) -> Model:
+    """Read every tensor of the model and put it together; with `mtp`, its head for drafts too.
+
+    Raises CheckpointError.
+    """
     hidden = config.hidden_size
     wrapped = "model.language_model.embed_tokens.weight" in tensors
     root = "model.language_model" if wrapped else "model"
     embedding = tensors.matrix(f"{root}.embed_tokens.weight", config.vocab_size, hidden)
     layers = []
-    slots = {"linear_attention": 0, "full_attention": 0}
-    for i, layer_type in enumerate(config.layer_types):
-        layers.append(_layer(config, tensors, f"{root}.layers.{i}", i, slots[layer_type]))
-        slots[layer_type] += 1
+    for i, kind in enumerate(config.layer_types):
+        slot = config.layer_types[:i].count(kind)
+        dense = i in config.dense_layers
+        layers.append(_layer(config, tensors, f"{root}.layers.{i}", kind, slot, dense=dense))
     norm = _zero_centred(tensors, f"{root}.norm.weight", hidden)
     if config.tie_word_embeddings:
         tensors.ignore("lm_head.weight")
         head = embedding
     else:
         head = tensors.matrix("lm_head.weight", config.vocab_size, hidden)
+    model = Model(
+        config,
+        fingerprint,
+        embedding=embedding,
+        layers=layers,
+        norm=norm,
+        head=head,
+        mtp=_mtp_head(config, tensors, embedding, head) if mtp else None,
+    )
+    tensors.refuse_unused()
     tensors.load()
-    return Model(config, fingerprint, embedding=embedding, layers=layers, norm=norm, head=head)
+    return model
+
+
+def _mtp_head(
+    config: ModelConfig, tensors: Loader, embedding: Tensor, head: Tensor
+) -> MtpHead | None:
+    """Read the multi-token-prediction head, if there is one that shares the model's embedding."""
+    if "mtp.fc.weight" not in tensors or "mtp.embed_tokens.weight" in tensors:
+        return None
+    hidden, dense = config.hidden_size, config.num_experts == 0
+    return MtpHead(
+        config=replace(config, layer_types=("full_attention",)),
+        embedding=embedding,
+        embedding_norm=_zero_centred(tensors, "mtp.pre_fc_norm_embedding.weight", hidden),
+        hidden_norm=_zero_centred(tensors, "mtp.pre_fc_norm_hidden.weight", hidden),
+        in_proj=tensors.matrix("mtp.fc.weight", hidden, 2 * hidden),
+        layer=_layer(config, tensors, "mtp.layers.0", "full_attention", 0, dense=dense),
+        norm=_zero_centred(tensors, "mtp.norm.weight", hidden),
+        head=head,
+    )
 
 
 def _layer(
-    config: ModelConfig, tensors: Loader, prefix: str, number: int, slot: int
+    config: ModelConfig, tensors: Loader, prefix: str, kind: LayerType, slot: int, *, dense: bool
 ) -> DecoderLayer:
-    linear = config.layer_types[number] == "linear_attention"
+    linear = kind == "linear_attention"
     hidden = config.hidden_size
     return DecoderLayer(
         eps=config.rms_norm_eps,
@@ -55,7 +89,7 @@ def _layer(
         mlp_norm=_zero_centred(tensors, f"{prefix}.post_attention_layernorm.weight", hidden),
         mlp=(
             _mlp(tensors, f"{prefix}.mlp", config.intermediate_size, hidden)
-            if number in config.dense_layers
+            if dense
             else _moe(config, tensors, f"{prefix}.mlp")
         ),
     )
