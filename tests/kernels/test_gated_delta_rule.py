@@ -1,4 +1,4 @@
-"""The gated delta rule in chunks, in one step and for drafts, against the recurrence written out, in fp64."""
+"""The gated delta rule by chunks, steps and drafts against the recurrence written out, in fp64."""
 
 import pytest
 import torch

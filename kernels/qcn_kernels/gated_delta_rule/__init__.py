@@ -1,4 +1,4 @@
-"""The gated delta rule: chunked for prefill, one step for decode, drafts verified. See README.md."""
+"""The gated delta rule: chunks for prefill, a step for decode, drafts verified. See README.md."""
 
 from qcn_kernels.gated_delta_rule.chunked import CHUNK_SIZE, chunk_gated_delta_rule
 from qcn_kernels.gated_delta_rule.grid import ChunkGrid, chunk_grid

@@ -1,9 +1,9 @@
 """A few drafted tokens read without touching the state, then the first of them taken into it.
 
-What a token changes in the state is its key times the error it corrects (README.md): `S ← S + k dᵀ`.
-An error depends on the tokens in front of it alone, so the errors of all drafted tokens, found in
-one go against the state as it is, say what it becomes behind any number of them. Kept are T rows of
-`k` and `d` and T decays for each head; the state is read once to verify and written once to commit.
+What a token changes in the state is its key times the error it corrects: `S ← S + k dᵀ`. An error
+depends on the tokens in front of it alone, so the errors of all drafted tokens, found in one go
+against the state as it is, say what it becomes behind any number of them. Kept are T rows of `k`
+and `d` and T decays for each head; the state is read once to verify and written once to commit.
 """
 
 from dataclasses import dataclass
