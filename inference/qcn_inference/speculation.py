@@ -40,7 +40,7 @@ MATCHES = (GRAM, 5, 9, 17, 32)
 PRIOR = (0.35, 0.5, 0.6, 0.75, 0.9)
 """How often a proposal comes true, for each of MATCHES, before anything is known of a request."""
 RATE = 1 / 16
-"""Weight of the newest proposal in that. So what was more than some 30 proposals ago is forgotten."""
+"""Weight of the newest proposal in that: what was more than some 30 ago is forgotten."""
 WORTH = 1.05
 """A draft must promise this many times what a plain step does: what costs are reckoned is rough."""
 
