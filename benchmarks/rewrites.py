@@ -39,7 +39,7 @@ class Written:
 def written(history: History, *, suffixes: tuple[str, ...] = (".py",)) -> list[Written]:
     """All cases of a history, oldest first; of each commit's files those with such a suffix."""
     texts = dict(history.start)
-    cases = []
+    cases: list[Written] = []
     for commit in history.commits:
         changed = [change.path for change in commit.changes]
         for change in commit.changes:

@@ -273,7 +273,8 @@ def probabilities(logits: Tensor, params: SamplingParams) -> list[float]:
     scaled = torch.softmax(logits / params.temperature, -1)
     order = scaled.argsort(descending=True).tolist()[: params.top_k or None]
     mass = sum(float(scaled[token]) for token in order)
-    kept, before = {}, 0.0
+    kept: dict[int, float] = {}
+    before = 0.0
     for token in order:
         if not kept or before < params.top_p:
             kept[token] = float(scaled[token]) / mass
