@@ -6,7 +6,8 @@ each call of `prefill`: the same ids read in one call or in several agree to rou
 bit. Who needs that cuts the ids where `grid.py` says, and reads block by block.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from qcn_kernels.rms_norm import rms_norm
@@ -17,7 +18,13 @@ from torch.nn import functional
 from qcn_inference.config import ModelConfig
 from qcn_inference.grid import BLOCK
 from qcn_inference.layers import DecoderLayer, DraftedDeltaNet, Positions
+from qcn_inference.mtp import MtpHead
 from qcn_inference.state import State
+
+LITTLE = 64_000_000
+"""Operations of one token, below which one thread decodes it. To wake and await others for products
+of so few rows costs more than it saves: on two quiet cores qcn-nano takes 6.5 ms a token with one
+thread and 6.0 to 6.9 with two; beside four busy processes 7 with one and 16 to 200 with two."""
 
 
 class Drafted:
@@ -59,6 +66,7 @@ class Model:
         layers: Sequence[DecoderLayer],
         norm: Tensor,
         head: Tensor,
+        mtp: MtpHead | None = None,
     ) -> None:
         """Take over weights; `qcn_inference.checkpoint.load_model` is the usual way to a model.
 
@@ -69,6 +77,7 @@ class Model:
             layers: in order.
             norm: [hidden] fp32, 1 + weight of the last norm.
             head: [vocab, hidden]; the embedding itself where they are tied.
+            mtp: the head that drafts, if it was loaded.
         """
         self.config = config
         self.fingerprint = fingerprint
@@ -76,6 +85,7 @@ class Model:
         self._layers = tuple(layers)
         self._norm = norm
         self._head = head
+        self.mtp = mtp
 
     @torch.inference_mode()
     def new_state(self) -> State:
@@ -102,9 +112,20 @@ class Model:
         Raises:
             ValueError: no ids, or one that is no token.
         """
+        hidden = yield from self.hidden_steps(ids, state, all_tokens=all_logits)
+        return self._projected(hidden)
+
+    @torch.inference_mode()
+    def hidden_steps(
+        self, ids: Sequence[int] | Tensor, state: State, *, all_tokens: bool
+    ) -> Generator[None, None, Tensor]:
+        """As `prefill_steps`; returns what the head is applied to, fp32 [T, hidden] or [1, hidden].
+
+        From this an MTP head guesses on.
+        """
         tokens = self._checked(ids)
         state.begin_reading(len(tokens))
-        logits = []
+        hidden = []
         for block in torch.split(tokens, BLOCK):
             x = functional.embedding(block, self._embedding).to(torch.float32)
             cos, sin = self._rotary(state.position, len(block))
@@ -113,10 +134,10 @@ class Model:
                 x = layer.prefill(x, state, positions)
                 yield
             state.position += len(block)
-            if all_logits:
-                logits.append(self._logits(x))
+            if all_tokens:
+                hidden.append(self._normed(x))
         state.end_reading()
-        return torch.cat(logits) if all_logits else self._logits(x[-1:])
+        return torch.cat(hidden) if all_tokens else self._normed(x[-1:])
 
     def prefill(
         self, ids: Sequence[int] | Tensor, state: State, *, all_logits: bool = False
@@ -140,14 +161,18 @@ class Model:
         if not 0 <= token < self.config.vocab_size:
             raise ValueError(f"token id {token} is outside the vocabulary")
         state.begin_reading(1)
-        x = self._embedding[token].to(torch.float32, copy=True)  # layers add to it in place
-        cos, sin = self._rotary(state.position, 1)
-        positions = Positions(cos, sin)
-        for layer in self._layers:
-            x = layer.decode(x, state, positions)
-        state.position += 1
-        state.end_reading()
-        return self._logits(x)
+        with _threads(1 if self._takes_little(state.position) else torch.get_num_threads()):
+            x = self._embedding[token].to(torch.float32, copy=True)  # layers add to it in place
+            cos, sin = self._rotary(state.position, 1)
+            positions = Positions(cos, sin)
+            for layer in self._layers:
+                x = layer.decode(x, state, positions)
+            state.position += 1
+            state.end_reading()
+            return self._logits(x)
+
+    def _takes_little(self, position: int) -> bool:
+        return self.config.prefill_operations(position, position + 1) < LITTLE
 
     @torch.inference_mode()
     def verify(self, ids: Sequence[int] | Tensor, state: State) -> Drafted:
@@ -160,15 +185,16 @@ class Model:
         """
         tokens = self._checked(ids)
         state.begin_reading(len(tokens))
-        x = functional.embedding(tokens, self._embedding).to(torch.float32)
-        cos, sin = self._rotary(state.position, len(tokens))
-        positions = Positions(cos.unsqueeze(1), sin.unsqueeze(1))
-        parts = []
-        for layer in self._layers:
-            x, part = layer.verify(x, state, positions)
-            if part is not None:
-                parts.append(part)
-        return Drafted(self._logits(x), state, parts)
+        with _threads(1 if self._takes_little(state.position) else torch.get_num_threads()):
+            x = functional.embedding(tokens, self._embedding).to(torch.float32)
+            cos, sin = self._rotary(state.position, len(tokens))
+            positions = Positions(cos.unsqueeze(1), sin.unsqueeze(1))
+            parts = []
+            for layer in self._layers:
+                x, part = layer.verify(x, state, positions)
+                if part is not None:
+                    parts.append(part)
+            return Drafted(self._logits(x), state, parts)
 
     def _checked(self, ids: Sequence[int] | Tensor) -> Tensor:
         tokens = torch.as_tensor(ids, dtype=torch.int64)
@@ -186,6 +212,22 @@ class Model:
             theta=self.config.rope_theta,
         )
 
+    def _normed(self, x: Tensor) -> Tensor:
+        return rms_norm(x, scale=self._norm, eps=self.config.rms_norm_eps)
+
+    def _projected(self, hidden: Tensor) -> Tensor:
+        return functional.linear(hidden.to(self._head.dtype), self._head).float()
+
     def _logits(self, x: Tensor) -> Tensor:
-        x = rms_norm(x, scale=self._norm, eps=self.config.rms_norm_eps)
-        return functional.linear(x.to(self._head.dtype), self._head).float()
+        return self._projected(self._normed(x))
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads on this thread while the block runs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
