@@ -188,16 +188,17 @@ class Model:
         """
         tokens = self._checked(ids)
         state.begin_reading(len(tokens))
-        x = functional.embedding(tokens, self._embedding).to(torch.float32)
-        cos, sin = self._rotary(state.position, len(tokens))
-        positions = Positions(cos.unsqueeze(1), sin.unsqueeze(1))
-        parts = []
-        for layer in self._layers:
-            x, part = layer.verify(x, state, positions)
-            if part is not None:
-                parts.append(part)
-        hidden = self._normed(x)
-        return Drafted(hidden, self._projected(hidden), state, parts)
+        with _threads(1 if self._takes_little(state.position) else torch.get_num_threads()):
+            x = functional.embedding(tokens, self._embedding).to(torch.float32)
+            cos, sin = self._rotary(state.position, len(tokens))
+            positions = Positions(cos.unsqueeze(1), sin.unsqueeze(1))
+            parts = []
+            for layer in self._layers:
+                x, part = layer.verify(x, state, positions)
+                if part is not None:
+                    parts.append(part)
+            hidden = self._normed(x)
+            return Drafted(hidden, self._projected(hidden), state, parts)
 
     def _checked(self, ids: Sequence[int] | Tensor) -> Tensor:
         tokens = torch.as_tensor(ids, dtype=torch.int64)

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from qcn_inference.config import ModelConfig
 from qcn_inference.generate import Loaded
-from qcn_inference.grid import Grid
+from qcn_inference.grid import BLOCK, Grid
 from qcn_inference.lookup import BlockIndexes
 from qcn_inference.model import Model
 from qcn_inference.request import Chunk, Finished, GenerationRequest, SamplingParams, TokenLogprobs
@@ -235,6 +235,21 @@ def test_what_a_prompt_says_is_superseded_is_kept_from_the_lookup(loaded: Loaded
     request = replace(request_of(REPEATING, max_tokens=2), prompt=lambda: prompt)
     answer(replace(loaded, indexes=Noted()), request)
     assert asked == [prompt.superseded]
+
+
+def test_a_refresh_leaves_nothing_to_index_and_forgetting_leaves_no_index(loaded: Loaded) -> None:
+    ids = [20 + n % 30 for n in range(BLOCK + 100)]
+    finish(loaded.refresh(ids, ()))
+    assert len(loaded.indexes) == 2
+    answer(loaded, request_of([*ids, 7], max_tokens=2))
+    assert len(loaded.indexes) == 3  # the second block has grown
+    finish(loaded.forget(ids))
+    assert len(loaded.indexes) == 0
+
+
+def test_a_prompt_that_is_to_leave_nothing_leaves_no_index(loaded: Loaded) -> None:
+    answer(loaded, request_of(REPEATING, cache_prompt=False))
+    assert len(loaded.indexes) == 0
 
 
 # The distribution: a model of a few tokens, whose every answer can be enumerated.
