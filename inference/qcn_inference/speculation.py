@@ -14,7 +14,7 @@ keeps exact matches. One draw is made for each token, so the same seed gives the
 as `Model.verify` and `Model.decode` agree: to rounding. Two tokens whose chances are so near that
 rounding decides may change places.
 
-How long a draft is. A step over more rows costs more, whether they are kept or not (`step_cost`).
+How long a draft is. A step over more rows costs more, whether they are kept or not (`StepCost`).
 What they bring depends on how often proposals come true, which is reckoned for each length of match
 apart: three tokens alike say little, thirty-two almost everything. Each proposal counts, drafted
 or not: the next token tells whether it was right, so nothing need be tried to find out that it
