@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+from deadlines import DEADLINE_SECONDS as DEADLINE_SECONDS
 from qcn_inference.__main__ import main
 from qcn_inference.request import Chunk, Finished, GenerationRequest, Prompt, SamplingParams
 from random_checkpoints import random_checkpoint
@@ -49,7 +50,6 @@ CONTROL_STRINGS = SPECIAL_TOKENS + TOOL_TOKENS
 
 VOCAB_SIZE = 512  # of the test models; the tokenizer has fewer entries, as published ones have
 CONTEXT_LENGTH = 1024
-DEADLINE_SECONDS = 60.0
 
 DAMAGED = "the state cache is damaged"
 """What an engine logs when `check_integrity` fails, which it asks whenever it is idle."""

@@ -11,9 +11,9 @@ from typing import Any
 
 import psutil
 import pytest
+from deadlines import DEADLINE_SECONDS
 
 STANDIN = Path(__file__).parent / "link" / "standin_engine.py"
-DEADLINE_SECONDS = 60.0
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -55,10 +55,10 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     left = processes_of(folder)
     for process in left:
         process.terminate()
-    _, stubborn = psutil.wait_procs(left, timeout=20)
+    _, stubborn = psutil.wait_procs(left, timeout=DEADLINE_SECONDS)
     for process in stubborn:
         process.kill()
-    psutil.wait_procs(stubborn, timeout=20)
+    psutil.wait_procs(stubborn, timeout=DEADLINE_SECONDS)
     assert not processes_of(folder)
     assert not stubborn, "an engine did not leave on SIGTERM"
     shutil.rmtree(folder)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from deadlines import DEADLINE_SECONDS
 
 
 def write(root: Path, files: Mapping[str, str | bytes]) -> Path:
@@ -28,7 +29,10 @@ def own_git_home(home: Path, patch: pytest.MonkeyPatch) -> Path:
 
 def git(folder: Path, *arguments: str, stdin: bytes = b"") -> bytes:
     ran = subprocess.run(
-        ["git", "-C", folder, *arguments], input=stdin, capture_output=True, timeout=60
+        ["git", "-C", folder, *arguments],
+        input=stdin,
+        capture_output=True,
+        timeout=DEADLINE_SECONDS,
     )
     assert ran.returncode in (0, 1), ran.stderr
     return ran.stdout
