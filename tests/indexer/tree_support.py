@@ -19,11 +19,11 @@ def write(root: Path, files: Mapping[str, str | bytes]) -> Path:
 
 
 def own_git_home(home: Path, patch: pytest.MonkeyPatch) -> Path:
-    """Keep the machine's own settings of git out of the test, and return the folder of ours."""
+    """Have git read a user's settings from a folder of the test's own, and return that."""
     home.mkdir(parents=True, exist_ok=True)
     patch.setenv("HOME", str(home))
     patch.delenv("XDG_CONFIG_HOME", raising=False)
-    patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    patch.delenv("GIT_CONFIG_GLOBAL")
     return home
 
 
