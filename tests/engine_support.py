@@ -222,7 +222,10 @@ def start_engine(
         yield process
     finally:
         process.terminate()
-        _, log = process.communicate(timeout=DEADLINE_SECONDS)
+        try:
+            _, log = process.communicate(timeout=DEADLINE_SECONDS)
+        finally:
+            process.kill()  # one that did not leave fails the test, and goes all the same
     assert DAMAGED not in log, log
 
 
@@ -264,6 +267,7 @@ def forked_engine(
         finally:
             process.terminate()
             process.join(DEADLINE_SECONDS)
+            process.kill()
         assert DAMAGED not in log.read_text()
 
 
