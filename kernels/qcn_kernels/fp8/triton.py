@@ -37,10 +37,10 @@ class Tile:
 # Chosen without hardware: no spills, and loads as far ahead as fits.
 PREFILL = {
     80: Tile(128, 128, 8, 3),
-    86: Tile(64, 128, 8, 2),
-    89: Tile(128, 128, 8, 2),
-    90: Tile(128, 128, 8, 4),
-    120: Tile(128, 128, 8, 2),
+    86: Tile(64, 128, 8, 3),
+    89: Tile(64, 256, 8, 3),
+    90: Tile(64, 256, 8, 4),
+    120: Tile(64, 256, 8, 3),
 }
 BAND = 8  # tiles of tokens that share a weight's rows in L2
 STEP_ROWS = 128 if INTERPRETED else 4  # of the weight, at once in decode; many cost no more there
@@ -92,7 +92,9 @@ def _linear(
     height = tl.minimum((tokens + BM - 1) // BM - first, BAND)
     i_in_band = i_tile % (BAND * row_tiles)
     o_t = (first + i_in_band % height).to(tl.int64) * BM + tl.arange(0, BM)
-    o_r = i_in_band // height * BN + tl.arange(0, BN)
+    o_n = tl.arange(0, BN)
+    i_row = i_in_band // height * BN
+    o_r = i_row + o_n
     acc = tile_product(
         activations,
         stride,
@@ -100,6 +102,9 @@ def _linear(
         weights,
         tl.full([], 0, tl.int32),
         tl.minimum(o_r, ROWS - 1),
+        i_row,
+        i_row + STEP,
+        o_n >= STEP,
         ROWS,
         COLUMNS,
         FORMAT,

@@ -65,12 +65,13 @@ def _e4m3(b, FORMAT: tl.constexpr):
 
 
 @triton.jit
-def _scales(p_scales, i_matrix, o_row, o_block, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+def _scales(p_scales, i_matrix, i_row, o_column, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
             FORMAT: tl.constexpr):  # fmt: skip
-    """What the values of `_e4m3` are multiplied by, at rows and blocks of columns."""
+    """What the values of `_e4m3` are multiplied by, at a row and columns."""
     blocks: tl.constexpr = (COLUMNS + STEP - 1) // STEP
     size: tl.constexpr = (ROWS + STEP - 1) // STEP * blocks
-    b = tl.load(p_scales + i_matrix.to(tl.int64) * size + o_row // STEP * blocks + o_block)
+    o_scale = tl.minimum(i_row, ROWS - 1) // STEP * blocks + o_column // STEP
+    b = tl.load(p_scales + i_matrix.to(tl.int64) * size + o_scale)
     return b * 256.0 if FORMAT == "bytes" else b
 
 
@@ -88,24 +89,27 @@ def row_products(
 ):
     """x times rows of a matrix, column by column: [BR, BC] fp32, to be summed over the columns."""
     o_r = tl.minimum(first + tl.arange(0, BR), ROWS - 1)
-    at = (i_matrix.to(tl.int64) * ROWS + o_r[:, None]) * COLUMNS + o_c[None, :]
-    b_w = tl.load(weights[0] + at, mask=(o_c < COLUMNS)[None, :], other=0.0)
-    if FORMAT == "plain":
-        return b_w.to(tl.float32) * b_x[None, :]
-    else:
-        o_block = tl.minimum(o_c, COLUMNS - 1) // STEP
-        b_x *= _scales(weights[1], i_matrix, first, o_block, ROWS, COLUMNS, FORMAT)
-        return _e4m3(b_w, FORMAT) * b_x[None, :]
+    p_w = weights[0] + i_matrix.to(tl.int64) * (ROWS * COLUMNS)
+    p_w += o_r[:, None] * COLUMNS + o_c[None, :]
+    b_w = tl.load(p_w, mask=(o_c < COLUMNS)[None, :], other=0.0)
+    if FORMAT != "plain":
+        o_column = tl.minimum(o_c, COLUMNS - 1)
+        b_x *= _scales(weights[1], i_matrix, first, o_column, ROWS, COLUMNS, FORMAT)
+        b_w = _e4m3(b_w, FORMAT)
+    return b_w.to(tl.float32) * b_x[None, :]
 
 
 @triton.jit
 def tile_product(
     activations,  # [*, COLUMNS], and for "e4m3" their scales [*, COLUMNS / 128] fp32
     stride,  # between activations
-    o_m,  # [BM] int64: which activations
+    o_m,  # [BM]: which activations
     weights,
     i_matrix,
-    o_r,  # [BN]: which rows, in any order
+    o_r,  # [BN]: which rows, in any order, of two blocks of 128 at most:
+    i_row,  # one in the first
+    i_other,  # one in the second
+    m_other,  # [BN]: which rows are in the second
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     FORMAT: tl.constexpr,
@@ -116,8 +120,8 @@ def tile_product(
 ):
     """Activations times rows of a matrix: [BM, BN] fp32."""
     o_k = tl.arange(0, BK)
-    p_x = activations[0] + o_m[:, None] * stride
-    p_w = weights[0] + (i_matrix.to(tl.int64) * ROWS + o_r[:, None]) * COLUMNS
+    p_x = activations[0] + o_m[:, None].to(tl.int64) * stride
+    p_w = weights[0] + i_matrix.to(tl.int64) * (ROWS * COLUMNS) + o_r[:, None] * COLUMNS
     acc = tl.zeros([BM, BN], dtype=tl.float32)
     for at in range(0, COLUMNS, BK):
         if COLUMNS % BK == 0:
@@ -131,16 +135,17 @@ def tile_product(
             b_x, b_w = b_x.to(tl.float32).to(OPERAND), b_w.to(tl.float32).to(OPERAND)
             acc = tl.dot(b_x, tl.trans(b_w), acc, input_precision="ieee")
         else:
-            i_block = at // STEP
-            b_scale = _scales(weights[1], i_matrix, o_r, i_block, ROWS, COLUMNS, FORMAT)[None, :]
+            b_scale = _scales(weights[1], i_matrix, i_row, at, ROWS, COLUMNS, FORMAT)
+            b_other = _scales(weights[1], i_matrix, i_other, at, ROWS, COLUMNS, FORMAT)
             if FORMAT == "e4m3":
-                blocks: tl.constexpr = (COLUMNS + STEP - 1) // STEP
-                b_scale = tl.load(activations[1] + o_m * blocks + i_block)[:, None] * b_scale
                 b_x, b_w = b_x.to(OPERAND), b_w.to(OPERAND)
             else:
-                b_x = b_x.to(tl.float32).to(OPERAND)
-                b_w = _e4m3(b_w, FORMAT).to(OPERAND)
-            acc += tl.dot(b_x, tl.trans(b_w), input_precision="ieee") * b_scale
+                b_x, b_w = b_x.to(tl.float32).to(OPERAND), _e4m3(b_w, FORMAT).to(OPERAND)
+            b_part = tl.dot(b_x, tl.trans(b_w), input_precision="ieee")
+            if FORMAT == "e4m3":
+                blocks: tl.constexpr = (COLUMNS + STEP - 1) // STEP
+                b_part *= tl.load(activations[1] + o_m * blocks + at // STEP)[:, None]
+            acc += b_part * tl.where(m_other, b_other, b_scale)[None, :]
     return acc
 
 

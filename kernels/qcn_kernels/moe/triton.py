@@ -22,6 +22,7 @@ from qcn_kernels.chip import INTERPRETED, configuration
 from qcn_kernels.fp8.matrices import BLOCK, Fp8Matrices
 from qcn_kernels.fp8.triton import activations
 from qcn_kernels.matrices.triton import (
+    STEP,
     Matrices,
     operand,
     quantised,
@@ -146,11 +147,11 @@ def _plan(chosen: Tensor, experts: int, rows: int) -> _Plan:
 @triton.jit
 def _tile_rows(p_order, p_ends, p_first, i_tile, i_expert, BM: tl.constexpr):
     """Places of a tile's pairs in the order, their numbers, and which rows are not padding."""
-    end = tl.load(p_ends + i_expert)
-    o_row = tl.load(p_first + i_tile) + tl.arange(0, BM)
+    end = tl.load(p_ends + i_expert).to(tl.int32)
+    o_row = tl.load(p_first + i_tile).to(tl.int32) + tl.arange(0, BM)
     here = o_row < end
     o_row = tl.minimum(o_row, end - 1)
-    return o_row, tl.load(p_order + o_row), here
+    return o_row, tl.load(p_order + o_row).to(tl.int32), here
 
 
 @triton.jit
@@ -181,6 +182,7 @@ def _gate_up(
         o_row, pair, here = _tile_rows(p_order, p_ends, p_first, i_tile, i_expert, BM)
         o_n = tl.arange(0, BN)
         o_r = tl.minimum(i_n * (BN // 2) + o_n // 2, INTERMEDIATE - 1) + o_n % 2 * INTERMEDIATE
+        i_row = i_n * (BN // 2)
         acc = tile_product(
             activations,
             stride,
@@ -188,6 +190,9 @@ def _gate_up(
             weights,
             i_expert,
             o_r,
+            i_row,
+            i_row + INTERMEDIATE,
+            o_n % 2 == 1,
             2 * INTERMEDIATE,
             HIDDEN,
             FORMAT,
@@ -200,7 +205,7 @@ def _gate_up(
         b_h = gate * tl.sigmoid(gate) * up
         o_i = i_n * (BN // 2) + tl.arange(0, BN // 2)
         mask = here[:, None] & (o_i < INTERMEDIATE)[None, :]
-        p_out = out[0] + o_row[:, None] * INTERMEDIATE + o_i[None, :]
+        p_out = out[0] + o_row[:, None].to(tl.int64) * INTERMEDIATE + o_i[None, :]
         if QUANTISED:
             b_h, b_scale = quantised(b_h)
             tl.store(p_out, b_h, mask=mask)
@@ -232,7 +237,8 @@ def _down(
     i_expert = tl.load(p_expert + i_tile)
     if i_expert < EXPERTS:
         o_row, pair, here = _tile_rows(p_order, p_ends, p_first, i_tile, i_expert, BM)
-        o_r = i_n * BN + tl.arange(0, BN)
+        o_n = tl.arange(0, BN)
+        o_r = i_n * BN + o_n
         acc = tile_product(
             activations,
             INTERMEDIATE,
@@ -240,6 +246,9 @@ def _down(
             weights,
             i_expert,
             tl.minimum(o_r, HIDDEN - 1),
+            i_n * BN,
+            i_n * BN + STEP,
+            o_n >= STEP,
             HIDDEN,
             INTERMEDIATE,
             FORMAT,
@@ -249,7 +258,7 @@ def _down(
             OPERAND,
         )
         mask = here[:, None] & (o_r < HIDDEN)[None, :]
-        p_part = p_parts + pair[:, None] * HIDDEN + o_r[None, :]
+        p_part = p_parts + pair[:, None].to(tl.int64) * HIDDEN + o_r[None, :]
         tl.store(p_part, acc.to(p_parts.dtype.element_ty), mask=mask)
 
 
