@@ -1,7 +1,7 @@
 """Random weights as an FP8 checkpoint has them."""
 
 import torch
-from qcn_kernels.fp8 import BLOCK, Fp8Matrices, dequantise
+from qcn_kernels.fp8 import BLOCK, Fp8Matrices, dequantise, reference
 from torch import Tensor
 
 
@@ -18,3 +18,9 @@ def exact(matrices: Fp8Matrices) -> Tensor:
     """What the weights stand for, fp64."""
     block = (BLOCK, BLOCK)
     return dequantise(matrices.values, scale_inv=matrices.scale_inv, block=block).double()
+
+
+def rounded(x: Tensor) -> Tensor:
+    """What is left of activations [T, columns] that were quantised, fp64."""
+    values, scales = reference.quantise(x.to(torch.float32))
+    return dequantise(values, scale_inv=scales, block=(1, BLOCK)).double()

@@ -4,21 +4,14 @@ from functools import partial
 
 import pytest
 import torch
-from fp8_support import exact, random_fp8
+from fp8_support import exact, random_fp8, rounded
 from interpreted import Caller, as_on
 from kernel_tolerances import assert_agrees
 from qcn_kernels.fp8 import reference
 from qcn_kernels.fp8.triton import linear, linear_step, quantise
-from torch import Tensor
 
 WITH_E4M3, WITHOUT = 90, 80
 CHIPS = pytest.mark.parametrize("chip", [WITH_E4M3, WITHOUT])
-
-
-def rounded(x: Tensor) -> Tensor:
-    """What is left of activations that were quantised, fp64."""
-    values, scales = reference.quantise(x.to(torch.float32))
-    return reference.dequantise(values, scale_inv=scales, block=(1, 128)).double()
 
 
 @pytest.mark.parametrize(
