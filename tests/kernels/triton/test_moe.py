@@ -171,6 +171,6 @@ def test_the_real_shape_gives_the_same_whatever_the_block(on_gpu: Caller, kind: 
     assert together.isfinite().all()
     last = drawn.run(on_gpu, experts, x[5900:], (weights[5900:], chosen[5900:]))
     assert torch.equal(last, together[5900:])
-    # Activations of 4 significant bits, at both products: their errors average out.
     step = drawn.run(on_gpu, experts_step, x[:16], (weights[:16], chosen[:16]))
-    assert (step - together[:16]).norm() < 0.06 * step.norm()
+    # e4m3 activations at both products: 4.5 to 5 % by the reference, in smaller shapes.
+    assert (step - together[:16]).norm() < (0.08 if kind == "e4m3" else 0.02) * step.norm()
