@@ -34,7 +34,10 @@ class Drafted:
     values of the tokens stand behind the state's own, where the next ones are written over them.
     """
 
-    def __init__(self, logits: Tensor, state: State, parts: Sequence[DraftedDeltaNet]) -> None:
+    def __init__(
+        self, hidden: Tensor, logits: Tensor, state: State, parts: Sequence[DraftedDeltaNet]
+    ) -> None:
+        self.hidden = hidden  # fp32 [T, hidden], what the head was applied to
         self.logits = logits  # fp32 [T, vocab], behind each of the tokens
         self._state = state
         self._parts = parts
@@ -194,7 +197,8 @@ class Model:
                 x, part = layer.verify(x, state, positions)
                 if part is not None:
                     parts.append(part)
-            return Drafted(self._logits(x), state, parts)
+            hidden = self._normed(x)
+            return Drafted(hidden, self._projected(hidden), state, parts)
 
     def _checked(self, ids: Sequence[int] | Tensor) -> Tensor:
         tokens = torch.as_tensor(ids, dtype=torch.int64)
