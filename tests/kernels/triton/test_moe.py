@@ -116,6 +116,9 @@ def test_a_prefill_is_the_mixture(
     want = drawn.expected(x, logits, top_k, quantised=True)
     name = "moe" if kind == "fp32" or kind == "bytes" else f"moe_{kind}"
     assert_agrees(name, got, want, hardware=call.hardware)
+    if kind == "e4m3" and not call.hardware:  # few tokens have a value on such a border
+        far = (got - want).abs().amax(1) > 1e-5 * want.abs().max()
+        assert far.sum() <= 3
 
 
 @FORMATS
