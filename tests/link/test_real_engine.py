@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from deadlines import DEADLINE_SECONDS
 from link_support import until
 
 from qcn_lsp.engine.dialects import engine_health
@@ -21,7 +22,7 @@ from qcn_lsp.engine.link import (
     Superseded,
 )
 from qcn_lsp.engine.runtime import address_at, engine_key, runtime_directory
-from qcn_lsp.settings import EngineSettings, ModelsSettings
+from qcn_lsp.settings import EngineSettings
 
 REQUEST = CompletionRequest(
     prefix="def add(a: int, b: int) -> int:\n    return ",
@@ -37,8 +38,7 @@ class Recorded:
 
     def __init__(self, model: str) -> None:
         self.seen: list[EngineStatus] = []
-        models = ModelsSettings(completion=model)
-        self.link = EngineLink(EngineSettings(), models, on_status=self.seen.append)
+        self.link = EngineLink(EngineSettings(), model, on_status=self.seen.append)
 
     @property
     def states(self) -> list[EngineState]:
@@ -66,7 +66,7 @@ async def active_requests() -> tuple[int, int]:
 
 async def working() -> int:
     """Return the engine's process id as soon as it works on a request."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         while True:
             active, pid = await active_requests()
             if active:
@@ -115,7 +115,7 @@ async def test_a_cancelled_request_stops_the_work(nano: Recorded) -> None:
     await nano.link.ensure_ready()
     await working()
     request.cancel()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         while (await active_requests())[0]:
             pass
     await until(request.cancelled)

@@ -3,12 +3,13 @@
 import codecs
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from qcn_inference.contexts import Context
 from qcn_inference.fim import bare_infill_prompt
 from qcn_inference.request import (
     Chunk,
@@ -20,6 +21,7 @@ from qcn_inference.request import (
 )
 from qcn_inference.service.contexts import bring, named_context, readable
 from qcn_inference.service.engine import Engine
+from qcn_inference.service.errors import ApiError
 from qcn_inference.service.http import answer, engine_of, read_body
 from qcn_inference.service.schemas import CompletionBody
 
@@ -33,6 +35,9 @@ async def post_completions(request: Request) -> Response:
     """Complete a prompt given as text or token ids; `suffix` makes it fill-in-the-middle."""
     engine = engine_of(request)
     body = await read_body(request, CompletionBody)
+    if body.model not in (None, engine.name):
+        served = f"this engine serves {engine.name}; leave `model` out, or ask another engine"
+        raise ApiError(404, "model_not_found", served)
     dialect = _Completions(engine, body)
     running = engine.submit(_generation(engine, body), body.rank, body.supersede)
     return await answer(request, running, dialect, stream=bool(body.stream))
@@ -79,12 +84,17 @@ def _prompt(loaded: "Loaded", body: CompletionBody) -> Prompt:
     return Prompt(ids, (len(ids) - 1,) if len(ids) > 1 else ())
 
 
-def _behind(context: Sequence[int], prompt: Prompt) -> Prompt:
+def _behind(context: Context | None, prompt: Prompt) -> Prompt:
     """A prompt behind a context."""
-    if not context:
+    if context is None:
         return prompt
-    keep = tuple(len(context) + at for at in prompt.keep)
-    return Prompt([*context, *prompt.ids], keep, context_tokens=len(context))
+    length = len(context.ids)
+    return Prompt(
+        [*context.ids, *prompt.ids],
+        tuple(length + at for at in prompt.keep),
+        context_tokens=length,
+        superseded=context.superseded(""),
+    )
 
 
 class _Completions:
@@ -181,4 +191,6 @@ def _usage(finished: Finished) -> dict[str, Any]:
         "completion_tokens": finished.completion_tokens,
         "total_tokens": finished.prompt_tokens + finished.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": finished.cached_tokens},
+        "draft_n": finished.drafted_tokens,
+        "draft_n_accepted": finished.accepted_tokens,
     }
