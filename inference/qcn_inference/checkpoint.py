@@ -12,20 +12,25 @@ from qcn_inference.weights import build_model
 
 
 def load_model(
-    folder: Path, *, dtype: torch.dtype | None = None, progress: Progress | None = None
+    folder: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
 ) -> Model:
     """Load the checkpoint in `folder`.
 
     Args:
         folder: holds `config.json` and the safetensors files.
         dtype: what matrix products run in. None: fp32 for a checkpoint stored in fp32, bf16 else.
+        device: where the weights are put, each as it is read.
         progress: called with (bytes done, bytes in all) as tensors are read.
 
     Raises:
         CheckpointError: the folder, a file or a tensor is missing, damaged or not as expected.
     """
     config = load_config(folder)
-    reader = TensorReader(folder, config.fp8_block, dtype, progress)
+    reader = TensorReader(folder, config.fp8_block, dtype, progress, device)
     return build_model(config, reader, fingerprint(folder, reader.files, reader.dtype))
 
 

@@ -1,22 +1,30 @@
-"""The model: embedding, decoder layers, head; prefill in blocks and decode token by token.
+"""The model: embedding, decoder layers, head; prefill in passes and decode token by token.
 
-Blocks. A prompt goes through all layers BLOCK tokens at a time, so that what prefill needs beside
-weights and state does not grow with the prompt. Block and chunk grid start at the first token of
-each call of `prefill`: the same ids read in one call or in several agree to rounding, not bit for
-bit. Who needs that cuts the ids where `grid.py` says, and reads block by block.
+Passes. A prompt goes through all layers pass by pass (`passes.py`), so that what prefill needs
+beside weights and state does not grow with the prompt. Each block of a pass has a chunk grid of its
+own, which begins at its first token. Ids that are given without blocks are cut every BLOCK tokens
+from the first one on: the same ids read in one call or in several then agree to rounding, not bit
+for bit. Who needs that says where `grid.py` cuts.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 
 import torch
+from qcn_kernels.choice import uses_triton
 from qcn_kernels.rms_norm import rms_norm
 from qcn_kernels.rotary import rotary_tables
 from torch import Tensor
 from torch.nn import functional
 
 from qcn_inference.config import ModelConfig
+from qcn_inference.decoder import Decoder
+from qcn_inference.device import room_for_states
+from qcn_inference.device_memory import DeviceBudget, DeviceMemory
 from qcn_inference.grid import BLOCK
-from qcn_inference.layers import DecoderLayer, Positions
+from qcn_inference.layers import DecoderLayer, Positions, Seat
+from qcn_inference.memory import HostMemory, Memory
+from qcn_inference.pace import Pace
+from qcn_inference.passes import ON_GPU, ONE_BLOCK, Pass, PassLimits, passes
 from qcn_inference.state import State
 
 
@@ -45,19 +53,53 @@ class Model:
         """
         self.config = config
         self.fingerprint = fingerprint
+        self.device = embedding.device
         self._embedding = embedding
         self._layers = tuple(layers)
         self._norm = norm
         self._head = head
+        self._pace = Pace(self.device)
+        self.pass_limits = ON_GPU if uses_triton(embedding) else ONE_BLOCK
+        self._memory: Memory | None = None
+        self._decoder: Decoder | None = None
+
+    @torch.inference_mode()
+    def reserve(self, nbytes: int) -> None:
+        """Take memory of the GPU for states, once and for all; does nothing on the CPU.
+
+        Raises:
+            DeviceMemoryError: it is too little.
+        """
+        dtype = self._head.dtype
+        if uses_triton(self._head):
+            budget = DeviceBudget.of(self.config, dtype, nbytes)
+            memory = DeviceMemory(self.config, dtype, self.device, budget)
+            self._memory = memory
+            self._decoder = Decoder(self.config, memory, self._decode)
+        else:
+            self._memory = HostMemory(self.config, dtype)
+
+    @property
+    def memory(self) -> Memory:
+        """Where its states lie; on a GPU that nobody has reserved, in all of what is free."""
+        if self._memory is None:
+            self.reserve(room_for_states(self.device))
+        assert self._memory is not None
+        return self._memory
 
     @torch.inference_mode()
     def new_state(self) -> State:
         """Return the state of an empty sequence."""
-        return State(self.config, dtype=self._head.dtype, fingerprint=self.fingerprint)
+        return State(self.config, self.memory, self.fingerprint)
 
     @torch.inference_mode()
     def prefill_steps(
-        self, ids: Sequence[int] | Tensor, state: State, *, all_logits: bool = False
+        self,
+        ids: Sequence[int] | Tensor,
+        state: State,
+        now: Pass | None = None,
+        *,
+        all_logits: bool = False,
     ) -> Generator[None, None, Tensor]:
         """Read `ids` into `state`, pausing after each layer.
 
@@ -67,6 +109,8 @@ class Model:
         Args:
             ids: at least one token id below vocab_size.
             state: advanced by len(ids), in place.
+            now: the pass that they are, in a text that begins where `state` does. None: they are
+                cut every BLOCK tokens, and read in as many passes as it takes.
             all_logits: whether to return the logits of every token, not only of the last.
 
         Returns:
@@ -74,22 +118,31 @@ class Model:
 
         Raises:
             ValueError: no ids, or one that is no token.
+            DeviceMemoryError: there is no room for them on the GPU; `state` is unusable.
         """
         tokens = self._checked(ids)
-        state.begin_reading(len(tokens))
+        state.require_usable()
+        start = state.position
+        todo = [now] if now is not None else self._cut(start, len(tokens))
         logits = []
-        for block in torch.split(tokens, BLOCK):
-            x = functional.embedding(block, self._embedding).to(torch.float32)
-            cos, sin = self._rotary(state.position, len(block))
-            positions = Positions(cos.unsqueeze(1), sin.unsqueeze(1))
+        for part in todo:
+            state.begin_pass(part.parts, part.kept)
+            x = functional.embedding(tokens[part.start - start : part.end - start], self._embedding)
+            x = x.to(torch.float32)
+            positions = self._positions(torch.arange(part.start, part.end, device=self.device))
             for layer in self._layers:
                 x = layer.prefill(x, state, positions)
+                self._pace.layer_queued()
                 yield
-            state.position += len(block)
+            state.end_pass(part.end - part.start)
             if all_logits:
                 logits.append(self._logits(x))
-        state.end_reading()
         return torch.cat(logits) if all_logits else self._logits(x[-1:])
+
+    def _cut(self, start: int, tokens: int) -> Iterable[Pass]:
+        end = start + tokens
+        blocks = [(at, min(at + BLOCK, end)) for at in range(start, end, BLOCK)]
+        return passes(blocks, set(), self.pass_limits)
 
     def prefill(
         self, ids: Sequence[int] | Tensor, state: State, *, all_logits: bool = False
@@ -104,22 +157,32 @@ class Model:
                 return logits
 
     @torch.inference_mode()
-    def decode(self, token: int, state: State) -> Tensor:
+    def decode(self, token: int | Tensor, state: State) -> Tensor:
         """Read one token into `state` by the one-step recurrence; return fp32 logits [vocab].
+
+        On a GPU nothing is waited for; `token` may be a tensor [1] int64 there, of which nobody
+        has looked at the value.
 
         Raises:
             ValueError: `token` is none.
+            DeviceMemoryError: there is no room for it on the GPU.
         """
-        if not 0 <= token < self.config.vocab_size:
+        if isinstance(token, int) and not 0 <= token < self.config.vocab_size:
             raise ValueError(f"token id {token} is outside the vocabulary")
-        state.begin_reading(1)
-        x = self._embedding[token].to(torch.float32, copy=True)  # layers add to it in place
-        cos, sin = self._rotary(state.position, 1)
-        positions = Positions(cos, sin)
+        if self._decoder is not None:
+            return self._decoder.step(state, token)
+        state.begin_step()
+        number = torch.as_tensor([token]) if isinstance(token, int) else token
+        logits = self._decode(number, torch.tensor([state.position]), state)
+        state.end_pass(1)
+        return logits
+
+    def _decode(self, token: Tensor, position: Tensor, seat: Seat) -> Tensor:
+        """The layers for one token [1] at a position [1], both int64; fp32 logits [vocab]."""
+        x = functional.embedding(token, self._embedding)[0].to(torch.float32, copy=True)
+        positions = self._positions(position)
         for layer in self._layers:
-            x = layer.decode(x, state, positions)
-        state.position += 1
-        state.end_reading()
+            x = layer.decode(x, seat, positions)
         return self._logits(x)
 
     def _checked(self, ids: Sequence[int] | Tensor) -> Tensor:
@@ -129,14 +192,14 @@ class Model:
         low, high = tokens.aminmax()
         if low < 0 or high >= self.config.vocab_size:
             raise ValueError(f"token ids reach from {low} to {high}; the vocabulary does not")
-        return tokens
+        return tokens.to(self.device)
 
-    def _rotary(self, start: int, tokens: int) -> tuple[Tensor, Tensor]:
-        return rotary_tables(
-            torch.arange(start, start + tokens),
-            rotary_dim=self.config.rotary_dim,
-            theta=self.config.rope_theta,
+    def _positions(self, numbers: Tensor) -> Positions:
+        """Rotary tables of tokens by their numbers [T] int64."""
+        cos, sin = rotary_tables(
+            numbers, rotary_dim=self.config.rotary_dim, theta=self.config.rope_theta
         )
+        return Positions(cos, sin)
 
     def _logits(self, x: Tensor) -> Tensor:
         x = rms_norm(x, scale=self._norm, eps=self.config.rms_norm_eps)

@@ -29,7 +29,8 @@ from dataclasses import dataclass, field
 from qcn_inference.config import ModelConfig
 from qcn_inference.grid import Grid, as_array
 from qcn_inference.model import Model
-from qcn_inference.state import DeltaNetState, KvBlock, State
+from qcn_inference.kept import DeltaNetState, KvBlock
+from qcn_inference.state import State
 
 SPACING = 4096
 """Tokens. About as many as have keys and values of the size of one checkpoint of the 80 B model."""

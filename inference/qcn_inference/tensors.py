@@ -39,11 +39,13 @@ class TensorReader:
         fp8_block: tuple[int, int] | None,
         dtype: torch.dtype | None,
         progress: Progress | None,
+        device: str,
     ) -> None:
         """Open every file and check that its header agrees with its length and with the index."""
         self.files = find_files(folder)
         self._folder = folder
         self._fp8_block = fp8_block
+        self.device = device
         self._progress = progress
         self._open = {path: _open(path) for path in self.files}
         self._where: dict[str, Path] = {}
@@ -143,7 +145,7 @@ class TensorReader:
 
     def _read(self, path: Path, name: str) -> Tensor:
         try:
-            tensor: Tensor = self._open[path].get_tensor(name)
+            tensor: Tensor = self._open[path].get_tensor(name).to(self.device)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(path, f"tensor {name}: {error}", DOWNLOAD_AGAIN) from error
         self._unread.discard(name)

@@ -144,8 +144,9 @@ def _gather_experts(
     hidden, size = config.hidden_size, config.moe_intermediate_size
     # Before memory is taken for as many experts as config.json says, see that they are there.
     tensors.check(f"{prefix}.{config.num_experts - 1}.down_proj.weight", hidden, size)
-    gate_up = torch.empty(config.num_experts, 2 * size, hidden, dtype=tensors.dtype)
-    down = torch.empty(config.num_experts, hidden, size, dtype=tensors.dtype)
+    kind = {"dtype": tensors.dtype, "device": tensors.device}
+    gate_up = torch.empty(config.num_experts, 2 * size, hidden, **kind)
+    down = torch.empty(config.num_experts, hidden, size, **kind)
     for i in range(config.num_experts):
         gate_up[i, :size] = tensors.take(f"{prefix}.{i}.gate_proj.weight", size, hidden)
         gate_up[i, size:] = tensors.take(f"{prefix}.{i}.up_proj.weight", size, hidden)

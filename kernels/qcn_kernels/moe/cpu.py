@@ -51,7 +51,7 @@ def experts(x: Tensor, *, weights: Tensor, chosen: Tensor, gate_up: Tensor, down
     # Where each chosen (token, expert) pair stands among the rows of all experts.
     shift = (room.cumsum(0) - room) - (counts.cumsum(0) - counts)
     rows = torch.empty_like(order)
-    rows[order] = torch.arange(len(flat)) + shift[flat[order]]
+    rows[order] = torch.arange(len(flat), device=flat.device) + shift[flat[order]]
     sizes = room.tolist()
 
     gathered = x.new_zeros(sum(sizes), x.shape[1])  # rows to spare are of zeros
