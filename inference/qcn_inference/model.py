@@ -7,7 +7,8 @@ from the first one on: the same ids read in one call or in several then agree to
 for bit. Who needs that says where `grid.py` cuts.
 """
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from qcn_kernels.choice import uses_triton
@@ -23,9 +24,15 @@ from qcn_inference.device_memory import DeviceBudget, DeviceMemory
 from qcn_inference.grid import BLOCK
 from qcn_inference.layers import DecoderLayer, Positions, Seat
 from qcn_inference.memory import HostMemory, Memory
+from qcn_inference.mtp import MtpHead
 from qcn_inference.pace import Pace
 from qcn_inference.passes import ON_GPU, ONE_BLOCK, Pass, PassLimits, passes
 from qcn_inference.state import State
+
+LITTLE = 64_000_000
+"""Operations of one token, below which one thread decodes it. To wake and await others for products
+of so few rows costs more than it saves: on two quiet cores qcn-nano takes 6.5 ms a token with one
+thread and 6.0 to 6.9 with two; beside four busy processes 7 with one and 16 to 200 with two."""
 
 
 class Model:
@@ -40,6 +47,7 @@ class Model:
         layers: Sequence[DecoderLayer],
         norm: Tensor,
         head: Tensor,
+        mtp: MtpHead | None = None,
     ) -> None:
         """Take over weights; `qcn_inference.checkpoint.load_model` is the usual way to a model.
 
@@ -50,6 +58,7 @@ class Model:
             layers: in order.
             norm: [hidden] fp32, 1 + weight of the last norm.
             head: [vocab, hidden]; the embedding itself where they are tied.
+            mtp: the head that drafts, if it was loaded.
         """
         self.config = config
         self.fingerprint = fingerprint
@@ -58,6 +67,7 @@ class Model:
         self._layers = tuple(layers)
         self._norm = norm
         self._head = head
+        self.mtp = mtp
         self._pace = Pace(self.device)
         self.pass_limits = ON_GPU if uses_triton(embedding) else ONE_BLOCK
         self._memory: Memory | None = None
@@ -120,11 +130,27 @@ class Model:
             ValueError: no ids, or one that is no token.
             DeviceMemoryError: there is no room for them on the GPU; `state` is unusable.
         """
+        hidden = yield from self.hidden_steps(ids, state, now, all_tokens=all_logits)
+        return self._projected(hidden)
+
+    @torch.inference_mode()
+    def hidden_steps(
+        self,
+        ids: Sequence[int] | Tensor,
+        state: State,
+        now: Pass | None = None,
+        *,
+        all_tokens: bool,
+    ) -> Generator[None, None, Tensor]:
+        """As `prefill_steps`; returns what the head is applied to, fp32 [T, hidden] or [1, hidden].
+
+        From this an MTP head guesses on.
+        """
         tokens = self._checked(ids)
         state.require_usable()
         start = state.position
         todo = [now] if now is not None else self._cut(start, len(tokens))
-        logits = []
+        hidden = []
         for part in todo:
             state.begin_pass(part.parts, part.kept)
             x = functional.embedding(tokens[part.start - start : part.end - start], self._embedding)
@@ -135,9 +161,9 @@ class Model:
                 self._pace.layer_queued()
                 yield
             state.end_pass(part.end - part.start)
-            if all_logits:
-                logits.append(self._logits(x))
-        return torch.cat(logits) if all_logits else self._logits(x[-1:])
+            if all_tokens:
+                hidden.append(self._normed(x))
+        return torch.cat(hidden) if all_tokens else self._normed(x[-1:])
 
     def _cut(self, start: int, tokens: int) -> Iterable[Pass]:
         end = start + tokens
@@ -171,9 +197,10 @@ class Model:
             raise ValueError(f"token id {token} is outside the vocabulary")
         if self._decoder is not None:
             return self._decoder.step(state, token)
-        state.begin_step()
         number = torch.as_tensor([token]) if isinstance(token, int) else token
-        logits = self._decode(number, torch.tensor([state.position]), state)
+        state.begin_step()
+        with _threads(1 if self._takes_little(state.position) else torch.get_num_threads()):
+            logits = self._decode(number, torch.tensor([state.position]), state)
         state.end_pass(1)
         return logits
 
@@ -184,6 +211,9 @@ class Model:
         for layer in self._layers:
             x = layer.decode(x, seat, positions)
         return self._logits(x)
+
+    def _takes_little(self, position: int) -> bool:
+        return self.config.prefill_operations(position, position + 1) < LITTLE
 
     def _checked(self, ids: Sequence[int] | Tensor) -> Tensor:
         tokens = torch.as_tensor(ids, dtype=torch.int64)
@@ -201,6 +231,22 @@ class Model:
         )
         return Positions(cos, sin)
 
+    def _normed(self, x: Tensor) -> Tensor:
+        return rms_norm(x, scale=self._norm, eps=self.config.rms_norm_eps)
+
+    def _projected(self, hidden: Tensor) -> Tensor:
+        return functional.linear(hidden.to(self._head.dtype), self._head).float()
+
     def _logits(self, x: Tensor) -> Tensor:
-        x = rms_norm(x, scale=self._norm, eps=self.config.rms_norm_eps)
-        return functional.linear(x.to(self._head.dtype), self._head).float()
+        return self._projected(self._normed(x))
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads on this thread while the block runs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

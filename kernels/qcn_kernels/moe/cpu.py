@@ -72,7 +72,7 @@ def _room(counts: Tensor) -> Tensor:
 def _product_by_expert(x: Tensor, matrices: Tensor, sizes: list[int]) -> Tensor:
     """Multiply each expert's rows of x, which follow each other, by its matrix."""
     if min(sizes) == max(sizes):
-        return torch.bmm(x.unflatten(0, (len(sizes), -1)), matrices.mT).flatten(0, 1)
+        return torch.bmm(x.view(len(sizes), -1, x.shape[1]), matrices.mT).flatten(0, 1)
     out = x.new_empty(len(x), matrices.shape[1])
     start = 0
     for expert, size in enumerate(sizes):
