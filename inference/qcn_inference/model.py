@@ -1,4 +1,4 @@
-"""The model: embedding, decoder layers, head; prefill in passes and decode token by token.
+"""The model: embedding, decoder layers, head; prefill in passes, decode token by token, verify.
 
 Passes. A prompt goes through all layers pass by pass (`passes.py`), so that what prefill needs
 beside weights and state does not grow with the prompt. Each block of a pass has a chunk grid of its
@@ -33,6 +33,29 @@ LITTLE = 64_000_000
 """Operations of one token, below which one thread decodes it. To wake and await others for products
 of so few rows costs more than it saves: on two quiet cores qcn-nano takes 6.5 ms a token with one
 thread and 6.0 to 6.9 with two; beside four busy processes 7 with one and 16 to 200 with two."""
+
+
+class Drafted:
+    """Tokens that were run through the model and are not in `state` yet, which waits for `commit`.
+
+    The keys and values of the tokens stand behind the state's own, where the next ones are written
+    over them.
+    """
+
+    def __init__(self, logits: Tensor, state: State) -> None:
+        self.logits = logits  # fp32 [T, vocab], behind each of the tokens
+        self._state = state
+
+    @torch.inference_mode()
+    def commit(self, tokens: int) -> None:
+        """Read the first `tokens` of them into the state. Called once; 0 to T.
+
+        Raises:
+            ValueError: there are not so many.
+        """
+        if not 0 <= tokens <= len(self.logits):
+            raise ValueError(f"{tokens} of {len(self.logits)} drafted tokens cannot be read")
+        self._state.end_draft(tokens)
 
 
 class Model:
@@ -214,6 +237,25 @@ class Model:
 
     def _takes_little(self, position: int) -> bool:
         return self.config.prefill_operations(position, position + 1) < LITTLE
+
+    @torch.inference_mode()
+    def verify(self, ids: Sequence[int] | Tensor, state: State) -> Drafted:
+        """Run drafted tokens through the model; agrees with as many calls of `decode` to rounding.
+
+        `state` is unusable until the result's `commit` says how many of them it is to hold.
+
+        Raises:
+            ValueError: no ids, or one that is no token.
+            DeviceMemoryError: there is no room for them on the GPU.
+        """
+        tokens = self._checked(ids)
+        start = state.position
+        state.begin_draft(len(tokens))
+        x = functional.embedding(tokens, self._embedding).to(torch.float32)
+        positions = self._positions(torch.arange(start, start + len(tokens), device=self.device))
+        for layer in self._layers:
+            x = layer.prefill(x, state, positions)
+        return Drafted(self._logits(x), state)
 
     def _checked(self, ids: Sequence[int] | Tensor) -> Tensor:
         tokens = torch.as_tensor(ids, dtype=torch.int64)

@@ -25,7 +25,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from qcn_kernels.gated_delta_net import DeltaNetWeights, prefill, step_on_cpu
+from qcn_kernels.choice import uses_triton
+from qcn_kernels.gated_delta_net import (
+    DeltaNetWeights,
+    DraftedDeltaNet,
+    prefill,
+    step_on_cpu,
+    verify_on_cpu,
+)
 from qcn_kernels.gated_delta_rule import ChunkGrid, chunk_grid
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -54,6 +61,11 @@ class _Pass:
     convolution: Tensor  # [layers, checkpoints, kernel - 1, channels] fp32
     recurrent: Tensor  # [layers, checkpoints, value_heads, key_dim, value_dim] fp32
 
+    def checkpoint(self, tokens: int) -> RecurrentPart:
+        """Return the one behind so many tokens of the pass; views."""
+        slot = self.kept.index(tokens)
+        return RecurrentPart(self.convolution[:, slot], self.recurrent[:, slot])
+
 
 class State:
     """One sequence's past, for one model. `Model.new_state` and `fork` make it."""
@@ -69,12 +81,17 @@ class State:
         self._memory = memory
         self._fingerprint = fingerprint
         self._hold(RecurrentPart.of_nothing(config, memory.device))
-        self._pass: _Pass | None = None
+        self._nothing_under_way()
         self._kv = memory.new_kv(self)
 
     def _hold(self, part: RecurrentPart) -> None:
         self._recurrent = part
         self._layers = part.layers()
+
+    def _nothing_under_way(self) -> None:
+        self._pass: _Pass | None = None
+        self._drafted: list[DraftedDeltaNet] | None = None  # layer by layer, on the CPU
+        self._before_draft: RecurrentPart | None = None  # on a GPU
 
     @property
     def nbytes(self) -> int:
@@ -93,7 +110,7 @@ class State:
         fork.is_reading = False
         fork.seated_in = None
         fork._hold(part)
-        fork._pass = None
+        fork._nothing_under_way()
         fork._kv = self._kv.fork(fork)
         return fork
 
@@ -104,6 +121,11 @@ class State:
         if self.seated_in is not None:
             self.seated_in.unseat(self)
         return self._recurrent
+
+    @property
+    def deltanet(self) -> tuple[DeltaNetState, ...]:
+        """The same, layer by layer."""
+        return self.recurrent.layers()
 
     # What `Decoder` uses.
 
@@ -135,8 +157,7 @@ class State:
         if at is None or at == self.position:
             return self._memory.keep(self.recurrent.mapped(torch.clone))
         assert self._pass is not None
-        slot = self._pass.kept.index(at - self._pass.start)
-        part = RecurrentPart(self._pass.convolution[:, slot], self._pass.recurrent[:, slot])
+        part = self._pass.checkpoint(at - self._pass.start)
         return self._memory.keep(part.mapped(torch.clone))
 
     @torch.inference_mode()
@@ -182,6 +203,29 @@ class State:
         self.position += tokens
         self.is_reading = False
 
+    def begin_draft(self, tokens: int) -> None:
+        """Make room for tokens of which it is known only afterwards how many stay."""
+        if uses_triton(self._recurrent.recurrent):
+            self._before_draft = self.recurrent.mapped(torch.clone)
+            self.begin_pass([1] * tokens, range(1, tokens))  # a checkpoint behind each
+        else:
+            self.begin_step(tokens)
+            self._drafted = []
+
+    def end_draft(self, tokens: int) -> None:
+        """Declare the first `tokens` of a draft read, and the others not."""
+        for layer in self._drafted or ():
+            layer.commit(tokens)
+        self._drafted = None
+        if self._before_draft is not None:
+            assert self._pass is not None
+            if tokens == 0:
+                self._recurrent.copy_(self._before_draft.layers())
+            elif tokens in self._pass.kept:
+                self._recurrent.copy_(self._pass.checkpoint(tokens).layers())
+            self._before_draft = self._pass = None
+        self.end_pass(tokens)
+
     def begin_step(self, tokens: int = 1) -> None:
         """Make room for tokens; the state is unusable by others until `end_pass`."""
         self.require_usable()
@@ -200,6 +244,12 @@ class State:
             [T, value_heads · value_dim].
         """
         past, now = self._layers[slot], self._pass
+        if self._drafted is not None:
+            out, drafted = verify_on_cpu(
+                projected, weights=weights, convolution=past.convolution, recurrent=past.recurrent
+            )
+            self._drafted.append(drafted)
+            return out
         assert now is not None
         for number, end in enumerate(now.kept):
             inputs = projected[max(0, end - len(past.convolution)) : end, : weights.conv.shape[1]]
