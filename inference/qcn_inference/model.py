@@ -194,10 +194,15 @@ class Model:
         return passes(blocks, set(), self.pass_limits)
 
     def prefill(
-        self, ids: Sequence[int] | Tensor, state: State, *, all_logits: bool = False
+        self,
+        ids: Sequence[int] | Tensor,
+        state: State,
+        now: Pass | None = None,
+        *,
+        all_logits: bool = False,
     ) -> Tensor:
         """Run `prefill_steps` to its end and return its logits."""
-        steps = self.prefill_steps(ids, state, all_logits=all_logits)
+        steps = self.prefill_steps(ids, state, now, all_logits=all_logits)
         while True:
             try:
                 next(steps)
