@@ -9,7 +9,7 @@ import torch
 from qcn_inference.config import load_config
 from qcn_inference.loading import Loader, Progress
 from qcn_inference.model import Model
-from qcn_inference.tensors import TensorFiles
+from qcn_inference.tensors import TensorFiles, find_files
 from qcn_inference.weights import build_model
 
 
@@ -45,6 +45,12 @@ def load_model(
     with closing(loader):
         identity = fingerprint(folder, files.paths, loader.dtype)
         return build_model(config, loader, identity, mtp=mtp)
+
+
+def weight_bytes(folder: Path) -> int:
+    """Return about how many bytes the weights take once loaded: FP8 is kept in bf16."""
+    stored = sum(path.stat().st_size for path in find_files(folder))
+    return stored if load_config(folder).fp8_block is None else 2 * stored
 
 
 def fingerprint(folder: Path, files: list[Path], dtype: torch.dtype) -> str:

@@ -96,6 +96,11 @@ class Model:
         self._memory: Memory | None = None
         self._decoder: Decoder | None = None
 
+    @property
+    def runs_kernels(self) -> bool:
+        """Whether it runs by our Triton kernels."""
+        return uses_triton(self._head)
+
     @torch.inference_mode()
     def reserve(self, nbytes: int) -> None:
         """Take memory of the GPU for states, once and for all; does nothing on the CPU.
@@ -104,7 +109,7 @@ class Model:
             DeviceMemoryError: it is too little.
         """
         dtype = self._head.dtype
-        if uses_triton(self._head):
+        if self.runs_kernels:
             budget = DeviceBudget.of(self.config, dtype, nbytes)
             memory = DeviceMemory(self.config, dtype, self.device, budget)
             self._memory = memory
@@ -119,6 +124,11 @@ class Model:
             self.reserve(room_for_states(self.device))
         assert self._memory is not None
         return self._memory
+
+    def drop_resident(self) -> None:
+        """Give up, on a GPU, what can be fetched from the host again."""
+        if isinstance(self._memory, DeviceMemory):
+            self._memory.drop_resident()
 
     @torch.inference_mode()
     def new_state(self) -> State:
