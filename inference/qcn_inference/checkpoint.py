@@ -48,9 +48,12 @@ def load_model(
 
 
 def weight_bytes(folder: Path) -> int:
-    """Return about how many bytes the weights take once loaded: FP8 is kept in bf16."""
+    """Return about how many bytes the weights take on a GPU: of FP8 the experts stay so."""
+    config = load_config(folder)
     stored = sum(path.stat().st_size for path in find_files(folder))
-    return stored if load_config(folder).fp8_block is None else 2 * stored
+    if config.fp8_block is None:
+        return stored
+    return stored * 11 // 10 if config.num_experts else 2 * stored
 
 
 def fingerprint(folder: Path, files: list[Path], dtype: torch.dtype) -> str:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from fp8_checkpoints import write_fp8
 from interpreted import Caller
 from kernel_tolerances import assert_model_agrees
 from oracle import Oracle
-from random_checkpoints import random_checkpoint
+from random_checkpoints import draw_config, draw_tensors, random_checkpoint, write_checkpoint
 from whole_model import branch, from_nothing, read_and_step, read_in_passes, resume
 
 PROMPT, DRAFTED, STEPS = 70, 2, 4  # a whole chunk of the delta rule, more than a page, and a bit
@@ -22,6 +23,7 @@ SMALL: dict[str, object] = {
     "vocab_size": 97,
     "max_position_embeddings": 1024,
 }
+EXPERTS = {"num_experts": 2, "num_experts_per_tok": 2}
 DENSE: dict[str, object] = {  # and with few heads: each is a program
     **SMALL,
     "num_hidden_layers": 2,
@@ -42,7 +44,7 @@ def test_logits_agree_with_transformers(
 
     All experts are chosen: no rounding of the router's logits can change which.
     """
-    folder = random_checkpoint(tmp_path, seed, **SMALL, num_experts=2, num_experts_per_tok=2)
+    folder = random_checkpoint(tmp_path, seed, **SMALL, **EXPERTS)
     ids = torch.randint(0, 97, (PROMPT + STEPS,))
     want, _ = Oracle(folder).prefill(ids)
     read, stepped = call(
@@ -50,6 +52,23 @@ def test_logits_agree_with_transformers(
     )
     assert_model_agrees(read, want[: PROMPT + DRAFTED], dtype, hardware=call.hardware)
     assert_model_agrees(stepped, want[PROMPT:], dtype, hardware=call.hardware)
+
+
+def test_fp8_experts_agree_with_transformers_on_the_dequantised_weights(
+    call: Caller, tmp_path: Path
+) -> None:
+    """Experts stay in FP8, and what they read is quantised in prefill; the rest is bf16."""
+    config = draw_config(7) | SMALL | EXPERTS | {"hidden_size": 128, "moe_intermediate_size": 128}
+    tensors = draw_tensors(config, 7, deviation=0.05)
+    folder, plain = write_fp8(tmp_path / "fp8", config, tensors)
+    ids = torch.randint(0, 97, (PROMPT + STEPS,))
+    want, _ = Oracle(write_checkpoint(tmp_path / "plain", config, plain)).prefill(ids)
+    read, stepped = call(
+        read_and_step, folder=str(folder), ids=ids, prompt=PROMPT, drafted=DRAFTED, dtype=None
+    )
+    fp8 = torch.float8_e4m3fn
+    assert_model_agrees(read, want[: PROMPT + DRAFTED], fp8, hardware=call.hardware)
+    assert_model_agrees(stepped, want[PROMPT:], fp8, hardware=call.hardware)
 
 
 def test_a_pass_over_several_blocks_is_a_pass_for_each_bit_for_bit(
