@@ -266,11 +266,13 @@ class Model:
         tokens = self._checked(ids)
         start = state.position
         state.begin_draft(len(tokens))
-        x = functional.embedding(tokens, self._embedding).to(torch.float32)
-        positions = self._positions(torch.arange(start, start + len(tokens), device=self.device))
-        for layer in self._layers:
-            x = layer.prefill(x, state, positions)
-        return Drafted(self._logits(x), state)
+        with _threads(1 if self._takes_little(start) else torch.get_num_threads()):
+            x = functional.embedding(tokens, self._embedding).to(torch.float32)
+            numbers = torch.arange(start, start + len(tokens), device=self.device)
+            positions = self._positions(numbers)
+            for layer in self._layers:
+                x = layer.prefill(x, state, positions)
+            return Drafted(self._logits(x), state)
 
     def _checked(self, ids: Sequence[int] | Tensor) -> Tensor:
         tokens = torch.as_tensor(ids, dtype=torch.int64)
