@@ -71,7 +71,7 @@ def read_in_passes(
 def resume(
     *, folder: str, ids: Tensor, cuts: tuple[int, ...], behind: tuple[int, ...], resident: bool
 ) -> Tensor:
-    """Read blocks, and go on from what was kept of them, with other ids `behind`, once for each cut.
+    """Read blocks; go on from what was kept of them, with other ids `behind`, once for each cut.
 
     Kept parts are still on the device, or come back from the host: those of another model are.
 

@@ -26,7 +26,7 @@ from qcn_inference.layers import DecoderLayer, Positions, Seat
 from qcn_inference.memory import HostMemory, Memory
 from qcn_inference.mtp import MtpHead
 from qcn_inference.pace import Pace
-from qcn_inference.passes import ON_GPU, ONE_BLOCK, Pass, PassLimits, passes
+from qcn_inference.passes import ON_GPU, ONE_BLOCK, Pass, passes
 from qcn_inference.state import State
 
 LITTLE = 64_000_000
@@ -100,6 +100,11 @@ class Model:
     def runs_kernels(self) -> bool:
         """Whether it runs by our Triton kernels."""
         return uses_triton(self._head)
+
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether `decode` returns before it is done, and takes a token that nobody has seen."""
+        return self.runs_kernels
 
     @torch.inference_mode()
     def reserve(self, nbytes: int) -> None:

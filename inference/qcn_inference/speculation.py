@@ -27,8 +27,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from qcn_inference.config import ModelConfig
+from qcn_inference.host_copies import Arriving
 from qcn_inference.lookup import GRAM, Lookup
 from qcn_inference.model import Drafted, Model
+from qcn_inference.sampling import Sampler
 from qcn_inference.state import State
 
 ROWS = (2, 4, 8, 16)
@@ -145,7 +147,22 @@ class Speculation:
         self._draft: list[int] = []
         self._verified: Drafted | None = None
         self._taken = 0  # of the draft
+        self._ahead: Tensor | None = None  # logits behind the token that was chosen last
         self._propose()
+
+    def choose(self, sampler: Sampler, logits: Tensor, wanted: int) -> int:
+        """Choose a token from the logits returned last, `wanted` more at most behind it.
+
+        On a GPU, where no draft is in sight, the step behind the token is queued before anybody
+        knows which it is: the device goes on while the host looks at it. Where the text ends with
+        this token, one step was for nothing, and the state holds one token more than was shown.
+        """
+        token = sampler.draw(logits)
+        arriving = Arriving(token)
+        may_run_ahead = self._model.runs_ahead and wanted > 0 and self._verified is None
+        if may_run_ahead and not self._drafted(wanted):
+            self._ahead = self._model.decode(token, self._state)
+        return arriving.wait()
 
     def after(self, token: int, wanted: int) -> Tensor:
         """Return the logits behind a token that was chosen.
@@ -158,6 +175,9 @@ class Speculation:
             self._acceptance.count(self._lookup.match, came_true=token == self._next)
         self._lookup.push(token)
         self._propose()
+        if self._ahead is not None:
+            logits, self._ahead = self._ahead, None
+            return logits
         if self._verified is not None:
             if self._taken < len(self._draft) and token == self._draft[self._taken]:
                 self._taken += 1

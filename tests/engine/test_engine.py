@@ -121,7 +121,7 @@ async def test_a_lost_gpu_is_told_with_the_remedy_and_nobody_waits(
         await complete(engine)
     await asyncio.to_thread(engine.close)
     assert engine.state is EngineState.ERRORED
-    with pytest.raises(ApiError, match="GPU does not answer any more.*start the engine again"):
+    with pytest.raises(ApiError, match=r"GPU does not answer any more.*start the engine again"):
         await complete(engine)
 
 

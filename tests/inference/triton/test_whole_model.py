@@ -5,6 +5,7 @@ takes some milliseconds for each program.
 """
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,15 +17,15 @@ from random_checkpoints import draw_config, draw_tensors, random_checkpoint, wri
 from whole_model import branch, from_nothing, read_and_step, read_in_passes, resume
 
 PROMPT, DRAFTED, STEPS = 70, 2, 4  # a whole chunk of the delta rule, more than a page, and a bit
-SMALL: dict[str, object] = {
+SMALL: dict[str, Any] = {
     "num_hidden_layers": 3,
     "layer_types": ["linear_attention", "full_attention", "linear_attention"],
     "hidden_size": 48,
     "vocab_size": 97,
     "max_position_embeddings": 1024,
 }
-EXPERTS = {"num_experts": 2, "num_experts_per_tok": 2}
-DENSE: dict[str, object] = {  # and with few heads: each is a program
+EXPERTS: dict[str, Any] = {"num_experts": 2, "num_experts_per_tok": 2}
+DENSE: dict[str, Any] = {  # and with few heads: each is a program
     **SMALL,
     "num_hidden_layers": 2,
     "layer_types": ["linear_attention", "full_attention"],
