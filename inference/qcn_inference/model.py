@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from qcn_inference.config import ModelConfig
 from qcn_inference.decoder import Decoder
-from qcn_inference.device import room_for_states
+from qcn_inference.device import room_for_states, working_bytes
 from qcn_inference.device_memory import DeviceBudget, DeviceMemory
 from qcn_inference.grid import BLOCK
 from qcn_inference.layers import DecoderLayer, Positions, Seat
@@ -33,6 +33,10 @@ LITTLE = 64_000_000
 """Operations of one token, below which one thread decodes it. To wake and await others for products
 of so few rows costs more than it saves: on two quiet cores qcn-nano takes 6.5 ms a token with one
 thread and 6.0 to 6.9 with two; beside four busy processes 7 with one and 16 to 200 with two."""
+
+
+WARM_UP_TOKENS = 130
+"""More than two chunks and two pages: every kernel of a prefill runs."""
 
 
 class Drafted:
@@ -126,9 +130,18 @@ class Model:
     def memory(self) -> Memory:
         """Where its states lie; on a GPU that nobody has reserved, in all of what is free."""
         if self._memory is None:
-            self.reserve(room_for_states(self.device))
+            self.reserve(room_for_states(self.device, working_bytes(self.config)))
         assert self._memory is not None
         return self._memory
+
+    def warm_up(self) -> None:
+        """On a GPU: compile the kernels and capture a graph, so that no request waits for it."""
+        if not self.runs_kernels:
+            return
+        state = self.new_state()
+        self.prefill([0] * WARM_UP_TOKENS, state)
+        self.verify([0, 0], state).commit(1)
+        self.decode(0, state)
 
     def drop_resident(self) -> None:
         """Give up, on a GPU, what can be fetched from the host again."""

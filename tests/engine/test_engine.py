@@ -148,7 +148,7 @@ async def test_what_does_not_fit_the_gpu_is_loaded_onto_the_cpu_if_that_is_left_
     monkeypatch.setattr(devices, "choose", lambda _: (torch.device("cuda", 0), None))
     monkeypatch.setattr(devices, "describe", str)
     monkeypatch.setattr(
-        devices, "require_room", lambda device, _: full() if device.type == "cuda" else None
+        devices, "require_room", lambda device, *_: full() if device.type == "cuda" else None
     )
     engine = Engine(model_folder, "small", 1, Activity(), device="auto")
     engine.start()
