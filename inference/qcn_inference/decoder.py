@@ -173,8 +173,8 @@ class Decoder:
         """Make a graph of a step; the seat is afterwards as before."""
         seat = self._seat
         before = [tensor.clone() for tensor in seat.tensors]
-        graph = torch.cuda.CUDAGraph()
         try:
+            graph = torch.cuda.CUDAGraph()
             aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             aside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(aside):
