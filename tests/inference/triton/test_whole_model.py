@@ -126,10 +126,11 @@ def test_where_no_graph_can_be_captured_steps_are_launched_one_by_one(
     call: Caller, tmp_path: Path
 ) -> None:
     folder = random_checkpoint(tmp_path, 6, **DENSE)
-    arguments = {"folder": str(folder), "ids": torch.randint(0, 97, (7,))}
-    logits, uses_graphs = call(decode_without_graphs, **arguments)
+    ids = torch.randint(0, 97, (7,))
+    logits, uses_graphs = call(decode_without_graphs, folder=str(folder), ids=ids)
     assert not uses_graphs
-    want = load_model(folder).prefill(arguments["ids"], load_model(folder).new_state())
+    model = load_model(folder)
+    want = model.prefill(ids, model.new_state())
     assert_model_agrees(logits[-1:], want, torch.float32, hardware=call.hardware)
 
 
