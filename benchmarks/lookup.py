@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from qcn_inference.request import Finished, Prompt
 
 COMMITS = 400
-CASES, QUICK_CASES = 16, 2
+CASES, QUICK_CASES = 8, 2
 ROUNDS, QUICK_ROUNDS = 2, 1
-PROMPT_TOKENS, MOST_TOKENS = 4096, 192
+PROMPT_TOKENS, MOST_TOKENS = 4096, 128
 FEWEST_TOKENS = 12
 FOREIGN = (argparse, ast, statistics, tarfile, textwrap)
 KINDS = ("rewrite", "typed", "foreign", "unlike", "own")

@@ -46,7 +46,8 @@ class Drafted:
     over them.
     """
 
-    def __init__(self, logits: Tensor, state: State) -> None:
+    def __init__(self, hidden: Tensor, logits: Tensor, state: State) -> None:
+        self.hidden = hidden  # fp32 [T, hidden], what the head was applied to
         self.logits = logits  # fp32 [T, vocab], behind each of the tokens
         self._state = state
 
@@ -290,7 +291,8 @@ class Model:
             positions = self._positions(numbers)
             for layer in self._layers:
                 x = layer.prefill(x, state, positions)
-            return Drafted(self._logits(x), state)
+            hidden = self._normed(x)
+            return Drafted(hidden, self._projected(hidden), state)
 
     def _checked(self, ids: Sequence[int] | Tensor) -> Tensor:
         tokens = torch.as_tensor(ids, dtype=torch.int64)

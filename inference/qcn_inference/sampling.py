@@ -1,6 +1,8 @@
 """Choosing the next token, and knowing when to stop."""
 
 import torch
+from qcn_kernels.choice import uses_triton
+from qcn_kernels.sampling import greedy, sample
 from torch import Tensor
 
 from qcn_inference.request import SamplingParams, TokenLogprobs
@@ -26,6 +28,8 @@ class Sampler:
         Greedy takes the first of equals.
         """
         params = self._params
+        if uses_triton(logits):
+            return self._drawn_by_kernels(logits.unsqueeze(0))
         if params.temperature < GREEDY_BELOW:
             return torch.argmax(logits, dim=-1, keepdim=True)
         count = min(params.top_k, len(logits)) if params.top_k > 0 else len(logits)
@@ -37,6 +41,19 @@ class Sampler:
         probabilities.masked_fill_((before >= params.top_p) & (before > 0), 0)
         drawn = torch.multinomial(probabilities, 1, generator=self._generator(logits.device))
         return ids[drawn]
+
+    def _drawn_by_kernels(self, logits: Tensor) -> Tensor:
+        params = self._params
+        if params.temperature < GREEDY_BELOW:
+            return greedy(logits)
+        uniform = torch.rand(1, generator=self._generator(logits.device), device=logits.device)
+        return sample(
+            logits,
+            temperature=params.temperature,
+            top_k=params.top_k,
+            top_p=params.top_p,
+            uniform=uniform,
+        )
 
     def _generator(self, device: torch.device) -> torch.Generator:
         """The source of a device's random numbers, seeded when it is first used."""

@@ -260,6 +260,8 @@ TOKENS, LENGTH = 3, 5
 class Scripted:
     """A model whose logits are drawn for each text; it verifies as it decodes."""
 
+    mtp = None
+
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
         self.verified = 0

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from deadlines import DEADLINE_SECONDS
+
 KERNELS = Path(__file__).parents[2] / "kernels"
 
 PROGRAM = """
@@ -58,5 +60,5 @@ def test_every_operation_runs_on_the_cpu_where_triton_cannot_be_imported() -> No
         [sys.executable, "-c", PROGRAM],
         check=True,
         env={"PYTHONPATH": str(KERNELS), "OMP_NUM_THREADS": "1"},
-        timeout=300,
+        timeout=DEADLINE_SECONDS,
     )

@@ -406,7 +406,9 @@ class Engine:
         devices.require_room(device, weight_bytes(self.folder), working)
         devices.make_current(device)
         try:
-            model = load_model(self.folder, device=str(device), progress=self._on_progress)
+            model = load_model(
+                self.folder, device=str(device), mtp=True, progress=self._on_progress
+            )
             room = devices.room_for_states(device, working)
             if self._budgets.device is not None:
                 room = min(room, self._budgets.device << 20)
