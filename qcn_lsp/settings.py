@@ -304,6 +304,8 @@ def _expectation(path: tuple[str, ...]) -> str:
     words = _words(_kind_of(field.annotation))
     if path == ("engine", "url"):
         words = "an address such as http://127.0.0.1:8080, without user name or password"
+    if path == ("engine", "device"):
+        words = "auto, cpu, cuda or cuda:N"
     low = f"above {limits['gt']}" if "gt" in limits else f"from {limits.get('ge')}"
     return f"expected {words}" + (f" {low} to {limits['le']}" if "le" in limits else "")
 
