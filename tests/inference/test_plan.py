@@ -1,0 +1,195 @@
+"""Plans: figures of the published models, and what must hold on every machine."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from qcn_inference.config import load_config
+from qcn_inference.planning.footprint import FORMATS, Footprint
+from qcn_inference.planning.machine import Gpu, Machine
+from qcn_inference.planning.plan import (
+    HOST_SHARE,
+    WORKSPACE,
+    Plan,
+    Refusal,
+    plan,
+    smaller,
+)
+
+from sampling import examples
+
+GB = 10**9
+CODER_NEXT = {
+    "model_type": "qwen3_next",
+    "vocab_size": 151_936,
+    "hidden_size": 2048,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 48,
+    "full_attention_interval": 4,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "head_dim": 256,
+    "partial_rotary_factor": 0.25,
+    "rope_theta": 5_000_000,
+    "max_position_embeddings": 262_144,
+    "rms_norm_eps": 1e-6,
+    "num_experts": 512,
+    "num_experts_per_tok": 10,
+    "moe_intermediate_size": 512,
+    "shared_expert_intermediate_size": 512,
+    "norm_topk_prob": True,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_conv_kernel_dim": 4,
+    "tie_word_embeddings": False,
+    "eos_token_id": 151_645,
+}
+BF16, FP8, INT4 = FORMATS
+H200 = Gpu("H200", 140 * GB, 4.3e12, 790e12, 50e9)
+RTX_4090 = Gpu("RTX 4090", 24 * GB, 0.95e12, 150e12, 24e9)
+
+
+@pytest.fixture(scope="module")
+def coder_next(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Footprint]:
+    folder: Path = tmp_path_factory.mktemp("shape")
+    (folder / "config.json").write_text(json.dumps(CODER_NEXT))
+    config = load_config(folder)
+    return {format.name: Footprint(config, format) for format in FORMATS}
+
+
+def machine(gpu: Gpu | None, free: int = 60 * GB) -> Machine:
+    return Machine(free_bytes=free, bandwidth=50e9, rate=1e12, gpu=gpu)
+
+
+def test_the_published_sizes_are_found_from_the_shape(coder_next: dict[str, Footprint]) -> None:
+    """Sizes from the model's pages, and the counted bytes of `model-facts.md`."""
+    assert coder_next["bf16"].all_bytes == pytest.approx(159e9, rel=0.01)
+    assert coder_next["fp8"].all_bytes == pytest.approx(80.4e9, rel=0.01)
+    assert coder_next["fp8"].kv_bytes == 24_576
+    assert coder_next["fp8"].checkpoint_bytes == pytest.approx(75.5e6 + 3.5e6, rel=0.01)
+
+
+def test_on_a_large_gpu_everything_lies_on_it(coder_next: dict[str, Footprint]) -> None:
+    found = plan(coder_next["fp8"], machine(H200))
+    assert isinstance(found, Plan)
+    assert (found.placement, found.context) == ("gpu", 262_144)
+    # The ceilings of `model-facts.md`: 1,004, 755 and 409 tokens a second; 10.8 s for all tokens.
+    rates = [1 / found.decode_seconds(position) for position in (8192, 65_536, 262_144)]
+    assert rates == pytest.approx([1004, 755, 409], rel=0.05)
+    assert found.prefill_seconds(262_144) == pytest.approx(10.8, rel=0.05)
+
+
+def test_on_a_24_gb_card_experts_lie_in_host_memory(coder_next: dict[str, Footprint]) -> None:
+    found = plan(coder_next["int4"], machine(RTX_4090), longest=65_536)
+    assert isinstance(found, Plan)
+    assert (found.placement, found.context) == ("gpu and host", 65_536)
+    assert 2 * 512 <= found.slots < coder_next["int4"].experts
+    assert found.host_bytes <= HOST_SHARE * 60 * GB
+    # Every prompt needs nearly every expert: no answer to a keystroke.
+    assert found.ghost_text_seconds(16_384) > 0.3
+
+
+def test_an_expert_that_is_missing_is_computed_where_that_is_sooner(
+    coder_next: dict[str, Footprint],
+) -> None:
+    slow_link, fast_link = replace(RTX_4090, link=12e9), replace(RTX_4090, link=100e9)
+    for gpu, expected in ((slow_link, True), (fast_link, False)):
+        found = plan(coder_next["int4"], machine(gpu))
+        assert isinstance(found, Plan)
+        assert found.missing_on_cpu is expected
+
+
+def test_where_nothing_fits_it_says_what_is_missing(coder_next: dict[str, Footprint]) -> None:
+    refused = plan(coder_next["bf16"], machine(RTX_4090))
+    assert isinstance(refused, Refusal)
+    assert "160." in refused.missing or "159." in refused.missing
+    assert "24.0 GB are free" in refused.missing
+    assert "qcn models convert" in refused.remedy
+    refused = plan(coder_next["int4"], machine(None, 30 * GB))
+    assert isinstance(refused, Refusal)
+    assert "convert" not in refused.remedy
+
+
+sizes = st.integers(0, 400).map(lambda gb: gb * GB)
+gpus = st.none() | st.builds(
+    Gpu,
+    name=st.just("a GPU"),
+    free_bytes=sizes,
+    bandwidth=st.floats(1e11, 8e12),
+    rate=st.floats(1e13, 2e15),
+    link=st.floats(4e9, 2e11),
+)
+machines = st.builds(
+    Machine, free_bytes=sizes, bandwidth=st.floats(1e10, 5e11), rate=st.floats(1e11, 1e13), gpu=gpus
+)
+formats = st.sampled_from([format.name for format in FORMATS])
+longests = st.sampled_from([1000, 8192, 65_536, 262_144])
+
+
+@pytest.mark.long
+@examples(sample=200, full=5000)
+@given(on=machines, name=formats, longest=longests)
+def test_no_plan_takes_more_memory_than_there_is(
+    coder_next: dict[str, Footprint], on: Machine, name: str, longest: int
+) -> None:
+    foot = coder_next[name]
+    found = plan(foot, on, longest=longest)
+    if isinstance(found, Refusal):
+        return
+    assert 0 < found.context <= longest
+    assert found.host_bytes <= HOST_SHARE * on.free_bytes
+    if found.placement == "cpu":
+        assert found.host_bytes > foot.all_bytes
+        return
+    assert on.gpu is not None
+    on_gpu = foot.resident_bytes + found.slots * foot.expert_bytes + WORKSPACE
+    on_gpu += found.context * foot.kv_bytes + found.cache_bytes
+    assert on_gpu <= on.gpu.free_bytes
+    assert found.slots * foot.expert_bytes + found.host_bytes >= foot.experts * foot.expert_bytes
+
+
+@pytest.mark.long
+@examples(sample=200, full=5000)
+@given(on=machines, name=formats, longest=longests, more=sizes, position=st.integers(0, 262_144))
+def test_more_memory_makes_no_plan_slower(
+    coder_next: dict[str, Footprint],
+    on: Machine,
+    name: str,
+    longest: int,
+    more: int,
+    position: int,
+) -> None:
+    """At the same length of context: a longer one that now fits takes slots from the experts."""
+    foot = coder_next[name]
+    gpu = None if on.gpu is None else replace(on.gpu, free_bytes=on.gpu.free_bytes + more)
+    before = plan(foot, on, longest=longest)
+    if isinstance(before, Refusal):
+        return
+    after = plan(foot, replace(on, gpu=gpu), longest=before.context)
+    assert isinstance(after, Plan)
+    if after.placement == before.placement:
+        assert after.decode_seconds(position) <= before.decode_seconds(position)
+        assert after.prefill_seconds(9000, position) <= before.prefill_seconds(9000, position)
+    assert isinstance(plan(foot, replace(on, free_bytes=on.free_bytes + more)), Plan)
+
+
+@pytest.mark.long
+@examples(sample=100, full=2000)
+@given(on=machines, name=formats)
+def test_where_memory_runs_out_smaller_plans_end_with_a_refusal(
+    coder_next: dict[str, Footprint], on: Machine, name: str
+) -> None:
+    found = plan(coder_next[name], on)
+    for _ in range(400):
+        if isinstance(found, Refusal):
+            return
+        following = smaller(found)
+        if isinstance(following, Plan):
+            assert following.context <= found.context
+        found = following
+    pytest.fail("plans went on and on")
