@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 
@@ -162,6 +162,52 @@ def _cpu_features() -> str:
     return f" with {', '.join(found)}" if found else ""
 
 
+def _plans() -> Iterator[Finding]:
+    """What the published models could do here; each in its best format that fits."""
+    if missing_packages():
+        return  # said above
+    try:
+        asked = _ask("-m", "qcn_inference.planning")
+    except subprocess.TimeoutExpired:
+        yield Finding("models", "warn", f"not planned within {ASK_SECONDS:g} s", "Try again.")
+        return
+    if asked.returncode:
+        yield Finding("models", "warn", _last_line(asked.stderr), f"Reinstall: {INSTALL_ENGINE}")
+        return
+    plans = json.loads(asked.stdout)["plans"]
+    for model in dict.fromkeys(plan["model"] for plan in plans):
+        own = [plan for plan in plans if plan["model"] == model]
+        fitting = [plan for plan in own if plan["placement"]]
+        if fitting:
+            yield Finding(model, "ok", explained(max(fitting, key=_decode_rate)))
+        else:
+            detail = f"not on this machine: as {own[-1]['format']}, {own[-1]['missing']}"
+            yield Finding(model, "warn", detail, f"{own[-1]['remedy']}.")
+
+
+def _decode_rate(plan: dict[str, Any]) -> float:
+    rate: float = plan["decode_tokens_per_second"]
+    return rate
+
+
+def explained(plan: dict[str, Any]) -> str:
+    """Say a plan in words; its rates are what memories and products allow at best."""
+    where = {"gpu": "on the GPU", "cpu": "on the CPU"}.get(plan["placement"])
+    if where is None:
+        missing = "computed on the CPU" if plan["missing_on_cpu"] else "copied when needed"
+        where = (
+            f"on the GPU with {plan['experts_on_gpu']:,} of {plan['experts']:,} experts, all of "
+            f"them in {plan['host_bytes'] / 1e9:.0f} GB of host memory, missing ones {missing}"
+        )
+    return (
+        f"as {plan['format']} ({plan['weight_bytes'] / 1e9:.0f} GB) {where}; room for a context of "
+        f"{plan['context']:,} tokens. At best, behind {plan['position']:,} tokens: "
+        f"{plan['decode_tokens_per_second']:,.0f} tokens/s, a ghost text in "
+        f"{plan['ghost_text_seconds'] * 1000:,.0f} ms; reading "
+        f"{plan['prefill_tokens_per_second']:,.0f} tokens/s"
+    )
+
+
 def _runtime_directory() -> Iterator[Finding]:
     try:
         directory = runtime_directory()
@@ -220,8 +266,13 @@ def check_folder(folder: Path) -> Finding:
 
 def _ask_python(code: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run `code` in a process of this Python of its own; raises `TimeoutExpired`."""
+    return _ask("-c", code, *arguments)
+
+
+def _ask(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run this Python in a process of its own; raises `TimeoutExpired`."""
     return subprocess.run(
-        [sys.executable, "-P", "-c", code, *arguments],
+        [sys.executable, "-P", *arguments],
         capture_output=True,
         text=True,
         timeout=ASK_SECONDS,
@@ -238,6 +289,7 @@ _CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     _packages,
     _torch,
     _machine,
+    _plans,
     _runtime_directory,
     _engines,
     _model,

@@ -1,13 +1,12 @@
 """Plans: figures of the published models, and what must hold on every machine."""
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from qcn_inference.config import load_config
+from qcn_inference.planning.__main__ import SHAPES
 from qcn_inference.planning.footprint import FORMATS, Footprint
 from qcn_inference.planning.machine import Gpu, Machine
 from qcn_inference.planning.plan import (
@@ -18,48 +17,17 @@ from qcn_inference.planning.plan import (
     plan,
     smaller,
 )
-
 from sampling import examples
 
 GB = 10**9
-CODER_NEXT = {
-    "model_type": "qwen3_next",
-    "vocab_size": 151_936,
-    "hidden_size": 2048,
-    "intermediate_size": 5120,
-    "num_hidden_layers": 48,
-    "full_attention_interval": 4,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 2,
-    "head_dim": 256,
-    "partial_rotary_factor": 0.25,
-    "rope_theta": 5_000_000,
-    "max_position_embeddings": 262_144,
-    "rms_norm_eps": 1e-6,
-    "num_experts": 512,
-    "num_experts_per_tok": 10,
-    "moe_intermediate_size": 512,
-    "shared_expert_intermediate_size": 512,
-    "norm_topk_prob": True,
-    "linear_num_key_heads": 16,
-    "linear_num_value_heads": 32,
-    "linear_key_head_dim": 128,
-    "linear_value_head_dim": 128,
-    "linear_conv_kernel_dim": 4,
-    "tie_word_embeddings": False,
-    "eos_token_id": 151_645,
-}
-BF16, FP8, INT4 = FORMATS
 H200 = Gpu("H200", 140 * GB, 4.3e12, 790e12, 50e9)
 RTX_4090 = Gpu("RTX 4090", 24 * GB, 0.95e12, 150e12, 24e9)
 
 
 @pytest.fixture(scope="module")
-def coder_next(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Footprint]:
-    folder: Path = tmp_path_factory.mktemp("shape")
-    (folder / "config.json").write_text(json.dumps(CODER_NEXT))
-    config = load_config(folder)
-    return {format.name: Footprint(config, format) for format in FORMATS}
+def coder_next() -> dict[str, Footprint]:
+    config = load_config(SHAPES / "Qwen3-Coder-Next")
+    return {stored.name: Footprint(config, stored) for stored in FORMATS}
 
 
 def machine(gpu: Gpu | None, free: int = 60 * GB) -> Machine:
@@ -127,7 +95,7 @@ gpus = st.none() | st.builds(
 machines = st.builds(
     Machine, free_bytes=sizes, bandwidth=st.floats(1e10, 5e11), rate=st.floats(1e11, 1e13), gpu=gpus
 )
-formats = st.sampled_from([format.name for format in FORMATS])
+formats = st.sampled_from([stored.name for stored in FORMATS])
 longests = st.sampled_from([1000, 8192, 65_536, 262_144])
 
 

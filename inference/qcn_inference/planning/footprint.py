@@ -62,9 +62,10 @@ class Footprint:
         heads = config.num_attention_heads * config.head_dim
         kv = config.num_key_value_heads * config.head_dim
         full = config.hidden_size * (3 * heads + 2 * kv)
-        linear = config.hidden_size * (
-            2 * config.linear_key_dim + 3 * config.linear_value_dim
-        ) + 2 * config.hidden_size * config.linear_num_value_heads
+        linear = (
+            config.hidden_size * (2 * config.linear_key_dim + 3 * config.linear_value_dim)
+            + 2 * config.hidden_size * config.linear_num_value_heads
+        )
         shared = 3 * config.hidden_size * config.shared_expert_intermediate_size
         router = config.hidden_size * (config.num_experts + 1)
         dense = 3 * config.hidden_size * config.intermediate_size

@@ -1,4 +1,4 @@
-"""What a machine has: memories, and how fast it reads, copies and multiplies. Measured in seconds."""
+"""What a machine has: memories, and how fast it reads, copies and multiplies, as measured."""
 
 import time
 from collections.abc import Callable

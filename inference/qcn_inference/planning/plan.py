@@ -217,7 +217,10 @@ def _refusal(foot: Footprint, machine: Machine, context: int) -> Refusal:
             f", and at least {_gb(least)} of {machine.gpu.name}'s memory, "
             f"of which {_gb(machine.gpu.free_bytes)} are free"
         )
-    remedy = "Choose a smaller model, or end what else holds the memory"
+    remedy = (
+        "Choose a smaller model (qcn-nano runs everywhere), end what else holds the memory, or set "
+        "qcn.engine.url to a server that has it"
+    )
     if foot.format.name != "int4":
         remedy = "Convert it: qcn models convert SRC DST --experts int4. Or choose a smaller model"
     return Refusal(foot, missing, remedy)
