@@ -1,7 +1,9 @@
 """A device for experts with a clock of its own: nothing on it depends on this machine's speed.
 
-A copy's contents appear in its slot when what is computed has waited for it, and not before: who
-forgets to wait computes with NaN. Who copies over what is still being read is told so at once.
+The host is taken to run ahead of the device as far as it may: a copy begins as soon as the link is
+free and what it says it comes after is done. Its contents appear in its slot when what is computed
+has waited for it, and not before: who forgets to wait computes with NaN. Who copies over what is
+still being read is told so at once.
 """
 
 from collections.abc import Sequence
@@ -47,7 +49,7 @@ class SimulatedDevice:
         self._newest: dict[int, Copied] = {}
 
     def copy(self, gate_up: Tensor, down: Tensor, slot: int, after: Computed | None) -> Copied:
-        start = max(self.now, self._link_free, after.at if after else 0.0)
+        start = max(self._link_free, after.at if after else 0.0)
         assert start >= self._read_until[slot], f"slot {slot} is overwritten while it is read"
         self.gate_up[slot] = torch.nan
         self.down[slot] = torch.nan

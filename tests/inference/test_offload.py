@@ -172,7 +172,7 @@ class Slots(RuleBasedStateMachine):
         for expert in found:
             self.order.remove((layer, expert))
             self.order.append((layer, expert))
-        taken = self.slots.take(layer, missing, frozenset(found.values()))
+        taken = self.slots.take(layer, missing)
         assert list(taken) == missing
         for expert, slot in taken.items():
             if len(self.places) == self.COUNT:

@@ -11,7 +11,7 @@ other. Experts that are in slots outside the windows stay there and are not copi
 What a token gets is the sum over its experts, wherever they were computed.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -73,8 +73,8 @@ class OffloadedExperts:
         wanted: list[int] = chosen.tolist()  # copies are begun by the host, which must know
         found, missing = self.slots.look(layer, wanted)
         if missing and not self._missing_on_cpu:
-            found |= self._bring(layer, missing, in_use=found.values())
-            missing = [expert for expert in wanted if expert not in found]
+            found |= self._bring(layer, missing)
+            missing = []
         here = [place for place, expert in enumerate(wanted) if expert in found]
         there = [place for place, expert in enumerate(wanted) if expert in missing]
         out = torch.zeros(len(x), device=x.device)
@@ -82,7 +82,7 @@ class OffloadedExperts:
             out += self._on_device(x, weights, [found[wanted[place]] for place in here], here)
         if there:
             out += self._on_host(layer, x, weights, [wanted[place] for place in there], there)
-            self._bring(layer, missing[:1], in_use=found.values())
+            self._bring(layer, missing[:1])
         return out
 
     def _on_device(self, x: Tensor, weights: Tensor, slots: list[int], places: list[int]) -> Tensor:
@@ -138,7 +138,7 @@ class OffloadedExperts:
 
     def _few(self, layer: int, needed: list[int]) -> dict[int, int]:
         found, missing = self.slots.look(layer, needed)
-        return found | self._bring(layer, missing, in_use=found.values())
+        return found | self._bring(layer, missing)
 
     def _window(self, layer: int) -> dict[int, int]:
         """The slots of all experts of a layer; copies to them have begun."""
@@ -161,10 +161,9 @@ class OffloadedExperts:
             self._windows.clear()
             self.slots.give_back(range(2 * self._size))
 
-    def _bring(self, layer: int, wanted: Sequence[int], in_use: Iterable[int]) -> dict[int, int]:
-        """Begin to copy experts to slots of their own; those already in use stay."""
-        keep = frozenset(in_use)
-        taken = self.slots.take(layer, wanted, keep)
+    def _bring(self, layer: int, wanted: Sequence[int]) -> dict[int, int]:
+        """Begin to copy experts to slots of their own."""
+        taken = self.slots.take(layer, wanted)
         for expert, slot in taken.items():
             self._copy(layer, expert, slot)
         return taken

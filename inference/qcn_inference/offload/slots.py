@@ -1,7 +1,7 @@
 """Which expert has which place on the GPU: least recently used goes first. Pure bookkeeping."""
 
 from collections import OrderedDict
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 Expert = tuple[int, int]  # layer, number in it
 
@@ -33,18 +33,14 @@ class ExpertSlots:
         self.misses += len(missing)
         return found, missing
 
-    def take(
-        self, layer: int, experts: Sequence[int], in_use: Container[int] = ()
-    ) -> dict[int, int]:
+    def take(self, layer: int, experts: Sequence[int]) -> dict[int, int]:
         """Give places to experts that have none, at the cost of those unused for longest.
 
-        What is in a slot `in_use` stays. Where too few places are left, the first come first.
+        What was just looked for keeps its place, as long as there are places for all of it.
         """
-        taken: dict[int, int] = {}
+        taken = {}
         for expert in experts:
-            slot = self._free.pop() if self._free else self._evict(in_use, taken.values())
-            if slot is None:
-                break
+            slot = self._free.pop() if self._free else self._held.popitem(last=False)[1]
             taken[expert] = self._held[layer, expert] = slot
         return taken
 
@@ -58,10 +54,3 @@ class ExpertSlots:
     def give_back(self, slots: range) -> None:
         """Take slots that were cleared into use again; they hold nothing."""
         self._free.extend(slots)
-
-    def _evict(self, in_use: Container[int], taken: Container[int]) -> int | None:
-        for expert, slot in self._held.items():
-            if slot not in in_use and slot not in taken:
-                del self._held[expert]
-                return slot
-        return None
