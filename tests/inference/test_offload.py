@@ -1,12 +1,20 @@
 """Experts in host memory: the same results, within the slots, copies in order and overlapped."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
+import qcn_inference
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from qcn_inference.config import load_config
 from qcn_inference.offload.experts import HostExperts, OffloadedExperts
 from qcn_inference.offload.slots import ExpertSlots
+from qcn_inference.planning.footprint import Footprint, WeightFormat
+from qcn_inference.planning.machine import Gpu, Machine
+from qcn_inference.planning.plan import WORKSPACE, Plan, plan
 from qcn_kernels.moe import experts, experts_step, route
 from sampling import examples
 from simulated_device import SimulatedDevice
@@ -136,6 +144,28 @@ def test_experts_outside_the_windows_are_not_copied_again() -> None:
     assert held == LAYERS * EXPERTS
     prefill_everywhere(on_device, host, 200)
     assert (device.copied_bytes - before) // ONE == 2 * EXPERTS  # those whose slots are windows
+
+
+def test_a_prompt_takes_as_long_as_the_plan_says() -> None:
+    """Where the link is what limits it, and all experts are needed."""
+    nano = load_config(Path(qcn_inference.__file__).parent / "data" / "qcn-nano")
+    shape = replace(nano, layer_types=nano.layer_types[:LAYERS], num_experts=EXPERTS)
+    foot = Footprint(shape, WeightFormat("fp32", 32, 32))
+    link = 1e6
+    free = WORKSPACE + foot.resident_bytes + 4 * foot.checkpoint_bytes + 8192 * foot.kv_bytes
+    gpu = Gpu("simulated", free + 20 * foot.expert_bytes, 1e15, 1e18, link)
+    found = plan(foot, Machine(2**40, 1.0, 1e15, gpu))
+    assert isinstance(found, Plan)
+    assert (found.placement, found.slots) == ("gpu and host", 20)
+    host = layers()
+    on_device, device = offloaded(host, found.slots)
+    for _ in range(60):  # until all slots are in use
+        step_everywhere(on_device, host)
+    before = device.copied_bytes
+    prefill_everywhere(on_device, host, 1000)
+    copied = (device.copied_bytes - before) // ONE
+    seconds = found.prefill_seconds(1000)
+    assert seconds == pytest.approx(copied * foot.expert_bytes / link, rel=1e-6)
 
 
 def test_what_the_cpu_computes_is_not_waited_for() -> None:

@@ -87,8 +87,9 @@ class Plan:
         needed = foot.experts * foot.read_share(end - start) * foot.expert_bytes
         over_link = 0.0
         if self.placement == "gpu and host":
-            gpu = self._gpu
-            over_link = needed * (1 - self.slot_share) / gpu.link
+            # Two layers' worth of slots are windows for what passes through.
+            stay = max(0, self.slots - 2 * foot.config.num_experts) / foot.experts
+            over_link = needed * (1 - stay) / self._gpu.link
         read = foot.core_bytes + needed + foot.kv_bytes * end
         return max(operations / self._rate, read / self._bandwidth, over_link)
 
