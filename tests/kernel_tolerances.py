@@ -18,6 +18,7 @@ INTERPRETED = {
     "rms_norm": 1e-5,
     "rotary": 1e-5,
     "attention": 2e-5,
+    "linear": 1e-5,
 }
 # On hardware operands of matrix products are rounded to bf16, 2^-9 each. The bounds are at least
 # twice what fp16 operands, 8 times finer, cost under the interpreter, times 8.
@@ -29,6 +30,7 @@ ON_HARDWARE = {
     "rms_norm": 2e-6,
     "rotary": 2e-6,
     "attention": 1e-2,  # q, k, v and the probabilities
+    "linear": 2e-5,  # the operands are stored in bf16: products of them are exact
 }
 STORED = {
     torch.float32: 0.0,

@@ -49,7 +49,7 @@ from qcn_inference import disk_files
 from qcn_inference.disk_entry import DamagedError, EntryFormat, keys_of
 from qcn_inference.disk_files import LOCK, NO_PARENT, Entry
 from qcn_inference.model import Model
-from qcn_inference.state import KvBlock
+from qcn_inference.kept import KvBlock
 from qcn_inference.state_cache import Stretch
 from qcn_inference.tokenizer import Tokenizer
 
@@ -111,6 +111,7 @@ class _Waiting:
     due: float  # time.monotonic()
     repo: str
     stretches: tuple[Stretch, ...]
+    ready: Callable[[], None]  # waits until they can be read
 
 
 class DiskCache:
@@ -144,13 +145,22 @@ class DiskCache:
 
     # On the model's thread.
 
-    def keep(self, context: str, repo: str, stretches: Sequence[Stretch]) -> None:
-        """Write, soon, what is not there yet of a context's text, which begins with these."""
+    def keep(
+        self,
+        context: str,
+        repo: str,
+        stretches: Sequence[Stretch],
+        ready: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Write, soon, what is not there yet of a context's text, which begins with these.
+
+        `ready` is called on the writer's thread first: it waits until they can be read.
+        """
         with self._changed:
             if self.on and not self._closing:
                 older = self._waiting.get(context)
                 due = time.monotonic() + WINDOW_SECONDS if older is None else older.due
-                self._waiting[context] = _Waiting(due, repo, tuple(stretches))
+                self._waiting[context] = _Waiting(due, repo, tuple(stretches), ready)
                 self._changed.notify_all()
 
     # On any thread.
@@ -285,6 +295,7 @@ class DiskCache:
             return self._times_forgotten[waiting.repo] == times_forgotten
 
         folder = self._folder(waiting.repo)
+        waiting.ready()
         try:
             disk_files.make_private(folder.parent)
             disk_files.make_private(folder)

@@ -1,30 +1,61 @@
-"""The model: embedding, decoder layers, head; prefill in blocks and decode token by token.
+"""The model: embedding, decoder layers, head; prefill in passes, decode token by token, verify.
 
-Blocks. A prompt goes through all layers BLOCK tokens at a time, so that what prefill needs beside
-weights and state does not grow with the prompt. Block and chunk grid start at the first token of
-each call of `prefill`: the same ids read in one call or in several agree to rounding, not bit for
-bit. Who needs that cuts the ids where `grid.py` says, and reads block by block.
+Passes. A prompt goes through all layers pass by pass (`passes.py`), so that what prefill needs
+beside weights and state does not grow with the prompt. Each block of a pass has a chunk grid of its
+own, which begins at its first token. Ids that are given without blocks are cut every BLOCK tokens
+from the first one on: the same ids read in one call or in several then agree to rounding, not bit
+for bit. Who needs that says where `grid.py` cuts.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from qcn_kernels.choice import uses_triton
 from qcn_kernels.rms_norm import rms_norm
 from qcn_kernels.rotary import rotary_tables
 from torch import Tensor
 from torch.nn import functional
 
 from qcn_inference.config import ModelConfig
+from qcn_inference.decoder import Decoder
+from qcn_inference.device import room_for_states
+from qcn_inference.device_memory import DeviceBudget, DeviceMemory
 from qcn_inference.grid import BLOCK
-from qcn_inference.layers import DecoderLayer, Positions
+from qcn_inference.layers import DecoderLayer, Positions, Seat
+from qcn_inference.memory import HostMemory, Memory
 from qcn_inference.mtp import MtpHead
+from qcn_inference.pace import Pace
+from qcn_inference.passes import ON_GPU, ONE_BLOCK, Pass, PassLimits, passes
 from qcn_inference.state import State
 
 LITTLE = 64_000_000
 """Operations of one token, below which one thread decodes it. To wake and await others for products
 of so few rows costs more than it saves: on two quiet cores qcn-nano takes 6.5 ms a token with one
 thread and 6.0 to 6.9 with two; beside four busy processes 7 with one and 16 to 200 with two."""
+
+
+class Drafted:
+    """Tokens that were run through the model and are not in `state` yet, which waits for `commit`.
+
+    The keys and values of the tokens stand behind the state's own, where the next ones are written
+    over them.
+    """
+
+    def __init__(self, logits: Tensor, state: State) -> None:
+        self.logits = logits  # fp32 [T, vocab], behind each of the tokens
+        self._state = state
+
+    @torch.inference_mode()
+    def commit(self, tokens: int) -> None:
+        """Read the first `tokens` of them into the state. Called once; 0 to T.
+
+        Raises:
+            ValueError: there are not so many.
+        """
+        if not 0 <= tokens <= len(self.logits):
+            raise ValueError(f"{tokens} of {len(self.logits)} drafted tokens cannot be read")
+        self._state.end_draft(tokens)
 
 
 class Model:
@@ -54,20 +85,54 @@ class Model:
         """
         self.config = config
         self.fingerprint = fingerprint
+        self.device = embedding.device
         self._embedding = embedding
         self._layers = tuple(layers)
         self._norm = norm
         self._head = head
         self.mtp = mtp
+        self._pace = Pace(self.device)
+        self.pass_limits = ON_GPU if uses_triton(embedding) else ONE_BLOCK
+        self._memory: Memory | None = None
+        self._decoder: Decoder | None = None
+
+    @torch.inference_mode()
+    def reserve(self, nbytes: int) -> None:
+        """Take memory of the GPU for states, once and for all; does nothing on the CPU.
+
+        Raises:
+            DeviceMemoryError: it is too little.
+        """
+        dtype = self._head.dtype
+        if uses_triton(self._head):
+            budget = DeviceBudget.of(self.config, dtype, nbytes)
+            memory = DeviceMemory(self.config, dtype, self.device, budget)
+            self._memory = memory
+            self._decoder = Decoder(self.config, memory, self._decode)
+        else:
+            self._memory = HostMemory(self.config, dtype)
+
+    @property
+    def memory(self) -> Memory:
+        """Where its states lie; on a GPU that nobody has reserved, in all of what is free."""
+        if self._memory is None:
+            self.reserve(room_for_states(self.device))
+        assert self._memory is not None
+        return self._memory
 
     @torch.inference_mode()
     def new_state(self) -> State:
         """Return the state of an empty sequence."""
-        return State(self.config, dtype=self._head.dtype, fingerprint=self.fingerprint)
+        return State(self.config, self.memory, self.fingerprint)
 
     @torch.inference_mode()
     def prefill_steps(
-        self, ids: Sequence[int] | Tensor, state: State, *, all_logits: bool = False
+        self,
+        ids: Sequence[int] | Tensor,
+        state: State,
+        now: Pass | None = None,
+        *,
+        all_logits: bool = False,
     ) -> Generator[None, None, Tensor]:
         """Read `ids` into `state`, pausing after each layer.
 
@@ -77,6 +142,8 @@ class Model:
         Args:
             ids: at least one token id below vocab_size.
             state: advanced by len(ids), in place.
+            now: the pass that they are, in a text that begins where `state` does. None: they are
+                cut every BLOCK tokens, and read in as many passes as it takes.
             all_logits: whether to return the logits of every token, not only of the last.
 
         Returns:
@@ -84,39 +151,58 @@ class Model:
 
         Raises:
             ValueError: no ids, or one that is no token.
+            DeviceMemoryError: there is no room for them on the GPU; `state` is unusable.
         """
-        hidden = yield from self.hidden_steps(ids, state, all_tokens=all_logits)
+        hidden = yield from self.hidden_steps(ids, state, now, all_tokens=all_logits)
         return self._projected(hidden)
 
     @torch.inference_mode()
     def hidden_steps(
-        self, ids: Sequence[int] | Tensor, state: State, *, all_tokens: bool
+        self,
+        ids: Sequence[int] | Tensor,
+        state: State,
+        now: Pass | None = None,
+        *,
+        all_tokens: bool,
     ) -> Generator[None, None, Tensor]:
         """As `prefill_steps`; returns what the head is applied to, fp32 [T, hidden] or [1, hidden].
 
         From this an MTP head guesses on.
         """
         tokens = self._checked(ids)
-        state.begin_reading(len(tokens))
+        state.require_usable()
+        start = state.position
+        todo = [now] if now is not None else self._cut(start, len(tokens))
         hidden = []
-        for block in torch.split(tokens, BLOCK):
-            x = functional.embedding(block, self._embedding).to(torch.float32)
-            cos, sin = self._rotary(state.position, len(block))
-            positions = Positions(cos.unsqueeze(1), sin.unsqueeze(1))
+        for part in todo:
+            state.begin_pass(part.parts, part.kept)
+            x = functional.embedding(tokens[part.start - start : part.end - start], self._embedding)
+            x = x.to(torch.float32)
+            positions = self._positions(torch.arange(part.start, part.end, device=self.device))
             for layer in self._layers:
                 x = layer.prefill(x, state, positions)
+                self._pace.layer_queued()
                 yield
-            state.position += len(block)
+            state.end_pass(part.end - part.start)
             if all_tokens:
                 hidden.append(self._normed(x))
-        state.end_reading()
         return torch.cat(hidden) if all_tokens else self._normed(x[-1:])
 
+    def _cut(self, start: int, tokens: int) -> Iterable[Pass]:
+        end = start + tokens
+        blocks = [(at, min(at + BLOCK, end)) for at in range(start, end, BLOCK)]
+        return passes(blocks, set(), self.pass_limits)
+
     def prefill(
-        self, ids: Sequence[int] | Tensor, state: State, *, all_logits: bool = False
+        self,
+        ids: Sequence[int] | Tensor,
+        state: State,
+        now: Pass | None = None,
+        *,
+        all_logits: bool = False,
     ) -> Tensor:
         """Run `prefill_steps` to its end and return its logits."""
-        steps = self.prefill_steps(ids, state, all_logits=all_logits)
+        steps = self.prefill_steps(ids, state, now, all_logits=all_logits)
         while True:
             try:
                 next(steps)
@@ -125,27 +211,56 @@ class Model:
                 return logits
 
     @torch.inference_mode()
-    def decode(self, token: int, state: State) -> Tensor:
+    def decode(self, token: int | Tensor, state: State) -> Tensor:
         """Read one token into `state` by the one-step recurrence; return fp32 logits [vocab].
+
+        On a GPU nothing is waited for; `token` may be a tensor [1] int64 there, of which nobody
+        has looked at the value.
 
         Raises:
             ValueError: `token` is none.
+            DeviceMemoryError: there is no room for it on the GPU.
         """
-        if not 0 <= token < self.config.vocab_size:
+        if isinstance(token, int) and not 0 <= token < self.config.vocab_size:
             raise ValueError(f"token id {token} is outside the vocabulary")
-        state.begin_reading(1)
+        if self._decoder is not None:
+            return self._decoder.step(state, token)
+        number = torch.as_tensor([token]) if isinstance(token, int) else token
+        state.begin_step()
         with _threads(1 if self._takes_little(state.position) else torch.get_num_threads()):
-            x = self._embedding[token].to(torch.float32, copy=True)  # layers add to it in place
-            cos, sin = self._rotary(state.position, 1)
-            positions = Positions(cos, sin)
-            for layer in self._layers:
-                x = layer.decode(x, state, positions)
-            state.position += 1
-            state.end_reading()
-            return self._logits(x)
+            logits = self._decode(number, torch.tensor([state.position]), state)
+        state.end_pass(1)
+        return logits
+
+    def _decode(self, token: Tensor, position: Tensor, seat: Seat) -> Tensor:
+        """The layers for one token [1] at a position [1], both int64; fp32 logits [vocab]."""
+        x = functional.embedding(token, self._embedding)[0].to(torch.float32, copy=True)
+        positions = self._positions(position)
+        for layer in self._layers:
+            x = layer.decode(x, seat, positions)
+        return self._logits(x)
 
     def _takes_little(self, position: int) -> bool:
         return self.config.prefill_operations(position, position + 1) < LITTLE
+
+    @torch.inference_mode()
+    def verify(self, ids: Sequence[int] | Tensor, state: State) -> Drafted:
+        """Run drafted tokens through the model; agrees with as many calls of `decode` to rounding.
+
+        `state` is unusable until the result's `commit` says how many of them it is to hold.
+
+        Raises:
+            ValueError: no ids, or one that is no token.
+            DeviceMemoryError: there is no room for them on the GPU.
+        """
+        tokens = self._checked(ids)
+        start = state.position
+        state.begin_draft(len(tokens))
+        x = functional.embedding(tokens, self._embedding).to(torch.float32)
+        positions = self._positions(torch.arange(start, start + len(tokens), device=self.device))
+        for layer in self._layers:
+            x = layer.prefill(x, state, positions)
+        return Drafted(self._logits(x), state)
 
     def _checked(self, ids: Sequence[int] | Tensor) -> Tensor:
         tokens = torch.as_tensor(ids, dtype=torch.int64)
@@ -154,14 +269,14 @@ class Model:
         low, high = tokens.aminmax()
         if low < 0 or high >= self.config.vocab_size:
             raise ValueError(f"token ids reach from {low} to {high}; the vocabulary does not")
-        return tokens
+        return tokens.to(self.device)
 
-    def _rotary(self, start: int, tokens: int) -> tuple[Tensor, Tensor]:
-        return rotary_tables(
-            torch.arange(start, start + tokens),
-            rotary_dim=self.config.rotary_dim,
-            theta=self.config.rope_theta,
+    def _positions(self, numbers: Tensor) -> Positions:
+        """Rotary tables of tokens by their numbers [T] int64."""
+        cos, sin = rotary_tables(
+            numbers, rotary_dim=self.config.rotary_dim, theta=self.config.rope_theta
         )
+        return Positions(cos, sin)
 
     def _normed(self, x: Tensor) -> Tensor:
         return rms_norm(x, scale=self._norm, eps=self.config.rms_norm_eps)

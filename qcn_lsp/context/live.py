@@ -379,13 +379,22 @@ class LiveContext:
         if layout == self.sent:
             return
         self.generation += 1
-        await self.engine.put_context(self._message(layout))
+        await self.engine.put_context(self._message(repository))
         self.sent = layout
 
-    def _message(self, layout: "Layout") -> ContextLayout:
+    def _message(self, repository: "Repository") -> ContextLayout:
         segments = tuple(
-            ContextSegment(segment.hash, str(segment.path), segment.text, segment.zone, segment.hot)
-            for segment in layout.segments
+            ContextSegment(
+                segment.hash,
+                str(segment.path),
+                segment.text,
+                segment.zone,
+                segment.hot,
+                superseded,
+            )
+            for segment, superseded in zip(
+                repository.layout.segments, repository.superseded, strict=True
+            )
         )
         return ContextLayout(self.name, self.repo, segments)
 

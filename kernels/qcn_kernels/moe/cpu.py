@@ -44,6 +44,8 @@ def experts(x: Tensor, *, weights: Tensor, chosen: Tensor, gate_up: Tensor, down
         chosen, whatever else is in the block.
     """
     tokens, top_k = chosen.shape
+    if tokens <= ROWS and len(gate_up) <= MOST_WASTE * chosen.numel():
+        return _experts_unsorted(x, weights=weights, chosen=chosen, gate_up=gate_up, down=down)
     flat = chosen.flatten()
     order = flat.argsort(stable=True)
     counts = flat.bincount(minlength=len(gate_up))
@@ -51,7 +53,7 @@ def experts(x: Tensor, *, weights: Tensor, chosen: Tensor, gate_up: Tensor, down
     # Where each chosen (token, expert) pair stands among the rows of all experts.
     shift = (room.cumsum(0) - room) - (counts.cumsum(0) - counts)
     rows = torch.empty_like(order)
-    rows[order] = torch.arange(len(flat)) + shift[flat[order]]
+    rows[order] = torch.arange(len(flat), device=flat.device) + shift[flat[order]]
     sizes = room.tolist()
 
     gathered = x.new_zeros(sum(sizes), x.shape[1])  # rows to spare are of zeros
@@ -59,6 +61,20 @@ def experts(x: Tensor, *, weights: Tensor, chosen: Tensor, gate_up: Tensor, down
     gate, up = _product_by_expert(gathered, gate_up, sizes).chunk(2, dim=1)
     outputs = _product_by_expert(functional.silu(gate).mul_(up), down, sizes)
     chosen_outputs = outputs.index_select(0, rows).view(tokens, top_k, -1)
+    return torch.bmm(weights.unsqueeze(1), chosen_outputs.to(torch.float32)).squeeze(1)
+
+
+def _experts_unsorted(
+    x: Tensor, *, weights: Tensor, chosen: Tensor, gate_up: Tensor, down: Tensor
+) -> Tensor:
+    """`experts` where all see all tokens, and what was not asked for is left lying.
+
+    For so few tokens and experts it is the same products as sorted, without the sorting: on one
+    core of a busy machine 8 tokens through qcn-nano's 16 experts take 350 us, sorted 600.
+    """
+    gate, up = torch.matmul(x, gate_up.mT).chunk(2, dim=2)  # [experts, T, intermediate]
+    outputs = torch.bmm(functional.silu(gate).mul_(up), down.mT)
+    chosen_outputs = outputs[chosen, torch.arange(len(x), device=x.device).unsqueeze(1)]
     return torch.bmm(weights.unsqueeze(1), chosen_outputs.to(torch.float32)).squeeze(1)
 
 

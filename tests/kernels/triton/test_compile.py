@@ -16,6 +16,7 @@ from qcn_kernels.chip import CHIPS
 from qcn_kernels.gated_delta_net import triton as gated_delta_net
 from qcn_kernels.gated_delta_net.weights import DeltaNetWeights
 from qcn_kernels.gated_delta_rule.grid import chunk_grid
+from qcn_kernels.linear.triton import linear
 from qcn_kernels.paged_attention import PagedKv
 from qcn_kernels.paged_attention.triton import paged_attention_decode, paged_attention_prefill
 from qcn_kernels.rms_norm.triton import add_rms_norm, rms_norm
@@ -76,6 +77,10 @@ def norms() -> None:
     add_rms_norm(x, added=bf16(TOKENS, HIDDEN), scale=scale, eps=1e-6, dtype=torch.bfloat16)
 
 
+def projection() -> None:
+    linear(bf16(TOKENS, HIDDEN), bf16(2 * CHANNELS, HIDDEN), None)
+
+
 def rotary() -> None:
     cos = torch.zeros(TOKENS, 64)
     scale = torch.zeros(18, 256)
@@ -104,6 +109,7 @@ OPERATIONS: dict[Callable[[], None], dict[str, str]] = {
     delta_net_step: {},
     convolution_step: {},
     norms: {},
+    projection: {"_linear": "wgmma"},
     rotary: {},
     attention_step: {"_attend": "mma"},
     attention_prefill: {"_attend": "wgmma"},

@@ -1,0 +1,128 @@
+"""Which device the model runs on, whether it can, and what its errors mean.
+
+Every reason against a GPU is told with what to do about it, before any weight is read.
+"""
+
+import logging
+from importlib.util import find_spec
+
+import torch
+
+from qcn_inference.errors import DeviceError, DeviceMemoryError
+
+log = logging.getLogger(__name__)
+
+LEAST_CAPABILITY = (8, 0)
+"""Of our kernels: tensor cores with bf16, asynchronous copies."""
+CPU = torch.device("cpu")
+USE_CPU = 'or set "qcn.engine.device" to "cpu"'
+WORKING_BYTES = 2 << 30
+"""What a pass of 16,384 tokens takes beside weights and states, and CUDA itself; an estimate."""
+
+INTERPRETED_BYTES = 64 << 20
+"""For the small models of tests, whose kernels are interpreted on the CPU."""
+
+
+def choose(name: str) -> torch.device:
+    """Find the device that a setting names.
+
+    Args:
+        name: `cpu`; `cuda` or `cuda:N` for a GPU that must be usable; `auto` for the first GPU if
+            it is, else the CPU.
+
+    Raises:
+        DeviceError: the GPU that was asked for cannot be used.
+    """
+    if name == "cpu":
+        return CPU
+    if name != "auto":
+        return _checked(int(name.partition(":")[2] or 0))
+    if torch.version.cuda is None or not torch.cuda.is_available():
+        return CPU
+    try:
+        return _checked(0)
+    except DeviceError as error:
+        log.warning("the model runs on the CPU: %s", error)
+        return CPU
+
+
+def _checked(number: int) -> torch.device:
+    """A GPU by its number. Raises DeviceError, with the remedy, if our kernels cannot run on it."""
+    if torch.version.cuda is None:
+        raise DeviceError(
+            f"torch {torch.__version__} was built without CUDA. Install a build of torch with "
+            f"CUDA, {USE_CPU}."
+        )
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise DeviceError(
+            f"CUDA cannot be started: {reason}. Check with nvidia-smi that the machine has an "
+            f"NVIDIA GPU and a driver for CUDA {torch.version.cuda} or newer, {USE_CPU}."
+        ) from error
+    if number >= torch.cuda.device_count():
+        raise DeviceError(
+            f"there is no GPU number {number}; the machine shows {torch.cuda.device_count()}, "
+            f"counted from 0. Choose another, {USE_CPU}."
+        )
+    if find_spec("triton") is None:
+        raise DeviceError(
+            "the kernels for the GPU need Triton, which is not installed. Run `pip install "
+            f'"qcn-lsp[engine]"` on Linux, {USE_CPU}.'
+        )
+    found = torch.cuda.get_device_capability(number)
+    if found < LEAST_CAPABILITY:
+        name = torch.cuda.get_device_name(number)
+        raise DeviceError(
+            f"{name} has compute capability {found[0]}.{found[1]}; our kernels need "
+            f"{LEAST_CAPABILITY[0]}.{LEAST_CAPABILITY[1]} (RTX 30 or newer). Choose another GPU, "
+            f"{USE_CPU}."
+        )
+    return torch.device("cuda", number)
+
+
+def describe(device: torch.device) -> str:
+    """Name a device for people: `cpu`, or `cuda:0 (NVIDIA H200)`."""
+    if device.type == "cpu":
+        return "cpu"
+    return f"{device} ({torch.cuda.get_device_name(device)})"
+
+
+def require_room(device: torch.device, nbytes: int) -> None:
+    """Refuse weights that cannot fit. Raises DeviceMemoryError."""
+    if device.type == "cpu":
+        return
+    free, total = torch.cuda.mem_get_info(device)
+    if nbytes + WORKING_BYTES > free:
+        raise DeviceMemoryError(
+            f"the weights take {nbytes >> 20} MiB and the work some {WORKING_BYTES >> 20} MiB; of "
+            f"the GPU's {total >> 20} MiB {free >> 20} are free. End other programs on the GPU, "
+            f"take a smaller or a quantised model, {USE_CPU}."
+        )
+
+
+def room_for_states(device: torch.device) -> int:
+    """Bytes that states may take once the weights are loaded."""
+    if device.type == "cpu":
+        return INTERPRETED_BYTES
+    free, _ = torch.cuda.mem_get_info(device)
+    return free - WORKING_BYTES
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the GPU's memory did not suffice; the GPU is fit for more."""
+    return isinstance(error, (torch.OutOfMemoryError, DeviceMemoryError))
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether an error says that the GPU, or this process' use of it, is beyond repair.
+
+    CUDA reports what went wrong in a kernel, or with the card, at some later call; every further
+    call in the process fails in the same way.
+    """
+    if is_out_of_memory(error):
+        return False
+    return isinstance(error, torch.AcceleratorError) or (
+        isinstance(error, RuntimeError) and "CUDA error" in str(error)
+    )
