@@ -48,8 +48,8 @@ from filelock import FileLock, Timeout
 from qcn_inference import disk_files
 from qcn_inference.disk_entry import DamagedError, EntryFormat, keys_of
 from qcn_inference.disk_files import LOCK, NO_PARENT, Entry
-from qcn_inference.model import Model
 from qcn_inference.kept import KvBlock
+from qcn_inference.model import Model
 from qcn_inference.state_cache import Stretch
 from qcn_inference.tokenizer import Tokenizer
 

@@ -26,7 +26,7 @@ from qcn_inference.layers import DecoderLayer, Positions, Seat
 from qcn_inference.memory import HostMemory, Memory
 from qcn_inference.mtp import MtpHead
 from qcn_inference.pace import Pace
-from qcn_inference.passes import ON_GPU, ONE_BLOCK, Pass, PassLimits, passes
+from qcn_inference.passes import ON_GPU, ONE_BLOCK, Pass, passes
 from qcn_inference.state import State
 
 LITTLE = 64_000_000
@@ -86,6 +86,7 @@ class Model:
         self.config = config
         self.fingerprint = fingerprint
         self.device = embedding.device
+        self.dtype = head.dtype  # of matrix products
         self._embedding = embedding
         self._layers = tuple(layers)
         self._norm = norm

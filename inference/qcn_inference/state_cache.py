@@ -28,9 +28,9 @@ from dataclasses import dataclass, field
 
 from qcn_inference.config import ModelConfig
 from qcn_inference.grid import Grid, as_array
+from qcn_inference.kept import DeltaNetState, KvBlock
 from qcn_inference.model import Model
 from qcn_inference.passes import Pass, PassLimits, passes
-from qcn_inference.kept import DeltaNetState, KvBlock
 from qcn_inference.state import State
 
 SPACING = 4096

@@ -57,13 +57,22 @@ class Plan:
         """Whether an expert that decode misses is computed on the CPU, not copied to the GPU."""
         return self._expert_on_cpu < self._expert_over_link
 
+    def decode_bytes(self, position: int) -> int:
+        """What one token behind so many reads and writes: weights, state, keys and values."""
+        chosen = self.footprint.sparse_layers * self.footprint.config.num_experts_per_tok
+        return self._shared_bytes(position) + chosen * self.footprint.expert_bytes
+
+    def _shared_bytes(self, position: int) -> int:
+        foot = self.footprint
+        return foot.core_bytes + 2 * foot.checkpoint_bytes + foot.kv_bytes * position
+
     def decode_seconds(self, position: int) -> float:
         """The least time for one token behind so many."""
-        foot, config = self.footprint, self.footprint.config
-        rest = foot.core_bytes + 2 * foot.checkpoint_bytes + foot.kv_bytes * position
-        chosen = foot.sparse_layers * config.num_experts_per_tok
+        foot = self.footprint
         if self.placement != "gpu and host":
-            return (rest + chosen * foot.expert_bytes) / self._bandwidth
+            return self.decode_bytes(position) / self._bandwidth
+        rest = self._shared_bytes(position)
+        chosen = foot.sparse_layers * foot.config.num_experts_per_tok
         found = chosen * self.slot_share * foot.expert_bytes / self._bandwidth
         missed = chosen * (1 - self.slot_share) * min(self._expert_on_cpu, self._expert_over_link)
         return rest / self._bandwidth + max(found, missed)

@@ -5,8 +5,8 @@
 
 from torch import Tensor
 
-from qcn_kernels.choice import uses_triton
 from qcn_kernels.causal_conv1d import reference
+from qcn_kernels.choice import uses_triton
 
 __all__ = ["causal_conv1d", "causal_conv1d_step"]
 
