@@ -1,4 +1,4 @@
-"""`qcn bench`: how fast a model is on this machine, and how near that is to what the machine allows.
+"""`qcn bench`: how fast a model is on this machine, and how near that is to what is possible.
 
 The work is done by `qcn_inference.bench` in a process of its own; the first completion is asked of
 a real language server, as an editor asks it.
@@ -98,7 +98,7 @@ async def _first_completion(model: str) -> dict[str, Any]:
     """Milliseconds to the first two suggestions of a new window; the second finds all loaded."""
     engines = await running_engines(known_addresses(runtime_directory()))
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder).resolve()
+        root = Path(folder)
         uri = (root / "example.py").as_uri()
         began = time.perf_counter()
         async with editor_session(root, options={"models": {"completion": model}}) as session:

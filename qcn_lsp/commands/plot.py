@@ -61,7 +61,8 @@ def _grid(across: _Axis, up: _Axis) -> Iterator[str]:
     for tick in across.ticks():
         x = across(tick)
         yield f'<path d="M{x:.1f} {MARGIN}V{HEIGHT - MARGIN}" stroke="#e5e5e5"/>'
-        yield f'<text x="{x:.1f}" y="{HEIGHT - MARGIN + 18}" text-anchor="middle">{tick:,.0f}</text>'
+        below = HEIGHT - MARGIN + 18
+        yield f'<text x="{x:.1f}" y="{below}" text-anchor="middle">{tick:,.0f}</text>'
     for tick in up.ticks():
         y = up(tick)
         yield f'<path d="M{MARGIN} {y:.1f}H{WIDTH - LEGEND}" stroke="#e5e5e5"/>'

@@ -1,4 +1,4 @@
-"""`qcn bench` on the embedded model: what it measures, prints and writes. No speed is judged here."""
+"""`qcn bench` on the embedded model: what it measures, prints and writes; no speed is judged."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from qcn_lsp.commands.plot import Line, plot
 
 
 def test_every_figure_stands_beside_its_floor_and_the_peers(runtime: Path, tmp_path: Path) -> None:
-    done = qcn("bench", "--lengths", 256, 512, "--output", tmp_path, "--json")
+    done = qcn("bench", "--lengths", "256", "512", "--output", tmp_path, "--json")
     assert done.returncode == 0, done.stderr
     measured = json.loads(done.stdout)
     assert json.loads((tmp_path / "bench.json").read_text()) == measured
@@ -57,7 +57,7 @@ def test_a_plot_shows_its_lines_to_scale() -> None:
     assert "a & b: tokens a second" in texts
     assert {"1", "2", "4", "10", "100", "up"} <= set(texts)
     (line,) = drawn.iter("{http://www.w3.org/2000/svg}polyline")
-    (x0, y0), (x1, y1) = (map(float, point.split(",")) for point in line.get("points").split())
+    (x0, y0), (x1, y1) = (map(float, point.split(",")) for point in line.attrib["points"].split())
     assert x0 < x1
     assert y0 > y1
     with pytest.raises(ValueError, match="nothing to draw"):
