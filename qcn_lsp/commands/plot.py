@@ -43,14 +43,16 @@ class _Axis:
     """Powers of a base, laid out between two coordinates."""
 
     def __init__(self, values: Sequence[float], base: int, start: float, end: float) -> None:
-        self._log = lambda value: math.log(value, base)
+        self._base, self._start, self._end = base, start, end
         self._first = math.floor(self._log(min(values)) + 1e-9)
         self._last = max(self._first + 1, math.ceil(self._log(max(values)) - 1e-9))
-        self._base, self._start, self._end = base, start, end
 
     def __call__(self, value: float) -> float:
         share = (self._log(value) - self._first) / (self._last - self._first)
         return self._start + share * (self._end - self._start)
+
+    def _log(self, value: float) -> float:
+        return math.log(value, self._base)
 
     def ticks(self) -> Iterator[float]:
         """The powers."""
