@@ -51,6 +51,14 @@ class EngineSettings(_Section):
     token: SecretStr | None = _setting(
         None, "user", "Bearer token sent to `engine.url`. Never logged."
     )
+    device: str = _setting(
+        "auto",
+        "user",
+        "Where the local engine computes: `cpu`; `cuda` or `cuda:N`, the NVIDIA GPU of that "
+        "number; or `auto`, the first GPU if it can be used and the model fits, else the CPU. An "
+        "engine that runs keeps what it was started with, until it is stopped.",
+        pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)$",
+    )
     idle_minutes: float = _setting(
         15.0,
         "user",

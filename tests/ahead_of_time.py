@@ -22,7 +22,14 @@ from triton.compiler import ASTSource
 # Bytes one block may have, less the 1 KiB the driver keeps where it does (CUDA C++ Programming
 # Guide, compute capabilities).
 SHARED_MEMORY = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 120: 99 << 10}
-TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.int32: "i32", torch.int64: "i64"}
+TYPES = {
+    torch.float32: "fp32",
+    torch.bfloat16: "bf16",
+    torch.float8_e4m3fn: "fp8e4nv",
+    torch.uint8: "u8",
+    torch.int32: "i32",
+    torch.int64: "i64",
+}
 OPTIONS = ("num_warps", "num_stages")
 PRODUCT = re.compile(r"\bw?g?mma\.(?:sync|mma_async)\S*")
 
@@ -77,7 +84,7 @@ def _recorded(
 
 
 def _compile(launch: _Launch, capability: int) -> Compiled:
-    signature: dict[str, str] = {}
+    signature: dict[str, Any] = {}
     constants: dict[str, Any] = {}
     attributes: dict[tuple[int, ...], list[list[Any]]] = {}
     for at, parameter in enumerate(launch.kernel.params):
@@ -87,7 +94,9 @@ def _compile(launch: _Launch, capability: int) -> Compiled:
             signature[parameter.name], constants[parameter.name] = "constexpr", value
             continue
         signature[parameter.name] = _type_of(value)
-        if isinstance(value, Tensor) or (specialised and value % 16 == 0):
+        if isinstance(value, tuple):
+            attributes |= {(at, part): [["tt.divisibility", 16]] for part in range(len(value))}
+        elif isinstance(value, Tensor) or (specialised and value % 16 == 0):
             attributes[(at,)] = [["tt.divisibility", 16]]
     source = ASTSource(launch.kernel, signature, constants, attributes)
     report = io.StringIO()
@@ -113,7 +122,9 @@ def _compile(launch: _Launch, capability: int) -> Compiled:
     )
 
 
-def _type_of(value: Any) -> str:
+def _type_of(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_type_of, value))
     if isinstance(value, Tensor):
         return "*" + TYPES[value.dtype]
     return {int: "i32", float: "fp32"}[type(value)]

@@ -1,32 +1,147 @@
 """A whole model run by its kernels: interpreted, in a process that does so, or on a GPU.
 
 What is called stands here, in a module of its own, because a process that interprets imports it
-without pytest's.
+without pytest's. Ids lie on the device that the model is to run on; it is loaded there.
 """
 
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 from qcn_inference.checkpoint import load_model
+from qcn_inference.device_memory import DeviceMemory
+from qcn_inference.kept import DeltaNetState, KvBlock
 from qcn_inference.model import Model
+from qcn_inference.page_table import PageTable
+from qcn_inference.passes import Pass
+from qcn_inference.state import State
 from torch import Tensor
 
+STATES_BYTES = 16 << 20
 
-def model_beside(ids: Tensor, folder: str) -> Model:
+
+def loaded_beside(ids: Tensor, folder: str, dtype: torch.dtype | None = None) -> Model:
     """Load a checkpoint onto the device on which these ids lie."""
-    model = load_model(Path(folder), device=str(ids.device))
-    model.reserve(16 << 20)
+    model = load_model(Path(folder), dtype=dtype, device=str(ids.device))
+    model.reserve(STATES_BYTES)
     return model
 
 
-def read_and_step(*, folder: str, ids: Tensor, prompt: int) -> tuple[Tensor, Tensor]:
-    """Read a prompt, and behind it one token after the other.
+def read_and_step(
+    *, folder: str, ids: Tensor, prompt: int, drafted: int, dtype: torch.dtype | None
+) -> tuple[Tensor, Tensor]:
+    """Read a prompt; behind it verify a draft, of which nothing stays; then decode the rest.
 
     Returns:
-        Logits of all ids of the prompt [prompt, V], and of each id behind it [T - prompt, V].
+        Logits of the prompt's ids and of the `drafted` ones behind them [prompt + drafted, V], and
+        of each id behind the prompt, decoded one by one [T - prompt, V].
     """
-    model = model_beside(ids, folder)
+    model = loaded_beside(ids, folder, dtype)
     state = model.new_state()
     read = model.prefill(ids[:prompt], state, all_logits=True)
+    draft = model.verify(ids[prompt : prompt + drafted], state)
+    draft.commit(0)
     stepped = [model.decode(token, state) for token in ids[prompt:].tolist()]
-    return read, torch.stack(stepped)
+    return torch.cat((read, draft.logits)), torch.stack(stepped)
+
+
+def read_in_passes(
+    *, folder: str, ids: Tensor, cuts: tuple[int, ...], together: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Read blocks that end at `cuts`, in one pass with checkpoints inside, or in one for each.
+
+    Returns:
+        The last logits [V], and all that a cache would keep of each block.
+    """
+    model = loaded_beside(ids, folder)
+    state = model.new_state()
+    blocks = tuple(pairwise((0, *cuts)))
+    kept: dict[str, Tensor] = {}
+    todo = [Pass(blocks, cuts[:-1])] if together else [Pass((block,), ()) for block in blocks]
+    for part in todo:
+        logits = model.prefill(ids[part.start : part.end], state, part)
+        for start, end in part.blocks:
+            kept |= named(end, state.kv_of(start, end), state.recurrent_part(end))
+    model.memory.when_copied()()
+    check_integrity(model, state)
+    return logits[-1], kept
+
+
+def resume(
+    *, folder: str, ids: Tensor, cuts: tuple[int, ...], behind: tuple[int, ...], resident: bool
+) -> Tensor:
+    """Read blocks, and go on from what was kept of them, with other ids `behind`, once for each cut.
+
+    Kept parts are still on the device, or come back from the host: those of another model are.
+
+    Returns:
+        For each cut the logits behind the other ids [len(cuts), V].
+    """
+    model = loaded_beside(ids, folder)
+    state = model.new_state()
+    blocks: list[KvBlock] = []
+    checkpoints: list[tuple[DeltaNetState, ...]] = []
+    for start, end in pairwise((0, *cuts)):
+        model.prefill(ids[start:end], state)
+        blocks.append(state.kv_of(start, end))
+        checkpoints.append(state.recurrent_part())
+    if not resident:
+        model.memory.when_copied()()
+        model = loaded_beside(ids, folder)
+    logits = []
+    for count, end in enumerate(cuts, 1):
+        resumed = model.new_state()
+        resumed.put_together(blocks[:count], checkpoints[count - 1], end)
+        logits.append(model.prefill(behind, resumed)[-1])
+        del resumed
+    if resident:
+        check_integrity(model, state)
+    return torch.stack(logits)
+
+
+def from_nothing(
+    *, folder: str, ids: Tensor, cuts: tuple[int, ...], behind: tuple[int, ...]
+) -> Tensor:
+    """What `resume` returns, each text read from its beginning."""
+    model = loaded_beside(ids, folder)
+    logits = []
+    for count in range(1, len(cuts) + 1):
+        state = model.new_state()
+        for start, end in pairwise((0, *cuts[:count])):
+            model.prefill(ids[start:end], state)
+        logits.append(model.prefill(behind, state)[-1])
+    return torch.stack(logits)
+
+
+def branch(*, folder: str, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Decode two branches of a text in turns; return their logits, and the first one's alone."""
+    model = loaded_beside(ids, folder)
+    one = model.new_state()
+    model.prefill(ids, one)
+    other = one.fork()
+    turns: list[Tensor] = []
+    for number in range(3):
+        turns += model.decode(5 + number, one), model.decode(9 + number, other)
+    alone = model.new_state()
+    model.prefill(ids, alone)
+    steps = torch.stack([model.decode(5 + number, alone) for number in range(3)])
+    check_integrity(model, one, other, alone)
+    return torch.stack(turns[::2]), torch.stack(turns[1::2]), steps
+
+
+def named(end: int, kv: KvBlock, checkpoint: Sequence[DeltaNetState]) -> dict[str, Tensor]:
+    """The parts of a cache behind `end` tokens, by name."""
+    parts = {f"{end} keys {slot}": keys for slot, keys in enumerate(kv.keys)}
+    parts |= {f"{end} values {slot}": values for slot, values in enumerate(kv.values)}
+    for slot, layer in enumerate(checkpoint):
+        parts[f"{end} convolution {slot}"] = layer.convolution
+        parts[f"{end} recurrent {slot}"] = layer.recurrent
+    return parts
+
+
+def check_integrity(model: Model, *states: State) -> None:
+    """Let the device's memory look over its books; these are all states there are."""
+    assert isinstance(model.memory, DeviceMemory)
+    tables = [state._kv for state in states]
+    model.memory.check_integrity([table for table in tables if isinstance(table, PageTable)])

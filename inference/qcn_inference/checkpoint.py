@@ -9,7 +9,7 @@ import torch
 from qcn_inference.config import load_config
 from qcn_inference.loading import Loader, Progress
 from qcn_inference.model import Model
-from qcn_inference.tensors import TensorFiles
+from qcn_inference.tensors import TensorFiles, find_files
 from qcn_inference.weights import build_model
 
 
@@ -45,6 +45,15 @@ def load_model(
     with closing(loader):
         identity = fingerprint(folder, files.paths, loader.dtype)
         return build_model(config, loader, identity, mtp=mtp)
+
+
+def weight_bytes(folder: Path) -> int:
+    """Return about how many bytes the weights take on a GPU: of FP8 the experts stay so."""
+    config = load_config(folder)
+    stored = sum(path.stat().st_size for path in find_files(folder))
+    if config.fp8_block is None:
+        return stored
+    return stored * 11 // 10 if config.num_experts else 2 * stored
 
 
 def fingerprint(folder: Path, files: list[Path], dtype: torch.dtype) -> str:

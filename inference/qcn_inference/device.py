@@ -3,14 +3,11 @@
 Every reason against a GPU is told with what to do about it, before any weight is read.
 """
 
-import logging
 from importlib.util import find_spec
 
 import torch
 
 from qcn_inference.errors import DeviceError, DeviceMemoryError
-
-log = logging.getLogger(__name__)
 
 LEAST_CAPABILITY = (8, 0)
 """Of our kernels: tensor cores with bf16, asynchronous copies."""
@@ -23,27 +20,29 @@ INTERPRETED_BYTES = 64 << 20
 """For the small models of tests, whose kernels are interpreted on the CPU."""
 
 
-def choose(name: str) -> torch.device:
+def choose(name: str) -> tuple[torch.device, str | None]:
     """Find the device that a setting names.
 
     Args:
         name: `cpu`; `cuda` or `cuda:N` for a GPU that must be usable; `auto` for the first GPU if
             it is, else the CPU.
 
+    Returns:
+        The device, and for `auto` why it is not the GPU that is there.
+
     Raises:
         DeviceError: the GPU that was asked for cannot be used.
     """
     if name == "cpu":
-        return CPU
+        return CPU, None
     if name != "auto":
-        return _checked(int(name.partition(":")[2] or 0))
+        return _checked(int(name.partition(":")[2] or 0)), None
     if torch.version.cuda is None or not torch.cuda.is_available():
-        return CPU
+        return CPU, None
     try:
-        return _checked(0)
+        return _checked(0), None
     except DeviceError as error:
-        log.warning("the model runs on the CPU: %s", error)
-        return CPU
+        return CPU, str(error)
 
 
 def _checked(number: int) -> torch.device:

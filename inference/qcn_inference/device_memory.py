@@ -187,6 +187,16 @@ class DeviceMemory:
 
     # What is resident.
 
+    def drop_resident(self) -> None:
+        """Drop all of it, and give what torch holds in reserve back to the device."""
+        self._let_go()
+        for pages in self._pages.values():
+            self.pool.release(pages)
+        self._pages.clear()
+        self._checkpoints.clear()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def _stay(self, block: KvBlock, pages: list[int]) -> None:
         if pages:
             self.pool.hold(pages)

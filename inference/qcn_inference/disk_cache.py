@@ -38,6 +38,7 @@ from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -69,16 +70,28 @@ def fingerprint_of(model: Model, tokenizer: Tokenizer) -> bytes:
     """An identity of all that a state's bits depend on but its tokens.
 
     Weights and precision, the tokenizer, torch and what the processor offers it, the number of
-    threads (which decides how sums are split), and our own code: any of it may change a rounding.
+    threads (which decides how sums are split), our own code, and where our kernels run, Triton's
+    version and the chip: any of it may change a rounding.
     """
     digest = hashlib.sha256(model.fingerprint.encode())
     digest.update(tokenizer.fingerprint)
-    numerics = (torch.__version__, torch.get_num_threads(), _processor())
+    numerics = (torch.__version__, torch.get_num_threads(), _processor(), *_kernels(model))
     digest.update(repr(numerics).encode())
     for package in (Path(__file__).parent, *map(Path, qcn_kernels.__path__)):
         for source in sorted(package.rglob("*.py")):
             digest.update(hashlib.sha256(source.read_bytes()).digest())
     return digest.digest()
+
+
+def _kernels(model: Model) -> tuple[str, ...]:
+    """What the bits of our kernels depend on, where the model runs by them."""
+    if not model.runs_kernels:
+        return ()
+    chip = "interpreted"
+    if model.device.type == "cuda":
+        capability = torch.cuda.get_device_capability(model.device)
+        chip = f"{torch.cuda.get_device_name(model.device)} {capability} CUDA {torch.version.cuda}"
+    return (version("triton"), chip)
 
 
 def _processor() -> str:

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from qcn_kernels.gated_delta_net import DeltaNetWeights
 from qcn_kernels.linear import linear
-from qcn_kernels.moe import experts, experts_step, route
+from qcn_kernels.moe import Matrices, experts, experts_step, route
 from qcn_kernels.rms_norm import rms_norm
 from qcn_kernels.rotary import rms_norm_rotary
 from torch import Tensor
@@ -156,8 +156,8 @@ class SparseMoe:
 
     config: ModelConfig
     in_proj: Tensor  # [experts + 1 + 2 · shared intermediate, hidden], see `_project`
-    gate_up: Tensor  # [experts, 2 · intermediate, hidden], the gate's rows first
-    down: Tensor  # [experts, hidden, intermediate]
+    gate_up: Matrices  # [experts, 2 · intermediate, hidden], the gate's rows first
+    down: Matrices  # [experts, hidden, intermediate]
     shared_down: Tensor  # [hidden, shared intermediate]
 
     def prefill(self, x: Tensor) -> Tensor:

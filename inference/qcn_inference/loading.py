@@ -19,7 +19,8 @@ from io import FileIO
 from pathlib import Path
 
 import torch
-from qcn_kernels.fp8 import dequantise
+from qcn_kernels.choice import uses_triton
+from qcn_kernels.fp8 import BLOCK, Fp8Matrices, dequantise
 from torch import Tensor
 
 from qcn_inference.errors import CheckpointError
@@ -87,6 +88,30 @@ class Loader:
             CheckpointError: its dtype is no weight's, or FP8 without scales.
         """
         self._placements.append(_Placement(tensor, self._scale_of(tensor), parts))
+        self._unread.discard(tensor.name)
+
+    def keeps_fp8(self, tensors: Sequence[StoredTensor]) -> bool:
+        """Whether these, of whole blocks all, may stay in FP8: where our kernels run."""
+        return (
+            uses_triton(torch.empty(0, device=self._device))
+            and self._fp8_block == (BLOCK, BLOCK)
+            and all(f"{tensor.name}_scale_inv" in self._files for tensor in tensors)
+            and all(size % BLOCK == 0 for tensor in tensors for size in tensor.shape[-2:])
+        )
+
+    def empty_fp8(self, *shape: int) -> Fp8Matrices:
+        """Return matrices of whole blocks to `place_fp8` tensors into, on the model's device."""
+        *stack, rows, columns = shape
+        blocks = (*stack, rows // BLOCK, columns // BLOCK)
+        values = torch.empty(shape, dtype=torch.float8_e4m3fn, device=self._device)
+        return Fp8Matrices(values, torch.empty(blocks, device=self._device))
+
+    def place_fp8(self, tensor: StoredTensor, into: Fp8Matrices) -> None:
+        """Have `load` read a tensor as it is, with its scales. Raises CheckpointError."""
+        scale = self._scale_of(tensor)
+        assert scale is not None
+        self._placements.append(_Placement(tensor, None, (into.values,)))
+        self._placements.append(_Placement(scale, None, (into.scale_inv,)))
         self._unread.discard(tensor.name)
 
     def take(self, name: str, *shape: int) -> Tensor:

@@ -97,6 +97,11 @@ class Model:
         self._memory: Memory | None = None
         self._decoder: Decoder | None = None
 
+    @property
+    def runs_kernels(self) -> bool:
+        """Whether it runs by our Triton kernels."""
+        return uses_triton(self._head)
+
     @torch.inference_mode()
     def reserve(self, nbytes: int) -> None:
         """Take memory of the GPU for states, once and for all; does nothing on the CPU.
@@ -105,7 +110,7 @@ class Model:
             DeviceMemoryError: it is too little.
         """
         dtype = self._head.dtype
-        if uses_triton(self._head):
+        if self.runs_kernels:
             budget = DeviceBudget.of(self.config, dtype, nbytes)
             memory = DeviceMemory(self.config, dtype, self.device, budget)
             self._memory = memory
@@ -120,6 +125,11 @@ class Model:
             self.reserve(room_for_states(self.device))
         assert self._memory is not None
         return self._memory
+
+    def drop_resident(self) -> None:
+        """Give up, on a GPU, what can be fetched from the host again."""
+        if isinstance(self._memory, DeviceMemory):
+            self._memory.drop_resident()
 
     @torch.inference_mode()
     def new_state(self) -> State:
@@ -257,11 +267,13 @@ class Model:
         tokens = self._checked(ids)
         start = state.position
         state.begin_draft(len(tokens))
-        x = functional.embedding(tokens, self._embedding).to(torch.float32)
-        positions = self._positions(torch.arange(start, start + len(tokens), device=self.device))
-        for layer in self._layers:
-            x = layer.prefill(x, state, positions)
-        return Drafted(self._logits(x), state)
+        with _threads(1 if self._takes_little(start) else torch.get_num_threads()):
+            x = functional.embedding(tokens, self._embedding).to(torch.float32)
+            numbers = torch.arange(start, start + len(tokens), device=self.device)
+            positions = self._positions(numbers)
+            for layer in self._layers:
+                x = layer.prefill(x, state, positions)
+            return Drafted(self._logits(x), state)
 
     def _checked(self, ids: Sequence[int] | Tensor) -> Tensor:
         tokens = torch.as_tensor(ids, dtype=torch.int64)

@@ -25,13 +25,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from qcn_kernels.choice import uses_triton
 from qcn_kernels.gated_delta_net import (
     DeltaNetWeights,
     DraftedDeltaNet,
     prefill,
     step_on_cpu,
-    verify_on_cpu,
+    verify,
 )
 from qcn_kernels.gated_delta_rule import ChunkGrid, chunk_grid
 from safetensors import SafetensorError, safe_open
@@ -90,8 +89,7 @@ class State:
 
     def _nothing_under_way(self) -> None:
         self._pass: _Pass | None = None
-        self._drafted: list[DraftedDeltaNet] | None = None  # layer by layer, on the CPU
-        self._before_draft: RecurrentPart | None = None  # on a GPU
+        self._drafted: list[DraftedDeltaNet] | None = None  # layer by layer
 
     @property
     def nbytes(self) -> int:
@@ -205,25 +203,16 @@ class State:
 
     def begin_draft(self, tokens: int) -> None:
         """Make room for tokens of which it is known only afterwards how many stay."""
-        if uses_triton(self._recurrent.recurrent):
-            self._before_draft = self.recurrent.mapped(torch.clone)
-            self.begin_pass([1] * tokens, range(1, tokens))  # a checkpoint behind each
-        else:
-            self.begin_step(tokens)
-            self._drafted = []
+        if self.seated_in is not None:
+            self.seated_in.unseat(self)
+        self.begin_step(tokens)
+        self._drafted = []
 
     def end_draft(self, tokens: int) -> None:
         """Declare the first `tokens` of a draft read, and the others not."""
         for layer in self._drafted or ():
             layer.commit(tokens)
         self._drafted = None
-        if self._before_draft is not None:
-            assert self._pass is not None
-            if tokens == 0:
-                self._recurrent.copy_(self._before_draft.layers())
-            elif tokens in self._pass.kept:
-                self._recurrent.copy_(self._pass.checkpoint(tokens).layers())
-            self._before_draft = self._pass = None
         self.end_pass(tokens)
 
     def begin_step(self, tokens: int = 1) -> None:
@@ -245,7 +234,7 @@ class State:
         """
         past, now = self._layers[slot], self._pass
         if self._drafted is not None:
-            out, drafted = verify_on_cpu(
+            out, drafted = verify(
                 projected, weights=weights, convolution=past.convolution, recurrent=past.recurrent
             )
             self._drafted.append(drafted)

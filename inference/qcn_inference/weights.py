@@ -7,10 +7,12 @@ Qwen3.5 stores the same rows in that order, in four matrices. Which way a layer 
 from the names that are there, not from the family.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
+from qcn_kernels.fp8 import BLOCK, Fp8Matrices
+from qcn_kernels.moe import Matrices
 from torch import Tensor
 
 from qcn_inference.config import LayerType, ModelConfig
@@ -18,6 +20,7 @@ from qcn_inference.layers import DecoderLayer, DenseMlp, GatedAttention, GatedDe
 from qcn_inference.loading import Loader
 from qcn_inference.model import Model
 from qcn_inference.mtp import MtpHead
+from qcn_inference.tensors import StoredTensor
 
 
 def build_model(config: ModelConfig, tensors: Loader, fingerprint: str, *, mtp: bool) -> Model:
@@ -176,6 +179,8 @@ def _moe(config: ModelConfig, tensors: Loader, prefix: str) -> SparseMoe:
     hidden, count = config.hidden_size, config.num_experts
     size, shared_size = config.moe_intermediate_size, config.shared_expert_intermediate_size
     packed = f"{prefix}.experts.gate_up_proj"
+    gate_up: Matrices
+    down: Matrices
     if packed in tensors:
         gate_up = tensors.matrix(packed, count, 2 * size, hidden)
         down = tensors.matrix(f"{prefix}.experts.down_proj", count, hidden, size)
@@ -196,8 +201,10 @@ def _moe(config: ModelConfig, tensors: Loader, prefix: str) -> SparseMoe:
     )
 
 
-def _stacked_experts(config: ModelConfig, tensors: Loader, prefix: str) -> tuple[Tensor, Tensor]:
-    """Pack experts that are stored one by one."""
+def _stacked_experts(
+    config: ModelConfig, tensors: Loader, prefix: str
+) -> tuple[Matrices, Matrices]:
+    """Pack experts that are stored one by one; in FP8, where they are and can be run so."""
     count, hidden, size = config.num_experts, config.hidden_size, config.moe_intermediate_size
     # All are found before memory is taken for as many as config.json speaks of.
     stored = [
@@ -208,11 +215,28 @@ def _stacked_experts(config: ModelConfig, tensors: Loader, prefix: str) -> tuple
         )
         for i in range(count)
     ]
+    if tensors.keeps_fp8([tensor for expert in stored for tensor in expert]):
+        return _stacked_fp8(config, tensors, stored)
     gate_up, down = tensors.empty(count, 2 * size, hidden), tensors.empty(count, hidden, size)
     for i, (gate, up, one_down) in enumerate(stored):
         tensors.place(gate, gate_up[i, :size])
         tensors.place(up, gate_up[i, size:])
         tensors.place(one_down, down[i])
+    return gate_up, down
+
+
+def _stacked_fp8(
+    config: ModelConfig, tensors: Loader, stored: Sequence[tuple[StoredTensor, ...]]
+) -> tuple[Fp8Matrices, Fp8Matrices]:
+    count, hidden, size = config.num_experts, config.hidden_size, config.moe_intermediate_size
+    gate_up = tensors.empty_fp8(count, 2 * size, hidden)
+    down = tensors.empty_fp8(count, hidden, size)
+    half = size // BLOCK
+    for i, (gate, up, one_down) in enumerate(stored):
+        values, scale = gate_up.values[i], gate_up.scale_inv[i]
+        tensors.place_fp8(gate, Fp8Matrices(values[:size], scale[:half]))
+        tensors.place_fp8(up, Fp8Matrices(values[size:], scale[half:]))
+        tensors.place_fp8(one_down, Fp8Matrices(down.values[i], down.scale_inv[i]))
     return gate_up, down
 
 

@@ -122,6 +122,17 @@ def test_models_are_listed(engine: EngineProcess) -> None:
     assert [model["id"] for model in models["data"]] == ["small"]
 
 
+def test_a_model_is_asked_for_by_the_name_in_the_list(engine: EngineProcess) -> None:
+    """Each model has an engine of its own: none answers in the place of another."""
+    asked = {"prompt": "x", "max_tokens": 1}
+    named = engine.client.post("/v1/completions", json=asked | {"model": "small"})
+    assert named.json()["model"] == "small"
+    other = engine.client.post("/v1/completions", json=asked | {"model": "large"})
+    assert other.status_code == 404
+    assert other.json()["error"]["type"] == "model_not_found"
+    assert "serves small" in other.json()["error"]["message"]
+
+
 def test_no_answer_allows_another_origin(engine: EngineProcess) -> None:
     headers = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
     for answer in (
@@ -223,3 +234,16 @@ def test_health_of_a_ready_engine(engine: EngineProcess) -> None:
     assert health["progress"]["done"] == health["progress"]["total"] > 0
     assert health["context_length"] == 1024
     assert health["error"] is None
+
+
+def test_accepted_drafts_are_reported_and_counted(engine: EngineProcess) -> None:
+    """Random weights run into a circle soon, which is drafted from what was generated."""
+    before = metrics(engine)
+    asked = {"prompt": [20, 21, 22, 23] * 8, "max_tokens": 300, "temperature": 0}
+    usage = engine.post("/v1/completions", **asked)["usage"]
+    assert 0 < usage["draft_n_accepted"] <= usage["draft_n"]
+    assert usage["draft_n_accepted"] < usage["completion_tokens"]
+    after = metrics(engine)
+    for metric, field in (("drafted", "draft_n"), ("accepted", "draft_n_accepted")):
+        name = f"qcn_{metric}_tokens_total"
+        assert after[name] - before[name] == usage[field]

@@ -116,6 +116,22 @@ async def test_a_completion_right_after_a_change_elsewhere_sees_it(root: Path) -
         assert "def cost(item)" in text
 
 
+async def test_the_engine_is_told_which_lines_are_superseded(root: Path) -> None:
+    async with session(root) as (editor, model):
+        prices = editor.open("lib/prices.py", (root / "lib/prices.py").read_text())
+        buffer = editor.open("main.py", (root / "main.py").read_text())
+        await laid_out(buffer, model)
+        name = model.bodies[-1]["context"]
+        assert not any(model.superseded[name])
+        start = prices.text.index("price(")
+        prices.replace(start, start + len("price"), "cost")
+        await complete(buffer)
+        said = dict(zip(layout_of(model), model.superseded[name], strict=True))
+        [old, new] = [(part, spans) for part, spans in said.items() if part[0] == "lib/prices.py"]
+        assert (old[1], new[1]) == ([[0, 3]], [])  # so short a file is said whole
+        assert sum(map(bool, said.values())) == 1
+
+
 @pytest.mark.parametrize("how", ["saved and closed", "checked out"])
 async def test_a_completion_right_after_a_change_on_disk_sees_it(root: Path, how: str) -> None:
     renamed = root / "lib" / "prices.py"

@@ -27,6 +27,10 @@ gated_delta_rule.gated_delta_rule_on_grid(
     q=heads, k=heads, v=heads, g=-ones(70, 2), beta=ones(70, 2), state=ones(2, 8, 8),
     grid=gated_delta_rule.chunk_grid([70]), checkpoints=ones(0, 2, 8, 8),
 )
+_, verified = gated_delta_rule.verify_gated_delta_rule(
+    q=heads[:4], k=heads[:4], v=heads[:4], g=-ones(4, 2), beta=ones(4, 2), state=ones(2, 8, 8)
+)
+gated_delta_rule.commit_gated_delta_rule(verified, 2, state=ones(2, 8, 8))
 weights = gated_delta_net.DeltaNetWeights(
     conv=ones(4, 48), neg_a=-ones(2), dt_bias=ones(2), norm=ones(8), eps=1e-6, key_heads=2,
     key_dim=8,

@@ -7,9 +7,8 @@ from torch import Tensor
 
 from qcn_kernels.choice import uses_triton
 from qcn_kernels.gated_delta_net import cpu, reference
-from qcn_kernels.gated_delta_net.cpu import DraftedDeltaNet
 from qcn_kernels.gated_delta_net.cpu import step as step_on_cpu
-from qcn_kernels.gated_delta_net.cpu import verify as verify_on_cpu
+from qcn_kernels.gated_delta_net.drafts import DraftedDeltaNet, verify
 from qcn_kernels.gated_delta_net.reference import ring_from_state, state_from_ring
 from qcn_kernels.gated_delta_net.weights import DeltaNetWeights
 from qcn_kernels.gated_delta_rule import ChunkGrid
@@ -22,7 +21,7 @@ __all__ = [
     "state_from_ring",
     "step",
     "step_on_cpu",
-    "verify_on_cpu",
+    "verify",
 ]
 
 

@@ -1,8 +1,5 @@
 """A Gated DeltaNet layer between its projections on the CPU, in few torch calls."""
 
-from dataclasses import dataclass
-
-import torch
 from torch import Tensor
 
 from qcn_kernels.causal_conv1d.reference import causal_conv1d, causal_conv1d_step
@@ -10,11 +7,8 @@ from qcn_kernels.gated_delta_net.reference import gates
 from qcn_kernels.gated_delta_net.weights import DeltaNetWeights
 from qcn_kernels.gated_delta_rule import (
     ChunkGrid,
-    Verified,
-    commit_gated_delta_rule,
     gated_delta_rule_on_grid,
     gated_delta_rule_step,
-    verify_gated_delta_rule,
 )
 from qcn_kernels.rms_norm.reference import gated_rms_norm, l2_norm
 
@@ -30,7 +24,7 @@ def prefill(
 ) -> Tensor:
     """Read T tokens chunk by chunk."""
     mixed, z, b, a = weights.split(projected.float())
-    q, k, v = _heads(causal_conv1d(mixed, weight=weights.conv, state=convolution), weights)
+    q, k, v = normalised_heads(causal_conv1d(mixed, weight=weights.conv, state=convolution), weights)
     g, beta = gates(a=a, b=b, neg_a=weights.neg_a, dt_bias=weights.dt_bias)
     out = gated_delta_rule_on_grid(
         q=q, k=k, v=v, g=g, beta=beta, state=recurrent, grid=grid, checkpoints=checkpoints
@@ -44,44 +38,16 @@ def step(
 ) -> Tensor:
     """Read one token; the convolution's state lies oldest first, not in a ring."""
     mixed, z, b, a = weights.split(projected.float())
-    q, k, v = _heads(causal_conv1d_step(mixed, weight=weights.conv, state=convolution), weights)
+    q, k, v = normalised_heads(causal_conv1d_step(mixed, weight=weights.conv, state=convolution), weights)
     g, beta = gates(a=a, b=b, neg_a=weights.neg_a, dt_bias=weights.dt_bias)
     out = gated_delta_rule_step(q=q, k=k, v=v, g=g, beta=beta, state=recurrent)
     out = gated_rms_norm(out, gate=z.view(out.shape), scale=weights.norm, eps=weights.eps)
     return out.flatten().to(projected.dtype)
 
 
-@dataclass(frozen=True, slots=True)
-class DraftedDeltaNet:
-    """What drafted tokens would do to one layer's past."""
-
-    convolution: Tensor  # the layer's own
-    recurrent: Tensor
-    inputs: Tensor  # [T, channels] fp32, of the convolution
-    verified: Verified
-
-    def commit(self, tokens: int) -> None:
-        """Read the first `tokens` of them into the past, which is still what it was."""
-        history = torch.cat((self.convolution, self.inputs[:tokens]))
-        self.convolution.copy_(history[tokens:])
-        commit_gated_delta_rule(self.verified, tokens, state=self.recurrent)
-
-
-def verify(
-    projected: Tensor, *, weights: DeltaNetWeights, convolution: Tensor, recurrent: Tensor
-) -> tuple[Tensor, DraftedDeltaNet]:
-    """Read drafted tokens; the past is left as it is, and what it would become comes back."""
-    inputs, z, b, a = weights.split(projected.float())
-    mixed = causal_conv1d(inputs, weight=weights.conv, state=convolution.clone())
-    q, k, v = _heads(mixed, weights)
-    g, beta = gates(a=a, b=b, neg_a=weights.neg_a, dt_bias=weights.dt_bias)
-    out, verified = verify_gated_delta_rule(q=q, k=k, v=v, g=g, beta=beta, state=recurrent)
-    out = gated_rms_norm(out, gate=z.reshape(out.shape), scale=weights.norm, eps=weights.eps)
-    drafted = DraftedDeltaNet(convolution, recurrent, inputs, verified)
-    return out.flatten(1).to(projected.dtype), drafted
-
-
-def _heads(mixed: Tensor, weights: DeltaNetWeights) -> tuple[Tensor, Tensor, Tensor]:
+def normalised_heads(
+    mixed: Tensor, weights: DeltaNetWeights
+) -> tuple[Tensor, Tensor, Tensor]:
     """Cut [..., q | k | v] into heads; normalise q and k, and scale q."""
     tokens, keys = mixed.shape[:-1], weights.key_heads * weights.key_dim
     values = weights.value_heads * weights.value_dim

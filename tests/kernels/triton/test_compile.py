@@ -16,6 +16,10 @@ from qcn_kernels.chip import CHIPS
 from qcn_kernels.gated_delta_net import triton as gated_delta_net
 from qcn_kernels.gated_delta_net.weights import DeltaNetWeights
 from qcn_kernels.gated_delta_rule.grid import chunk_grid
+from qcn_kernels.gated_delta_rule.triton_verify import (
+    commit_gated_delta_rule,
+    verify_gated_delta_rule,
+)
 from qcn_kernels.linear.triton import linear
 from qcn_kernels.paged_attention import PagedKv
 from qcn_kernels.paged_attention.triton import paged_attention_decode, paged_attention_prefill
@@ -66,6 +70,16 @@ def delta_net_step() -> None:
     )
 
 
+def delta_rule_verify() -> None:
+    keys = bf16(16, KEY_HEADS, DIM)
+    gates, state = torch.zeros(16, HEADS), torch.zeros(HEADS, DIM, DIM)
+    _, errors, total = verify_gated_delta_rule(
+        q=keys, k=keys, v=bf16(16, HEADS, DIM), g=gates, beta=gates, state=state
+    )
+    tokens = torch.zeros(1, dtype=torch.int32)
+    commit_gated_delta_rule(k=keys, errors=errors, total=total, tokens=tokens, state=state)
+
+
 def convolution_step() -> None:
     state = torch.zeros(KERNEL - 1, CHANNELS)
     causal_conv1d_step(bf16(CHANNELS), weight=WEIGHTS.conv, state=state)
@@ -107,6 +121,7 @@ def attention(launcher: Callable[..., Tensor], tokens: int) -> None:
 OPERATIONS: dict[Callable[[], None], dict[str, str]] = {
     delta_net_prefill: {"_prepare": "wgmma", "_scan": "wgmma"},
     delta_net_step: {},
+    delta_rule_verify: {},
     convolution_step: {},
     norms: {},
     projection: {"_linear": "wgmma"},
