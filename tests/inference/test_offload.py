@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from qcn_inference.config import load_config
-from qcn_inference.offload.experts import HostExperts, OffloadedExperts
+from qcn_inference.offload.device import Experts
+from qcn_inference.offload.experts import OffloadedExperts
 from qcn_inference.offload.slots import ExpertSlots
 from qcn_inference.planning.footprint import Footprint, WeightFormat
 from qcn_inference.planning.machine import Gpu, Machine
@@ -24,9 +25,9 @@ HIDDEN, INTERMEDIATE, EXPERTS, LAYERS, TOP_K = 16, 8, 8, 4, 2
 ONE = 4 * 3 * HIDDEN * INTERMEDIATE  # bytes of an expert, in fp32
 
 
-def layers() -> list[HostExperts]:
+def layers() -> list[Experts]:
     return [
-        HostExperts(
+        Experts(
             torch.randn(EXPERTS, 2 * INTERMEDIATE, HIDDEN),
             torch.randn(EXPERTS, HIDDEN, INTERMEDIATE),
         )
@@ -35,9 +36,9 @@ def layers() -> list[HostExperts]:
 
 
 def offloaded(
-    host: list[HostExperts], slots: int = 2 * EXPERTS, *, missing_on_cpu: bool = False
+    host: list[Experts], slots: int = 2 * EXPERTS, *, missing_on_cpu: bool = False
 ) -> tuple[OffloadedExperts, SimulatedDevice]:
-    device = SimulatedDevice(slots, host[0].gate_up, host[0].down, link=ONE)  # an expert a second
+    device = SimulatedDevice(slots, host[0], link=ONE)  # an expert a second
     return OffloadedExperts(host, device, missing_on_cpu=missing_on_cpu), device
 
 
@@ -45,7 +46,7 @@ def chosen_for(x: Tensor) -> tuple[Tensor, Tensor]:
     return route(torch.randn(*x.shape[:-1], EXPERTS), top_k=TOP_K, normalise=True)
 
 
-def step_everywhere(experts_of_all: OffloadedExperts, host: list[HostExperts]) -> None:
+def step_everywhere(experts_of_all: OffloadedExperts, host: list[Experts]) -> None:
     """One token through all layers; the results are those of whole layers."""
     for layer, own in enumerate(host):
         x = torch.randn(HIDDEN)
@@ -55,9 +56,7 @@ def step_everywhere(experts_of_all: OffloadedExperts, host: list[HostExperts]) -
         torch.testing.assert_close(got, whole, rtol=1e-5, atol=1e-5)
 
 
-def prefill_everywhere(
-    experts_of_all: OffloadedExperts, host: list[HostExperts], tokens: int
-) -> None:
+def prefill_everywhere(experts_of_all: OffloadedExperts, host: list[Experts], tokens: int) -> None:
     for layer, own in enumerate(host):
         x = torch.randn(tokens, HIDDEN)
         weights, chosen = chosen_for(x)

@@ -1,23 +1,48 @@
 """What offloading needs of a GPU: slots, copies beside what is computed, and their order."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from qcn_kernels.moe import Matrices
 from torch import Tensor
+
+from qcn_inference.offload.matrices import mapped, parts_of
 
 Event = Any
 """A point in the order of what is computed or copied."""
 
 
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """A stack of experts: a layer's in host memory, pinned where a GPU copies them, or slots."""
+
+    gate_up: Matrices  # [experts, 2 · intermediate, hidden], the gate's rows first
+    down: Matrices  # [experts, hidden, intermediate]
+
+    def __len__(self) -> int:
+        """The number of experts."""
+        return len(self.gate_up)
+
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """All tensors it consists of."""
+        return parts_of(self.gate_up) + parts_of(self.down)
+
+    @property
+    def expert_bytes(self) -> int:
+        """One expert's bytes."""
+        return sum(part[0].nbytes for part in self.parts)
+
+
 class ExpertDevice(Protocol):
     """Slots for experts on a device. All calls come from the model's thread."""
 
-    gate_up: Tensor  # [slots, 2 · intermediate, hidden]
-    down: Tensor  # [slots, hidden, intermediate]
+    slots: Experts
 
-    def copy(self, gate_up: Tensor, down: Tensor, slot: int, after: Event | None) -> Event:
-        """Begin to copy one expert, in pinned host memory, to a slot; return when it is there.
+    def copy(self, host: Experts, expert: int, slot: int, after: Event | None) -> Event:
+        """Begin to copy one expert from host memory to a slot; return when it is there.
 
         It begins behind `after`: what was computed with the slot's former contents.
         """
@@ -28,29 +53,41 @@ class ExpertDevice(Protocol):
     def mark(self, slots: Sequence[int]) -> Event:
         """Return the point behind all that was computed so far, which read these slots."""
 
+    def to_host(self, x: Tensor) -> Tensor:
+        """Return a tensor in host memory; waits until all that was begun so far is computed."""
+
 
 class CudaDevice:
     """A GPU of NVIDIA's: copies run on a stream of their own."""
 
-    def __init__(self, gate_up: Tensor, down: Tensor) -> None:
-        self.gate_up = gate_up
-        self.down = down
-        self._copies = torch.cuda.Stream(gate_up.device)  # type: ignore[no-untyped-call]
+    def __init__(self, slots: int, like: Experts, device: torch.device) -> None:
+        """Take memory for slots. Raises torch.OutOfMemoryError."""
 
-    def copy(self, gate_up: Tensor, down: Tensor, slot: int, after: Event | None) -> Event:
+        def room(part: Tensor) -> Tensor:
+            return torch.empty((slots, *part.shape[1:]), dtype=part.dtype, device=device)
+
+        self.slots = Experts(mapped(like.gate_up, room), mapped(like.down, room))
+        self._device = device
+        self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def copy(self, host: Experts, expert: int, slot: int, after: Event | None) -> Event:
         """Begin to copy one expert to a slot."""
         if after is not None:
             self._copies.wait_event(after)
         with torch.cuda.stream(self._copies):
-            self.gate_up[slot].copy_(gate_up, non_blocking=True)
-            self.down[slot].copy_(down, non_blocking=True)
+            for source, target in zip(host.parts, self.slots.parts, strict=True):
+                target[slot].copy_(source[expert], non_blocking=True)
             return self._copies.record_event()
 
     def wait(self, event: Event) -> None:
         """Let the current stream wait for a copy."""
-        torch.cuda.current_stream(self.gate_up.device).wait_event(event)
+        torch.cuda.current_stream(self._device).wait_event(event)
 
     def mark(self, slots: Sequence[int]) -> Event:
         """Return an event behind what the current stream has been given."""
         del slots
-        return torch.cuda.current_stream(self.gate_up.device).record_event()
+        return torch.cuda.current_stream(self._device).record_event()
+
+    def to_host(self, x: Tensor) -> Tensor:
+        """Copy, and wait for it."""
+        return x.cpu()

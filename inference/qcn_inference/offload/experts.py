@@ -12,46 +12,34 @@ What a token gets is the sum over its experts, wherever they were computed.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from qcn_kernels.moe import experts, experts_step
 from torch import Tensor
 
-from qcn_inference.offload.device import Event, ExpertDevice
+from qcn_inference.offload.device import Event, ExpertDevice, Experts
+from qcn_inference.offload.matrices import on_cpu
 from qcn_inference.offload.slots import ExpertSlots
 
 FEW = 4
 """A block that needs less than one in so many of a layer's experts has only those copied."""
 
 
-@dataclass(frozen=True, slots=True)
-class HostExperts:
-    """One layer's experts in host memory: pinned, where a GPU copies them."""
-
-    gate_up: Tensor  # [experts, 2 · intermediate, hidden], the gate's rows first
-    down: Tensor  # [experts, hidden, intermediate]
-
-    def __len__(self) -> int:
-        """The number of experts."""
-        return len(self.gate_up)
-
-
 class OffloadedExperts:
     """All layers' experts; at least two layers' worth of slots. One thread uses it."""
 
     def __init__(
-        self, layers: Sequence[HostExperts], device: ExpertDevice, *, missing_on_cpu: bool
+        self, layers: Sequence[Experts], device: ExpertDevice, *, missing_on_cpu: bool
     ) -> None:
-        self.slots = ExpertSlots(len(device.gate_up))
+        self.slots = ExpertSlots(len(device.slots))
         self.copied = 0
         """Experts that were copied to the device so far."""
         self._layers = layers
         self._device = device
         self._missing_on_cpu = missing_on_cpu
         self._size = len(layers[0])
-        if len(device.gate_up) < 2 * self._size:
-            raise ValueError(f"{len(device.gate_up)} slots, fewer than two layers of {self._size}")
+        if len(device.slots) < 2 * self._size:
+            raise ValueError(f"{len(device.slots)} slots, fewer than two layers of {self._size}")
         self._arrivals: dict[int, Event] = {}  # of copies under way, by slot
         self._last_use: dict[int, Event] = {}  # by slot
         self._streaming = False
@@ -77,11 +65,13 @@ class OffloadedExperts:
             missing = []
         here = [place for place, expert in enumerate(wanted) if expert in found]
         there = [place for place, expert in enumerate(wanted) if expert in missing]
+        if there:  # fetched before the GPU has more to do: the CPU computes while it does that
+            fetched = self._device.to_host(x), self._device.to_host(weights[there])
         out = torch.zeros(len(x), device=x.device)
         if here:
             out += self._on_device(x, weights, [found[wanted[place]] for place in here], here)
         if there:
-            out += self._on_host(layer, x, weights, [wanted[place] for place in there], there)
+            out += self._on_host(layer, *fetched, [wanted[place] for place in there]).to(x.device)
             self._bring(layer, missing[:1])
         return out
 
@@ -91,24 +81,21 @@ class OffloadedExperts:
             x,
             weights=weights[places],
             chosen=torch.tensor(slots, device=x.device),
-            gate_up=self._device.gate_up,
-            down=self._device.down,
+            gate_up=self._device.slots.gate_up,
+            down=self._device.slots.down,
         )
         self._used(slots)
         return out
 
-    def _on_host(
-        self, layer: int, x: Tensor, weights: Tensor, numbers: list[int], places: list[int]
-    ) -> Tensor:
-        host = self._layers[layer]
-        out = experts_step(
-            x.cpu(),
-            weights=weights[places].cpu(),
-            chosen=torch.tensor(numbers),
-            gate_up=host.gate_up,
-            down=host.down,
+    def _on_host(self, layer: int, x: Tensor, weights: Tensor, numbers: list[int]) -> Tensor:
+        host, wanted = self._layers[layer], torch.tensor(numbers)
+        return experts_step(
+            x,
+            weights=weights,
+            chosen=torch.arange(len(numbers)),
+            gate_up=on_cpu(host.gate_up, wanted, x.dtype),
+            down=on_cpu(host.down, wanted, x.dtype),
         )
-        return out.to(x.device)
 
     def prefill(self, layer: int, x: Tensor, *, weights: Tensor, chosen: Tensor) -> Tensor:
         """Run T tokens through their experts; shapes as in `step`, with T in front."""
@@ -127,8 +114,8 @@ class OffloadedExperts:
             x,
             weights=weights,
             chosen=slot_of[chosen],
-            gate_up=self._device.gate_up,
-            down=self._device.down,
+            gate_up=self._device.slots.gate_up,
+            down=self._device.slots.down,
         )
         self._used(list(slots.values()))
         self._windows.pop(layer, None)
@@ -148,7 +135,10 @@ class OffloadedExperts:
             self._streaming = True
             self.slots.clear(range(2 * self._size))
         found, missing = self.slots.look(layer, range(self._size))
-        first = layer % 2 * self._size
+        turn = layer % 2
+        # A prompt that is read in turns with this one may have had the window for another layer.
+        self._windows = {of: slots for of, slots in self._windows.items() if of % 2 != turn}
+        first = turn * self._size
         for slot, expert in enumerate(missing, first):
             self._copy(layer, expert, slot)
             found[expert] = slot
@@ -169,9 +159,8 @@ class OffloadedExperts:
         return taken
 
     def _copy(self, layer: int, expert: int, slot: int) -> None:
-        host = self._layers[layer]
         self._arrivals[slot] = self._device.copy(
-            host.gate_up[expert], host.down[expert], slot, self._last_use.pop(slot, None)
+            self._layers[layer], expert, slot, self._last_use.pop(slot, None)
         )
         self.copied += 1
 

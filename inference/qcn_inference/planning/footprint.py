@@ -26,6 +26,16 @@ FORMATS = (
 """Best quality first."""
 
 
+def as_loaded(config: ModelConfig, bits: int) -> WeightFormat:
+    """The format in which a GPU holds a checkpoint; `bits` are those of a weight that is no FP8.
+
+    Of FP8 checkpoints the experts stay so; what is beside them is dequantised.
+    """
+    if config.fp8_block is not None and config.num_experts:
+        return WeightFormat("fp8", FP8_BITS, bits, bits)
+    return WeightFormat(f"{bits} bits", bits, bits, bits)
+
+
 @dataclass(frozen=True, slots=True)
 class Footprint:
     """Bytes of a model in one format. Sizes of KV and state are those of its caches here."""

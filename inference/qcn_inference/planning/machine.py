@@ -35,13 +35,18 @@ class Machine:
     gpu: Gpu | None = None
 
 
-def measure() -> Machine:
+def measure(device: torch.device | None = None) -> Machine:
     """Look at this machine; takes a second or two.
+
+    Args:
+        device: the GPU that counts; None takes torch's current one, if there is any.
 
     Raises:
         RuntimeError: the GPU does not work, by torch's words.
     """
-    gpu = _gpu() if torch.cuda.is_available() else None
+    if device is None and torch.cuda.is_available():
+        device = torch.device("cuda", torch.cuda.current_device())
+    gpu = _gpu(device) if device is not None and device.type == "cuda" else None
     data = torch.ones(MEASURED_BYTES // 4)
     return Machine(
         free_bytes=psutil.virtual_memory().available,
@@ -51,8 +56,7 @@ def measure() -> Machine:
     )
 
 
-def _gpu() -> Gpu:
-    device = torch.device("cuda", torch.cuda.current_device())
+def _gpu(device: torch.device) -> Gpu:
     free, _ = torch.cuda.mem_get_info(device)
     size = min(MEASURED_BYTES, free // 8)
     data = torch.ones(size // 4, device=device)

@@ -393,13 +393,17 @@ class Engine:
         import torch
 
         from qcn_inference import device as devices
-        from qcn_inference.checkpoint import load_model, weight_bytes
+        from qcn_inference.checkpoint import load_model
 
         self.device = devices.describe(device)
         log.info("loading onto %s", self.device)
-        devices.require_room(device, weight_bytes(self.folder))
         try:
-            model = load_model(self.folder, device=str(device), progress=self._on_progress)
+            if device.type == "cpu":
+                model = load_model(self.folder, progress=self._on_progress)
+            else:
+                from qcn_inference.planning.onto_gpu import load_onto_gpu
+
+                model = load_onto_gpu(self.folder, device, self._on_progress)
             room = devices.room_for_states(device)
             if self._budgets.device is not None:
                 room = min(room, self._budgets.device << 20)
