@@ -237,8 +237,8 @@ def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     bench.add_argument(
         "--synthetic",
         metavar="NAME",
-        help="random weights in the shape of a published model instead: qwen3-coder-next-bf16, "
-        "qwen3.5-35b-a3b-bf16",
+        help="random weights in the shape of a model instead: qwen3-coder-next, qwen3.5-35b-a3b, "
+        "qwen3.5-9b or qcn-nano, with -bf16 behind it; the first two also with -fp8",
     )
     bench.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     bench.add_argument("--lengths", type=int, nargs="+", metavar="N", help="tokens of the prompts")

@@ -28,6 +28,12 @@ from qcn_lsp.engine.process import engine_environment, require_engine_packages
 from qcn_lsp.engine.runtime import known_addresses, resolve_model, runtime_directory
 
 RESULT, PLOT = "bench.json", "bench.svg"
+COLUMNS = (
+    "prompt",
+    *("prefill", "work", "of ceiling"),
+    *("decode", "read", "of ceiling"),
+    *("edit to token", "work", "of ceiling"),
+)
 EXAMPLE = "def total(prices):\n    result = 0\n    for price in prices:\n        result += "
 
 
@@ -152,16 +158,10 @@ def _print(console: Console, result: dict[str, Any]) -> None:
         f"{rates['rate'] / 1e12:,.2f} TFLOP/s, as measured just before.",
         highlight=False,
     )
+    if result["device_problem"]:
+        console.print(f"Not on the GPU: {result['device_problem']}", highlight=False)
     table = Table(box=None, pad_edge=False)
-    for name in (
-        "prompt",
-        "prefill",
-        "of the ceiling",
-        "decode",
-        "of the ceiling",
-        "edit to first token",
-        "of the ceiling",
-    ):
+    for name in COLUMNS:
         table.add_column(name, justify="right")
     for one in result["prompts"]:
         table.add_row(*_row(one))
@@ -176,8 +176,8 @@ def _print(console: Console, result: dict[str, Any]) -> None:
             highlight=False,
         )
     console.print(
-        "The ceiling is bytes over that bandwidth or operations over that rate; a model that lies "
-        "in the processor's caches may pass it.",
+        "The ceiling is bytes over that bandwidth or operations over that rate, whichever takes "
+        "longer; a model that lies in the processor's caches may pass it.",
         highlight=False,
     )
 
@@ -185,20 +185,27 @@ def _print(console: Console, result: dict[str, Any]) -> None:
 def _row(one: dict[str, Any]) -> list[str]:
     tokens = f"{one['tokens']:,}"
     if not one["measured"]:
-        return [tokens, f"left out: about {one['seconds']:,.0f} s"]
+        return [tokens, f"left out: {one['reason']}"]
     shares = [
         f"{one[f'{what}_floor'] / one[f'{what}_seconds']:.0%}"
         for what in ("prefill", "decode", "edit")
     ]
     return [
         tokens,
-        f"{one['tokens'] / one['prefill_seconds']:,.0f} tokens/s",
+        f"{one['tokens'] / one['prefill_seconds']:,.0f} tok/s",
+        _operations(one["prefill_operations"]),
         shares[0],
-        f"{1 / one['decode_seconds']:,.0f} tokens/s",
+        f"{1 / one['decode_seconds']:,.0f} tok/s",
+        f"{one['decode_bytes'] / 1e6:,.0f} MB",
         shares[1],
         f"{one['edit_seconds'] * 1000:,.0f} ms",
+        _operations(one["edit_operations"]),
         shares[2],
     ]
+
+
+def _operations(count: int) -> str:
+    return f"{count / 1e9:,.0f} GFLOP" if count < 1e13 else f"{count / 1e12:,.0f} TFLOP"
 
 
 def _peer(name: str, found: Any, prompts: list[dict[str, Any]]) -> str:
@@ -209,7 +216,7 @@ def _peer(name: str, found: Any, prompts: list[dict[str, Any]]) -> str:
         f"at {one['tokens']:,} tokens our prefill takes "
         f"{ours[one['tokens']]['prefill_seconds'] / one['prefill_seconds']:.2f} and our decode "
         f"{ours[one['tokens']]['decode_seconds'] / one['decode_seconds']:.2f} of its time"
-        for one in found
+        for one in found["prompts"]
         if ours[one["tokens"]]["measured"]
     ]
-    return f"{name}: {'; '.join(parts)}"
+    return f"{name} (linear attention by {found['linear_attention']}): {'; '.join(parts)}"

@@ -1,6 +1,7 @@
 """`qcn doctor` looks at this machine and says what to do."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from link_support import StandInModel
 
 from qcn_lsp.commands.doctor import check_folder, explained
 
+MODELS = ("Qwen3-Coder-Next", "Qwen3.5-35B-A3B", "Qwen3.5-9B")
 # A `sitecustomize` under which Python finds no torch, as where it is not installed.
 WITHOUT_TORCH = """
 from importlib.machinery import PathFinder
@@ -38,9 +40,13 @@ def test_a_sound_machine_passes(runtime: Path) -> None:
     assert found["runtime directory"][1] == f"{runtime}/qcn, yours alone"
     assert found["model qcn-nano"][0] == "ok"
     assert "not running" in found["engine"][1]
-    for model in ("Qwen3-Coder-Next", "Qwen3.5-35B-A3B"):
+    assert re.search(r"the CPU reads [\d.]+ GB/s and multiplies [\d.]+ TFLOP/s", found["speed"][1])
+    assert "as bf16 (0.03" in found["qcn-nano"][1]
+    assert "a ghost text in" in found["qcn-nano"][1]
+    assert {plan["model"] for plan in json.loads(done.stdout)["plans"]} == {*MODELS, "qcn-nano"}
+    for model in MODELS:
         level, detail, _ = found[model]
-        said = {"ok": "At best, behind", "warn": "not on this machine: as int4, it takes"}
+        said = {"ok": "At best, behind", "warn": "not on this machine: as "}
         assert said[level] in detail
     assert all(remedy for level, _, remedy in found.values() if level != "ok")
 
@@ -96,7 +102,8 @@ def test_a_plan_for_a_small_card_is_explained() -> None:
     assert said == (
         "as int4 (46 GB) on the GPU with 7,000 of 24,576 experts, all of them in 44 GB of host "
         "memory, missing ones computed on the CPU; room for a context of 65,536 tokens. At best, "
-        "behind 16,384 tokens: 98 tokens/s, a ghost text in 1,310 ms; reading 5,123 tokens/s"
+        "behind 16,384 tokens: 98 tokens/s, a ghost text in 1,310 ms, slow while "
+        "typing; reading 5,123 tokens/s"
     )
 
 

@@ -24,24 +24,38 @@ import torch
 from qcn_inference import device
 from qcn_inference.bench.measure import Figures, measure
 from qcn_inference.bench.synthetic import synthetic_model
-from qcn_inference.checkpoint import load_model
-from qcn_inference.config import ModelConfig, load_config
+from qcn_inference.checkpoint import load_model, stored_bits
+from qcn_inference.config import load_config
 from qcn_inference.embedded import checkpoint_folder
 from qcn_inference.errors import CheckpointError, DeviceError
 from qcn_inference.model import Model
 from qcn_inference.planning import machine
-from qcn_inference.planning.__main__ import SHAPES
-from qcn_inference.planning.footprint import FORMATS, Footprint, WeightFormat
-from qcn_inference.planning.plan import Plan
+from qcn_inference.planning.footprint import (
+    FORMATS,
+    FP8_BITS,
+    Footprint,
+    WeightFormat,
+    as_loaded,
+)
+from qcn_inference.planning.onto_gpu import load_onto_gpu
+from qcn_inference.planning.plan import Placement, Plan, Refusal, plan
+from qcn_inference.planning.shapes import SHAPES
 
 LENGTHS = (2048, 8192, 32_768, 131_072, 262_144)
 PATIENCE = 120.0
+INTERRUPTED = 130  # as a shell reports SIGINT
 LONGEST_FOR_PEERS = 8192
+MOST = 0.9
+"""Of what is free: random weights leave the rest for the work."""
+FP8_EXPERTS = ("Qwen3-Coder-Next", "Qwen3.5-35B-A3B")
 PACKAGES = ("torch", "triton", "transformers", "flash-linear-attention")
 SYNTHETIC = {
-    "qwen3-coder-next-bf16": ("Qwen3-Coder-Next", "bf16"),
-    "qwen3.5-35b-a3b-bf16": ("Qwen3.5-35B-A3B", "bf16"),
+    f"{shape.name.lower()}-{stored}": (shape, stored == "fp8")
+    for shape in SHAPES
+    for stored in ("bf16", "fp8")
+    if stored == "bf16" or shape.name in FP8_EXPERTS
 }
+"""By name: the folder whose config.json has the shape, and whether experts are in FP8."""
 
 
 class UnfitError(Exception):
@@ -56,27 +70,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (CheckpointError, DeviceError, UnfitError) as error:
         _say({"error": str(error)})
         return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
     _say({"result": result})
     return 0
 
 
 def _measured(given: argparse.Namespace) -> dict[str, Any]:
     _say({"activity": "measuring the machine"})
-    on = device.choose(given.device)
-    found = machine.measure()
-    _say({"activity": "loading the model"})
-    if given.synthetic:
-        shape, stored = SYNTHETIC[given.synthetic]
-        config = load_config(SHAPES / shape)
-        weights = next(one for one in FORMATS if one.name == stored)
-        _require_room(config, weights, on, found)
-        model = synthetic_model(config, str(on), torch.bfloat16)
-    else:
-        model = load_model(given.model, device=str(on))
-        config = model.config
-        bits = 8 * model.dtype.itemsize
-        weights = WeightFormat(f"{bits} bits", bits, bits, bits)
-    floor = _floor(Footprint(config, weights), found, on)
+    on, problem = device.choose(given.device)
+    found = machine.measure(on)
+    model, floor = _synthetic(given, on, found) if given.synthetic else _loaded(given, on, found)
+    config = model.config
     lengths = [n for n in given.lengths if n + 1024 <= config.max_position_embeddings]
     lengths = lengths or [config.max_position_embeddings - 1024]
     prompts = []
@@ -90,8 +95,10 @@ def _measured(given: argparse.Namespace) -> dict[str, Any]:
         prompts.append(asdict(one) | {"measured": isinstance(one, Figures)})
     return {
         "model": given.synthetic or given.model.name,
-        "weights": weights.name,
+        "weights": floor.footprint.format.name,
+        "placement": floor.placement,
         "device": device.describe(on),
+        "device_problem": problem,
         "threads": torch.get_num_threads(),
         "machine": asdict(found),
         "system": platform.platform(),
@@ -102,22 +109,49 @@ def _measured(given: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _floor(footprint: Footprint, found: machine.Machine, on: torch.device) -> Plan:
-    placement: Any = "cpu" if on.type == "cpu" else "gpu"
-    return Plan(footprint, found, placement, 0, footprint.experts, 0, 0)
-
-
-def _require_room(
-    config: ModelConfig, weights: WeightFormat, on: torch.device, found: machine.Machine
-) -> None:
-    """Refuse random weights that do not fit, before memory is taken for them."""
-    needed = Footprint(config, weights).all_bytes
-    free = found.free_bytes if on.type == "cpu" or found.gpu is None else found.gpu.free_bytes
-    if needed > 0.9 * free:
+def _synthetic(
+    given: argparse.Namespace, on: torch.device, found: machine.Machine
+) -> tuple[Model, Plan]:
+    """Make random weights; what does not fit is refused before memory is taken for it."""
+    shape, fp8_experts = SYNTHETIC[given.synthetic]
+    config = load_config(shape)
+    if fp8_experts and on.type == "cpu":
+        raise UnfitError("FP8 is multiplied on a GPU only. Choose the bf16 one, or another device")
+    stored = WeightFormat("fp8 experts", FP8_BITS, 16) if fp8_experts else FORMATS[0]
+    footprint = Footprint(config, stored)
+    gpu = None if on.type == "cpu" else found.gpu
+    free = found.free_bytes if gpu is None else gpu.free_bytes
+    if footprint.all_bytes > MOST * free:
         raise UnfitError(
-            f"its weights take {needed / 1e9:.0f} GB and {free / 1e9:.0f} GB are free on {on}. "
-            "Choose a smaller one, or --model qcn-nano"
+            f"its weights take {footprint.all_bytes / 1e9:.0f} GB and {free / 1e9:.0f} GB are free "
+            f"on {on}. Choose a smaller one, or --model qcn-nano"
         )
+    _say({"activity": "making random weights"})
+    model = synthetic_model(config, str(on), fp8_experts=fp8_experts)
+    return model, _floor(footprint, found, on)
+
+
+def _loaded(
+    given: argparse.Namespace, on: torch.device, found: machine.Machine
+) -> tuple[Model, Plan]:
+    """Load a checkpoint, with experts in host memory where the GPU is too small for all."""
+    _say({"activity": "loading the model"})
+    if on.type == "cpu":
+        model = load_model(given.model)
+        bits = 8 * model.dtype.itemsize
+        footprint = Footprint(model.config, WeightFormat(f"{bits} bits", bits, bits, bits))
+        return model, _floor(footprint, found, on)
+    config = load_config(given.model)
+    footprint = Footprint(config, as_loaded(config, stored_bits(given.model)))
+    floor = plan(footprint, found)
+    if isinstance(floor, Refusal):
+        raise UnfitError(f"{floor.missing}. {floor.remedy}")
+    return load_onto_gpu(given.model, on), floor
+
+
+def _floor(footprint: Footprint, found: machine.Machine, on: torch.device) -> Plan:
+    placement: Placement = "cpu" if on.type == "cpu" else "gpu"
+    return Plan(footprint, found, placement, 0, footprint.experts, 0, 0)
 
 
 def _peers(given: argparse.Namespace, model: Model, lengths: Sequence[int]) -> dict[str, Any]:

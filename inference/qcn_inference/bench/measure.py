@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from qcn_inference.bench.synthetic import random_ids
+from qcn_inference.errors import DeviceMemoryError
 from qcn_inference.model import Model
 from qcn_inference.planning.plan import Plan
 from qcn_inference.state import State
@@ -30,14 +31,15 @@ class Figures:
     decode_bytes: int  # weights, state and KV that one token reads and writes
     edit_seconds: float  # until the first token behind an edit of a context of this length
     edit_floor: float
+    edit_operations: int
 
 
 @dataclass(frozen=True, slots=True)
-class TooLong:
-    """A length that was left out: it would have taken about so many seconds."""
+class LeftOut:
+    """A length that was not measured, and why."""
 
     tokens: int
-    seconds: float
+    reason: str
 
 
 def measure(
@@ -47,8 +49,9 @@ def measure(
     *,
     patience: float,
     report: Callable[[str], None],
-) -> Iterator[Figures | TooLong]:
-    """Measure each length, the shortest first; one that would take longer than `patience` is left.
+) -> Iterator[Figures | LeftOut]:
+    """Measure each length, the shortest first; what takes longer than `patience` is left out, and
+    what there is no room for.
 
     Args:
         model: no one else uses it.
@@ -62,10 +65,14 @@ def measure(
     for tokens in sorted(lengths):
         operations = model.config.prefill_operations(0, tokens)
         if rate is not None and operations / rate > patience:
-            yield TooLong(tokens, operations / rate)
+            yield LeftOut(tokens, f"it would take about {operations / rate:,.0f} s")
             continue
         report(f"a prompt of {tokens:,} tokens")
-        figures = _at(model, floor, tokens)
+        try:
+            figures = _at(model, floor, tokens)
+        except (torch.OutOfMemoryError, DeviceMemoryError) as error:
+            yield LeftOut(tokens, str(error).partition("\n")[0])
+            continue
         rate = operations / figures.prefill_seconds
         yield figures
 
@@ -83,6 +90,7 @@ def _at(model: Model, floor: Plan, tokens: int) -> Figures:
         decode_bytes=floor.decode_bytes(tokens),
         edit_seconds=edit,
         edit_floor=floor.prefill_seconds(EDIT + TAIL, tokens),
+        edit_operations=model.config.prefill_operations(tokens, tokens + EDIT + TAIL),
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from qcn_kernels.fp8 import Fp8Matrices
 from torch import Tensor
 
 from qcn_inference.config import ModelConfig
@@ -14,18 +15,20 @@ from qcn_inference.weights import build_model
 
 SPREAD = 0.02
 """Standard deviation of the weights, as models are initialised; speed does not depend on it."""
-_STORED_AS = ("lm_head.weight", ".experts.gate_up_proj", ".experts.down_proj")
+_PACKED = (".experts.gate_up_proj", ".experts.down_proj")
 
 
 class RandomTensors(Loader):
-    """What a checkpoint would give, drawn at random: the experts packed, the head its own."""
+    """What a checkpoint would give, drawn at random; the head is its own."""
 
-    def __init__(self, device: str, dtype: torch.dtype) -> None:
+    def __init__(self, device: str, dtype: torch.dtype, *, fp8_experts: bool) -> None:
         self.dtype = dtype
         self._device = device
+        self._in_host_memory = False
+        self._fp8_experts = fp8_experts
 
     def __contains__(self, name: str) -> bool:
-        return name.endswith(_STORED_AS)
+        return name == "lm_head.weight" or (not self._fp8_experts and name.endswith(_PACKED))
 
     def find(self, name: str, *shape: int) -> StoredTensor:
         """Every tensor is there."""
@@ -35,6 +38,16 @@ class RandomTensors(Loader):
         """Fill the parts at once."""
         for part in parts:
             part.normal_(std=SPREAD)
+
+    def keeps_fp8(self, tensors: Sequence[StoredTensor]) -> bool:
+        """Whether these are experts in FP8."""
+        del tensors
+        return self._fp8_experts
+
+    def place_fp8(self, tensor: StoredTensor, into: Fp8Matrices) -> None:
+        """Fill values and scales at once."""
+        into.values.copy_(torch.randn(into.shape, device=into.values.device))
+        into.scale_inv.fill_(SPREAD)
 
     def take(self, name: str, *shape: int) -> Tensor:
         """Draw a small tensor, fp32."""
@@ -50,9 +63,10 @@ class RandomTensors(Loader):
         """All was filled as it was placed."""
 
 
-def synthetic_model(config: ModelConfig, device: str, dtype: torch.dtype) -> Model:
-    """Return a model with random weights in `dtype`."""
-    return build_model(config, RandomTensors(device, dtype), "synthetic", mtp=False)
+def synthetic_model(config: ModelConfig, device: str, *, fp8_experts: bool) -> Model:
+    """Return a model with random weights in bf16, its experts in FP8 where that is wanted."""
+    tensors = RandomTensors(device, torch.bfloat16, fp8_experts=fp8_experts)
+    return build_model(config, tensors, "synthetic", mtp=False)
 
 
 def random_ids(config: ModelConfig, count: int) -> Sequence[int]:

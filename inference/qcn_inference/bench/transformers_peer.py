@@ -1,7 +1,7 @@
 """The same checkpoint by transformers, in a process of its own: DIR DEVICE TOKENS ...
 
 With flash-linear-attention installed and a GPU, transformers uses its kernels. Prints one JSON
-object: for each length the seconds of prefill and of one decoded token.
+object: whose kernels ran, and for each length the seconds of prefill and of one decoded token.
 """
 
 import json
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.utils.import_utils import is_flash_linear_attention_available
 
 from qcn_inference.bench.measure import DECODED, WARM_UP
 
@@ -22,7 +23,9 @@ def main(folder: str, device: str, lengths: list[int]) -> None:
     )
     model = model.to(device).eval()
     model(torch.zeros(1, WARM_UP, dtype=torch.int64, device=device))
-    print(json.dumps([_at(model, tokens, device) for tokens in lengths]))
+    prompts = [_at(model, tokens, device) for tokens in lengths]
+    kernels = "flash-linear-attention" if is_flash_linear_attention_available() else "torch"
+    print(json.dumps({"linear_attention": kernels, "prompts": prompts}))
 
 
 @torch.inference_mode()

@@ -1,6 +1,6 @@
 """What a model weighs and costs, from its shape alone: nothing is loaded for it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qcn_inference.config import ModelConfig
 
@@ -17,13 +17,17 @@ class WeightFormat:
     other_bits: float
     table_bits: float = 16
 
+    def on_cpu(self) -> "WeightFormat":
+        """As the CPU holds it, which multiplies no FP8: that is dequantised at load."""
+        return replace(self, expert_bits=16) if self.expert_bits == FP8_BITS else self
+
 
 FORMATS = (
     WeightFormat("bf16", 16, 16),
-    WeightFormat("fp8", FP8_BITS, FP8_BITS),
-    WeightFormat("int4", FOUR_BITS, FP8_BITS),
+    WeightFormat("fp8", FP8_BITS, 16),
+    WeightFormat("int4", FOUR_BITS, 16),
 )
-"""Best quality first."""
+"""Best quality first; as the engine holds them: what is no expert is dequantised at load."""
 
 
 def as_loaded(config: ModelConfig, bits: int) -> WeightFormat:
@@ -32,7 +36,7 @@ def as_loaded(config: ModelConfig, bits: int) -> WeightFormat:
     Of FP8 checkpoints the experts stay so; what is beside them is dequantised.
     """
     if config.fp8_block is not None and config.num_experts:
-        return WeightFormat("fp8", FP8_BITS, bits, bits)
+        return WeightFormat("fp8 experts", FP8_BITS, bits, bits)
     return WeightFormat(f"{bits} bits", bits, bits, bits)
 
 

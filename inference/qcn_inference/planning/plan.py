@@ -203,6 +203,7 @@ def _beside_host(foot: Footprint, machine: Machine, context: int) -> Plan | None
 
 
 def _on_cpu(foot: Footprint, machine: Machine, context: int) -> Plan | None:
+    foot = replace(foot, format=foot.format.on_cpu())
     taken = foot.all_bytes + _caches(foot, context) + CPU_WORKSPACE
     left = int(HOST_SHARE * machine.free_bytes) - taken
     return Plan(foot, machine, "cpu", context, 0, 0, taken) if left >= 0 else None
@@ -214,10 +215,11 @@ def _caches(foot: Footprint, context: int) -> int:
 
 
 def _refusal(foot: Footprint, machine: Machine, context: int) -> Refusal:
-    on_cpu = foot.all_bytes + _caches(foot, context) + CPU_WORKSPACE
+    there = replace(foot, format=foot.format.on_cpu())
+    on_cpu = there.all_bytes + _caches(there, context) + CPU_WORKSPACE
     usable = int(HOST_SHARE * machine.free_bytes)
     missing = (
-        f"it takes {_gb(on_cpu)} of memory with a context of {context:,} tokens; "
+        f"on the CPU it takes {_gb(on_cpu)} of memory with a context of {context:,} tokens; "
         f"{_gb(usable)} may be used here ({HOST_SHARE:.0%} of what is free)"
     )
     if machine.gpu is not None:
