@@ -19,6 +19,14 @@ INTERPRETED = {
     "rotary": 1e-5,
     "attention": 2e-5,
     "linear": 1e-5,
+    "linear_fp8": 1e-5,
+    "route": 1e-6,
+    "moe": 1e-5,
+    "moe_step": 1e-5,
+    "moe_bf16": 1e-2,  # what stands between the products, and parts, are stored as bf16, cut off
+    # Where a value between the two products lies near the border of two e4m3 codes, the reference
+    # may take the other: one value of a token is then 2^-4 off.
+    "moe_e4m3": 5e-3,
 }
 # On hardware operands of matrix products are rounded to bf16, 2^-9 each. The bounds are at least
 # twice what fp16 operands, 8 times finer, cost under the interpreter, times 8.
@@ -31,6 +39,12 @@ ON_HARDWARE = {
     "rotary": 2e-6,
     "attention": 1e-2,  # q, k, v and the probabilities
     "linear": 2e-5,  # the operands are stored in bf16: products of them are exact
+    "linear_fp8": 1e-2,  # x as bf16; of e4m3 products, tensor cores keep 14 bits of 128 columns
+    "route": 1e-6,
+    "moe_step": 1e-5,  # products in fp32
+    "moe_bf16": 1e-2,
+    "moe": 1e-2,  # x, what stands between the products, and the parts that are added up
+    "moe_e4m3": 2e-2,  # as both, and as interpreted
 }
 # Root mean square of the difference of a whole model's logits from transformers' in fp32, against
 # their standard deviation; three layers. Seen under the interpreter: 2e-6, and 2.3 % in bf16, where

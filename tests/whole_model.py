@@ -8,14 +8,19 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
 import torch
+from engine_support import VOCAB_SIZE
 from qcn_inference.checkpoint import load_model
 from qcn_inference.device_memory import DeviceMemory
+from qcn_inference.grid import Grid
 from qcn_inference.kept import DeltaNetState, KvBlock
 from qcn_inference.model import Model
 from qcn_inference.page_table import PageTable
 from qcn_inference.passes import Pass
 from qcn_inference.state import State
+from qcn_inference.state_cache import Reading, StateCache
+from qcn_inference.tokenizer import FILE_SEP, Tokenizer
 from torch import Tensor
 
 STATES_BYTES = 16 << 20
@@ -71,7 +76,7 @@ def read_in_passes(
 def resume(
     *, folder: str, ids: Tensor, cuts: tuple[int, ...], behind: tuple[int, ...], resident: bool
 ) -> Tensor:
-    """Read blocks, and go on from what was kept of them, with other ids `behind`, once for each cut.
+    """Read blocks; go on from what was kept of them, with other ids `behind`, once for each cut.
 
     Kept parts are still on the device, or come back from the host: those of another model are.
 
@@ -128,6 +133,73 @@ def branch(*, folder: str, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     steps = torch.stack([model.decode(5 + number, alone) for number in range(3)])
     check_integrity(model, one, other, alone)
     return torch.stack(turns[::2]), torch.stack(turns[1::2]), steps
+
+
+def decode_without_graphs(*, folder: str, ids: Tensor) -> tuple[Tensor, bool]:
+    """Decode some tokens where no graph can be captured; whether graphs are still tried."""
+    model = loaded_beside(ids, folder)
+    state = model.new_state()
+    model.prefill(ids[:4], state)
+    decoder = model._decoder
+    assert decoder is not None
+    decoder.uses_graphs = True
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "CUDAGraph", _cannot_capture)
+        logits = torch.stack([model.decode(token, state) for token in ids[4:].tolist()])
+    return logits, decoder.uses_graphs
+
+
+def _cannot_capture() -> None:
+    raise RuntimeError("operation not permitted when stream is capturing")
+
+
+def follow_edits(*, folder: str, ids: Tensor) -> tuple[Tensor, Tensor, list[int]]:
+    """Read a layout, an edited one and the first again, with a completion behind each.
+
+    The layouts are refreshed as the engine does; a job is dropped in the middle between them.
+
+    Returns:
+        The logits in front of each completion's first token; the same from a fresh engine for each;
+        and how many tokens of each layout were known.
+    """
+    tokenizer = Tokenizer(Path(folder), VOCAB_SIZE)
+    file = tokenizer.control_id(FILE_SEP)
+    first, second, edited = range(20, 50), range(50, 70), range(60, 75)
+    texts = [[file, *first, file, *other] for other in (second, edited, second)]
+    model, grid = loaded_beside(ids, folder), Grid(tokenizer)
+    cache = StateCache(model.config, grid, 1 << 28)
+    got, known = [], []
+    for text in texts:
+        dropped = model.prefill_steps(text, model.new_state())
+        next(dropped)
+        dropped.close()
+        reading = cache.read(text, [len(first) + 1, len(text)], for_logits=False)
+        known.append(reading.position)
+        read(model, reading, text)
+        got.append(answer(model, cache, [*text, file, 7, 8]))
+    cache.check_integrity()
+    want = []
+    for text in texts:
+        fresh = StateCache(model.config, grid, 1 << 28)
+        want.append(answer(loaded_beside(ids, folder), fresh, [*text, file, 7, 8]))
+    del reading
+    check_integrity(model)
+    return torch.stack(got), torch.stack(want), known
+
+
+def answer(model: Model, cache: StateCache, prompt: list[int]) -> Tensor:
+    """The logits behind a prompt."""
+    return read(model, cache.read(prompt), prompt)
+
+
+def read(model: Model, reading: Reading, text: list[int]) -> Tensor:
+    """Read what is not known of a text; return the last logits."""
+    state = reading.start(model)
+    logits = torch.empty(0)
+    for part in reading.passes(model.pass_limits):
+        logits = model.prefill(text[part.start : part.end], state, part)[-1]
+        reading.took(part, state)
+    return logits
 
 
 def named(end: int, kv: KvBlock, checkpoint: Sequence[DeltaNetState]) -> dict[str, Tensor]:

@@ -142,7 +142,7 @@ class Decoder:
         self._seated = None
 
     def _sit_down(self, state: "State") -> None:
-        before = self._seated and self._seated()
+        before = self._seated() if self._seated is not None else None
         if before is not None:
             self.unseat(before)
         part, seat = state.recurrent, self._seat
@@ -173,9 +173,9 @@ class Decoder:
         """Make a graph of a step; the seat is afterwards as before."""
         seat = self._seat
         before = [tensor.clone() for tensor in seat.tensors]
-        graph = torch.cuda.CUDAGraph()
         try:
-            aside = torch.cuda.Stream()
+            graph = torch.cuda.CUDAGraph()
+            aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             aside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(aside):
                 for _ in range(WARM_UPS):

@@ -7,15 +7,18 @@ from importlib.util import find_spec
 
 import torch
 
+from qcn_inference.config import ModelConfig
 from qcn_inference.errors import DeviceError, DeviceMemoryError
+from qcn_inference.passes import ON_GPU
 
 LEAST_CAPABILITY = (8, 0)
 """Of our kernels: tensor cores with bf16, asynchronous copies."""
 CPU = torch.device("cpu")
 USE_CPU = 'or set "qcn.engine.device" to "cpu"'
-WORKING_BYTES = 2 << 30
-"""What a pass of 16,384 tokens takes beside weights and states, and CUDA itself; an estimate."""
-
+SPARE_BYTES = 512 << 20
+"""For what nobody counts: workspaces of libraries, graphs, fragments."""
+STATES_UNDER_WAY = 4
+"""Requests that are being read or decoded at once, and copies on their way to the host."""
 INTERPRETED_BYTES = 64 << 20
 """For the small models of tests, whose kernels are interpreted on the CPU."""
 
@@ -88,25 +91,46 @@ def describe(device: torch.device) -> str:
     return f"{device} ({torch.cuda.get_device_name(device)})"
 
 
-def require_room(device: torch.device, nbytes: int) -> None:
-    """Refuse weights that cannot fit. Raises DeviceMemoryError."""
+def make_current(device: torch.device) -> None:
+    """Have this thread launch on a device from now on: Triton asks for the current one."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
+def working_bytes(config: ModelConfig) -> int:
+    """Count what the longest pass takes at its widest, beside weights and the states' pages."""
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    attention = 2 * (heads + kv_heads) * config.head_dim
+    deltanet = config.linear_conv_dim + config.linear_value_dim + 2 * config.linear_num_value_heads
+    # In 16 bits: a projection, its parts and its output; experts' outputs and what is between. In
+    # 32: the residual stream, its norm and what is added to it.
+    experts = config.num_experts_per_tok * (config.hidden_size + config.moe_intermediate_size)
+    token = 2 * (3 * max(attention, deltanet) + experts) + 12 * config.hidden_size
+    layers = config.layer_types.count("linear_attention")
+    state = 4 * layers * config.linear_value_dim * config.linear_key_head_dim
+    states = (ON_GPU.checkpoints + STATES_UNDER_WAY) * state
+    return ON_GPU.tokens * token + states + SPARE_BYTES
+
+
+def require_room(device: torch.device, weights: int, working: int) -> None:
+    """Refuse weights of so many bytes that cannot fit. Raises DeviceMemoryError."""
     if device.type == "cpu":
         return
     free, total = torch.cuda.mem_get_info(device)
-    if nbytes + WORKING_BYTES > free:
+    if weights + working > free:
         raise DeviceMemoryError(
-            f"the weights take {nbytes >> 20} MiB and the work some {WORKING_BYTES >> 20} MiB; of "
-            f"the GPU's {total >> 20} MiB {free >> 20} are free. End other programs on the GPU, "
+            f"the weights take {weights >> 20} MiB and the work some {working >> 20} MiB; of the"
+            f"  GPU's {total >> 20} MiB {free >> 20} are free. End other programs on the GPU, "
             f"take a smaller or a quantised model, {USE_CPU}."
         )
 
 
-def room_for_states(device: torch.device) -> int:
+def room_for_states(device: torch.device, working: int) -> int:
     """Bytes that states may take once the weights are loaded."""
     if device.type == "cpu":
         return INTERPRETED_BYTES
     free, _ = torch.cuda.mem_get_info(device)
-    return free - WORKING_BYTES
+    return free - working
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -258,7 +258,7 @@ class _Decoding:
         """
         stop_ids = self._loaded.stop_ids
         while self.count < limit:
-            token = self._sampler.choose(logits)
+            token = behind.choose(self._sampler, logits, limit - self.count - 1)
             if token in stop_ids:
                 self._show(self._stop_strings.flush())
                 return "eos", ""

@@ -1,4 +1,4 @@
-"""Copies from the device into the host's memory, beside the work of the device.
+"""Copies from a device into the host's memory, beside the work of the device.
 
 They run on a stream of their own, into memory that the driver has locked in place (pinned), so that
 neither the host nor the kernels wait for them.
@@ -10,12 +10,32 @@ import torch
 from torch import Tensor
 
 
+class Arriving:
+    """A number [1] on its way from a device to the host, beside what is queued there next."""
+
+    def __init__(self, x: Tensor) -> None:
+        self._number, self._event = x, None
+        if x.is_cuda:
+            self._number = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
+            self._number.copy_(x, non_blocking=True)
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record()
+
+    def wait(self) -> int:
+        """Return it; waits for what was queued in front of it alone."""
+        if self._event is not None:
+            self._event.synchronize()
+        return int(self._number)
+
+
 class HostCopies:
     """Copies from one device. A device that is the CPU has nothing to copy."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def start(self, x: Tensor) -> Tensor:
         """Return what will hold a copy of x; x is not changed any more."""
@@ -32,7 +52,7 @@ class HostCopies:
         """Return what waits, on any thread, until all that were started by now are done."""
         if self._stream is None:
             return lambda: None
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record(self._stream)
         return event.synchronize
 

@@ -131,7 +131,7 @@ class GatedAttention:
         sizes = ((heads + kv_heads) * head_dim, kv_heads * head_dim, heads * head_dim)
         qk, v, gate = projected.split_with_sizes(sizes, dim=-1)
         qk = rms_norm_rotary(
-            qk.unflatten(1, (heads + kv_heads, head_dim)),
+            qk.reshape(-1, heads + kv_heads, head_dim),
             scale=self.qk_norm,
             eps=config.rms_norm_eps,
             cos=positions.cos,
@@ -139,7 +139,7 @@ class GatedAttention:
             dtype=projected.dtype,
         )
         q, k = qk.split_with_sizes((heads, kv_heads), dim=-2)
-        return q, k, v.unflatten(1, (kv_heads, head_dim)), gate
+        return q, k, v.reshape(-1, kv_heads, head_dim), gate
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 
 A completion often repeats what stands in front of it: a call as it is made elsewhere, a file that
 is rewritten. So the last tokens are looked up in the prompt, repository and all, and what followed
-them there is a guess at what comes now (prompt lookup decoding, Saxena 2023; arXiv 2304.04487). It
-costs no second model; whether a guess is right the model says (`speculation.py`).
+them there is a guess at what comes now (prompt lookup decoding, Saxena 2023; inference with
+reference, arXiv 2304.04487). It costs no second model; whether a guess is right the model says
+(`speculation.py`).
 
 Purpose. A prompt is a row of blocks (`grid.py`). Each distinct block is indexed once: by every
 `GRAM` tokens in it, where they stand. Blocks are what the state cache shares between texts, so an

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from qcn_inference.config import ModelConfig
 from qcn_inference.decoder import Decoder
-from qcn_inference.device import room_for_states
+from qcn_inference.device import room_for_states, working_bytes
 from qcn_inference.device_memory import DeviceBudget, DeviceMemory
 from qcn_inference.grid import BLOCK
 from qcn_inference.layers import DecoderLayer, Positions, Seat, SparseMoe
@@ -35,6 +35,10 @@ of so few rows costs more than it saves: on two quiet cores qcn-nano takes 6.5 m
 thread and 6.0 to 6.9 with two; beside four busy processes 7 with one and 16 to 200 with two."""
 
 
+WARM_UP_TOKENS = 130
+"""More than two chunks and two pages: every kernel of a prefill runs."""
+
+
 class Drafted:
     """Tokens that were run through the model and are not in `state` yet, which waits for `commit`.
 
@@ -42,7 +46,8 @@ class Drafted:
     over them.
     """
 
-    def __init__(self, logits: Tensor, state: State) -> None:
+    def __init__(self, hidden: Tensor, logits: Tensor, state: State) -> None:
+        self.hidden = hidden  # fp32 [T, hidden], what the head was applied to
         self.logits = logits  # fp32 [T, vocab], behind each of the tokens
         self._state = state
 
@@ -102,6 +107,11 @@ class Model:
         """Whether it runs by our Triton kernels."""
         return uses_triton(self._head)
 
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether `decode` returns before it is done, and takes a token that nobody has seen."""
+        return self.runs_kernels
+
     @torch.inference_mode()
     def reserve(self, nbytes: int) -> None:
         """Take memory of the GPU for states, once and for all; does nothing on the CPU.
@@ -124,9 +134,18 @@ class Model:
     def memory(self) -> Memory:
         """Where its states lie; on a GPU that nobody has reserved, in all of what is free."""
         if self._memory is None:
-            self.reserve(room_for_states(self.device))
+            self.reserve(room_for_states(self.device, working_bytes(self.config)))
         assert self._memory is not None
         return self._memory
+
+    def warm_up(self) -> None:
+        """On a GPU: compile the kernels and capture a graph, so that no request waits for it."""
+        if not self.runs_kernels:
+            return
+        state = self.new_state()
+        self.prefill([0] * WARM_UP_TOKENS, state)
+        self.verify([0, 0], state).commit(1)
+        self.decode(0, state)
 
     def drop_resident(self) -> None:
         """Give up, on a GPU, what can be fetched from the host again."""
@@ -275,7 +294,8 @@ class Model:
             positions = self._positions(numbers)
             for layer in self._layers:
                 x = layer.prefill(x, state, positions)
-            return Drafted(self._logits(x), state)
+            hidden = self._normed(x)
+            return Drafted(hidden, self._projected(hidden), state)
 
     def _checked(self, ids: Sequence[int] | Tensor) -> Tensor:
         tokens = torch.as_tensor(ids, dtype=torch.int64)

@@ -23,7 +23,7 @@ class Pace:
         """Wait, after a layer has been queued, until few enough are in flight."""
         if self._device.type != "cuda":
             return
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(self._device))
         self._layers.append(event)
         while len(self._layers) > AHEAD + 1:

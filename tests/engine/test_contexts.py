@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,8 +20,11 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from qcn_inference.contexts import Context, Segment, Span
+from qcn_inference.contexts import Context, Contexts, Segment, Span
+from qcn_inference.generate import Loaded
 from qcn_inference.grid import BLOCK
+from qcn_inference.service import completions, infill
+from qcn_inference.service.schemas import CompletionBody, InfillBody
 from qcn_inference.tokenizer import Tokenizer
 from sampling import examples
 
@@ -161,6 +165,26 @@ def test_superseded_tokens_are_all_that_touch_a_superseded_line(
                 touched |= {place} if line in marked else set()
         at += length
     assert taken == touched
+
+
+def test_a_completion_is_told_what_is_superseded(loaded: Loaded) -> None:
+    """And of the file that `/infill` completes nothing in front is a source: it is shown behind."""
+    contexts, texts = Contexts(), {"a.py": "a = 1\nb = 2\n", "b.py": "c = 3\n"}
+    segments = [Segment.of(loaded.tokenizer, path, text) for path, text in texts.items()]
+    layout: Any = [
+        SimpleNamespace(hash=segments[0].hash, zone="base", hot=False, superseded=[(0, 1)]),
+        SimpleNamespace(hash=segments[1].hash, zone="base", hot=False, superseded=[]),
+    ]
+    context = contexts.compose(loaded.tokenizer, "c", "shop", layout, segments)
+    contexts.put(context, contexts.arrive())
+    engine: Any = SimpleNamespace(ready=lambda: loaded, contexts=contexts)
+    line = context.spans[0].superseded_ids
+    asked = CompletionBody(prompt="x", context="c")
+    assert completions._generation(engine, asked).prompt().superseded == tuple(line)
+    whole = (context.spans[1].start, len(context.ids))
+    for path, spans in (("x.py", line), ("b.py", [*line, whole])):
+        filled = InfillBody(filename=path, context="c", n_predict=4)
+        assert infill._generation(engine, filled).prompt().superseded == tuple(spans)
 
 
 def test_openais_completion_takes_a_context_too(engine: EngineProcess, name: str) -> None:

@@ -104,9 +104,9 @@ def test_weights_that_cannot_fit_are_refused_before_they_are_read(
     gpu_machine: pytest.MonkeyPatch,
 ) -> None:
     gpu_machine.setattr(torch.cuda, "mem_get_info", lambda _: (6 << 30, 8 << 30))
-    device.require_room(torch.device("cuda", 0), 3 << 30)
-    with pytest.raises(DeviceMemoryError, match="weights take 5120 MiB.*8192 MiB 6144 are free"):
-        device.require_room(torch.device("cuda", 0), 5 << 30)
+    device.require_room(torch.device("cuda", 0), 3 << 30, 2 << 30)
+    with pytest.raises(DeviceMemoryError, match=r"weights take 5120 MiB.*8192 MiB 6144 are free"):
+        device.require_room(torch.device("cuda", 0), 5 << 30, 2 << 30)
 
 
 def test_too_little_memory_for_states_is_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from qcn_inference.offload.experts import OffloadedExperts
 from qcn_inference.offload.slots import ExpertSlots
 from qcn_inference.planning.footprint import Footprint, WeightFormat
 from qcn_inference.planning.machine import Gpu, Machine
-from qcn_inference.planning.plan import WORKSPACE, Plan, plan
+from qcn_inference.planning.plan import Plan, plan
 from qcn_kernels.moe import experts, experts_step, route
 from sampling import examples
 from simulated_device import SimulatedDevice
@@ -151,7 +151,9 @@ def test_a_prompt_takes_as_long_as_the_plan_says() -> None:
     shape = replace(nano, layer_types=nano.layer_types[:LAYERS], num_experts=EXPERTS)
     foot = Footprint(shape, WeightFormat("fp32", 32, 32))
     link = 1e6
-    free = WORKSPACE + foot.resident_bytes + 4 * foot.checkpoint_bytes + 8192 * foot.kv_bytes
+    free = (
+        foot.working_bytes + foot.resident_bytes + 4 * foot.checkpoint_bytes + 8192 * foot.kv_bytes
+    )
     gpu = Gpu("simulated", free + 20 * foot.expert_bytes, 1e15, 1e18, link)
     found = plan(foot, Machine(2**40, 1.0, 1e15, gpu))
     assert isinstance(found, Plan)

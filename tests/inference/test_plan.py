@@ -10,7 +10,6 @@ from qcn_inference.planning.footprint import FORMATS, FP8_BITS, Footprint, Weigh
 from qcn_inference.planning.machine import Gpu, Machine
 from qcn_inference.planning.plan import (
     HOST_SHARE,
-    WORKSPACE,
     Plan,
     Refusal,
     plan,
@@ -117,7 +116,7 @@ def test_no_plan_takes_more_memory_than_there_is(
         assert found.host_bytes > found.footprint.all_bytes >= foot.all_bytes
         return
     assert on.gpu is not None
-    on_gpu = foot.resident_bytes + found.slots * foot.expert_bytes + WORKSPACE
+    on_gpu = foot.resident_bytes + found.slots * foot.expert_bytes + foot.working_bytes
     on_gpu += found.context * foot.kv_bytes + found.cache_bytes
     assert on_gpu <= on.gpu.free_bytes
     assert found.slots * foot.expert_bytes + found.host_bytes >= foot.experts * foot.expert_bytes

@@ -14,7 +14,7 @@ from qcn_inference.config import load_config
 from qcn_inference.errors import DeviceMemoryError
 from qcn_inference.model import Model
 from qcn_inference.offload.device import Experts
-from qcn_inference.planning import plan as planning
+from qcn_inference.planning import footprint
 from qcn_inference.planning.footprint import Footprint, as_loaded
 from qcn_inference.planning.machine import Gpu, Machine
 from qcn_inference.planning.onto_gpu import load_beside_host
@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def no_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside gigabytes for the work, an eighth less would leave nothing for a model so small."""
-    monkeypatch.setattr(planning, "WORKSPACE", 0)
+    monkeypatch.setattr(footprint, "working_bytes", lambda _: 0)
 
 
 def with_slots(folder: Path, slots: int, *, link: float, cpu_bandwidth: float = 1e9) -> Machine:

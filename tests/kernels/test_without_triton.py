@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from deadlines import DEADLINE_SECONDS
+
 KERNELS = Path(__file__).parents[2] / "kernels"
 
 PROGRAM = """
@@ -11,7 +13,7 @@ import sys
 sys.modules["triton"] = None  # whoever imports it fails
 import torch
 from qcn_kernels import attention, causal_conv1d, fp8, gated_delta_net, gated_delta_rule, moe
-from qcn_kernels import paged_attention, rms_norm, rotary
+from qcn_kernels import paged_attention, rms_norm, rotary, sampling
 
 ones = torch.ones
 x = ones(70, 8)
@@ -43,6 +45,13 @@ number = torch.ones(1, dtype=torch.int32)
 pages = ones(2, 2, 64, 8)
 kv = paged_attention.PagedKv(pages, pages, table=number, length=64 * number, max_length=64)
 paged_attention.paged_attention_decode(heads[:1], kv)
+weights, chosen = moe.route(ones(70, 5), top_k=2, normalise=True, shared=True)
+routed = {"weights": weights, "chosen": chosen}
+moe.experts(x, **routed, gate_up=ones(5, 6, 8), down=ones(5, 8, 3))
+moe.experts_step(x[:2], weights=weights[:2], chosen=chosen[:2], gate_up=ones(5, 6, 8),
+                 down=ones(5, 8, 3))
+sampling.greedy(x)
+sampling.sample(x, temperature=1.0, top_k=4, top_p=0.9, uniform=0.5 * ones(70))
 """
 
 
@@ -51,5 +60,5 @@ def test_every_operation_runs_on_the_cpu_where_triton_cannot_be_imported() -> No
         [sys.executable, "-c", PROGRAM],
         check=True,
         env={"PYTHONPATH": str(KERNELS), "OMP_NUM_THREADS": "1"},
-        timeout=300,
+        timeout=DEADLINE_SECONDS,
     )

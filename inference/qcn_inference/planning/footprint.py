@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from qcn_inference.config import ModelConfig
+from qcn_inference.device import working_bytes
 
 FP8_BITS = 8 + 32 / (128 * 128)  # a scale of 32 bits for each block of 128 x 128
 FOUR_BITS = 4.5  # a scale and an offset of 8 bits for each 32 weights, as Q4_K has
@@ -118,6 +119,11 @@ class Footprint:
         recurrent = config.linear_value_dim * config.linear_key_head_dim
         convolution = (config.linear_conv_kernel_dim - 1) * config.linear_conv_dim
         return 4 * (len(config.layer_types) - self.full_layers) * (recurrent + convolution)
+
+    @property
+    def working_bytes(self) -> int:
+        """What a GPU needs beside weights, KV and checkpoints."""
+        return working_bytes(self.config)
 
     @property
     def expert_operations(self) -> int:

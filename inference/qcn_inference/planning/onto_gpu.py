@@ -31,21 +31,25 @@ class _OnlyOnTheCpuError(Exception):
 def load_onto_gpu(folder: Path, device: torch.device, progress: Progress | None = None) -> Model:
     """Load a checkpoint; experts for which the GPU has no room lie in host memory.
 
+    The head for drafts is loaded where there is room for everything.
+
     Raises:
         CheckpointError: it cannot be loaded.
         DeviceMemoryError: no plan that uses the GPU fits it; says what is missing.
     """
+    config = load_config(folder)
     try:
-        devices.require_room(device, weight_bytes(folder))
+        devices.require_room(device, weight_bytes(folder), devices.working_bytes(config))
     except DeviceMemoryError:
-        if not load_config(folder).num_experts:
+        if not config.num_experts:
             raise
         try:
             return load_beside_host(folder, measure(device), device, progress)
         except _OnlyOnTheCpuError:
             pass
         raise
-    return load_model(folder, device=str(device), progress=progress)
+    devices.make_current(device)
+    return load_model(folder, device=str(device), mtp=True, progress=progress)
 
 
 def load_beside_host(
@@ -69,6 +73,7 @@ def load_beside_host(
         CheckpointError: it cannot be loaded.
         DeviceMemoryError: not even the smallest plan fits.
     """
+    devices.make_current(device)
     footprint = Footprint(load_config(folder), as_loaded(load_config(folder), stored_bits(folder)))
 
     def place(found: Plan) -> Model:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from qcn_inference.passes import ON_GPU
 from qcn_inference.planning.footprint import Footprint
 from qcn_inference.planning.machine import Gpu, Machine
 
@@ -22,11 +23,7 @@ Placement = Literal["gpu", "gpu and host", "cpu"]
 
 HOST_SHARE = 0.75
 """Of the host memory that is free: the rest is the editor's, the builds', and the page cache's."""
-WORKSPACE = 2 * 2**30
-"""Bytes of GPU memory that are no weights and no cache: CUDA itself, a chunk's activations."""
 CPU_WORKSPACE = 2**29
-CHUNK = 8192
-"""Tokens that are read at once: experts' weights are read once for each chunk."""
 LONGEST, SHORTEST = 262_144, 8_192
 """Tokens of a context: halved from the first on until it fits, down to the second."""
 CHECKPOINTS = 4
@@ -79,10 +76,8 @@ class Plan:
 
     def prefill_seconds(self, tokens: int, position: int = 0) -> float:
         """The least time to read so many tokens behind so many."""
-        return sum(
-            self._chunk_seconds(start, min(start + CHUNK, position + tokens))
-            for start in range(position, position + tokens, CHUNK)
-        )
+        passes = _passes(position, position + tokens)
+        return sum(self._pass_seconds(start, end) for start, end in passes)
 
     def ghost_text_seconds(self, position: int) -> float:
         """The least time to a short completion behind a context that has been read."""
@@ -90,7 +85,7 @@ class Plan:
         reading = self.prefill_seconds(GHOST_PROMPT, position)
         return reading + GHOST_TOKENS * self.decode_seconds(behind)
 
-    def _chunk_seconds(self, start: int, end: int) -> float:
+    def _pass_seconds(self, start: int, end: int) -> float:
         foot = self.footprint
         operations = foot.config.prefill_operations(start, end)
         needed = foot.experts * foot.read_share(end - start) * foot.expert_bytes
@@ -151,6 +146,15 @@ def plan(footprint: Footprint, machine: Machine, *, longest: int = LONGEST) -> P
     return _refusal(footprint, machine, _lengths(longest)[-1])
 
 
+def _passes(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """About what is read at once, as `passes.py` limits it: experts are read once for each."""
+    while start < stop:
+        within = math.isqrt(start**2 + 2 * ON_GPU.pairs) - start  # tokens that see so many pairs
+        end = min(stop, start + max(1, min(ON_GPU.tokens, within)))
+        yield start, end
+        start = end
+
+
 def smaller(failed: Plan) -> Plan | Refusal:
     """The plan to try next where memory ran out under this one, though it should have fitted.
 
@@ -183,7 +187,7 @@ def _lengths(longest: int) -> Sequence[int]:
 def _on_gpu(foot: Footprint, machine: Machine, context: int) -> Plan | None:
     if machine.gpu is None:
         return None
-    left = machine.gpu.free_bytes - WORKSPACE - foot.all_bytes - _caches(foot, context)
+    left = machine.gpu.free_bytes - foot.working_bytes - foot.all_bytes - _caches(foot, context)
     return Plan(foot, machine, "gpu", context, foot.experts, left, 0) if left >= 0 else None
 
 
@@ -193,7 +197,9 @@ def _beside_host(foot: Footprint, machine: Machine, context: int) -> Plan | None
     host = foot.experts * foot.expert_bytes
     if machine.gpu is None or not foot.experts or host > HOST_SHARE * machine.free_bytes:
         return None
-    left = machine.gpu.free_bytes - WORKSPACE - foot.resident_bytes - _caches(foot, context)
+    left = (
+        machine.gpu.free_bytes - foot.working_bytes - foot.resident_bytes - _caches(foot, context)
+    )
     slots = min(foot.experts, left // foot.expert_bytes)
     least = min(foot.experts, 2 * foot.config.num_experts)
     if slots < least:
@@ -223,7 +229,7 @@ def _refusal(foot: Footprint, machine: Machine, context: int) -> Refusal:
         f"{_gb(usable)} may be used here ({HOST_SHARE:.0%} of what is free)"
     )
     if machine.gpu is not None:
-        least = foot.resident_bytes + _caches(foot, context) + WORKSPACE
+        least = foot.resident_bytes + _caches(foot, context) + foot.working_bytes
         least += min(foot.experts, 2 * foot.config.num_experts) * foot.expert_bytes
         missing += (
             f", and at least {_gb(least)} of {machine.gpu.name}'s memory, "

@@ -16,6 +16,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import psutil
+
 from qcn_inference.contexts import Contexts
 from qcn_inference.disk_files import default_folder, purge
 from qcn_inference.errors import CheckpointError, DeviceError, DeviceMemoryError
@@ -40,6 +42,8 @@ T = TypeVar("T")
 # token the embedded model keeps 1 kB, an 80 B model 24; a checkpoint takes 0.5 MB or 77.
 CACHE_BYTES = 256 * 2**20
 CACHE_PART_OF_WEIGHTS = 1 / 50
+# Where the weights are on a GPU: a part of the host's memory.
+CACHE_PART_BESIDE_GPU = 8
 # How long to go on writing what is not on disk yet when leaving.
 FLUSH_SECONDS = 3
 # How long to wait for the model's thread when leaving: one step takes well under a second,
@@ -394,20 +398,23 @@ class Engine:
 
         from qcn_inference import device as devices
         from qcn_inference.checkpoint import load_model
+        from qcn_inference.config import load_config
 
         self.device = devices.describe(device)
         log.info("loading onto %s", self.device)
+        working = devices.working_bytes(load_config(self.folder))
         try:
             if device.type == "cpu":
-                model = load_model(self.folder, progress=self._on_progress)
+                model = load_model(self.folder, mtp=True, progress=self._on_progress)
             else:
                 from qcn_inference.planning.onto_gpu import load_onto_gpu
 
                 model = load_onto_gpu(self.folder, device, self._on_progress)
-            room = devices.room_for_states(device)
+            room = devices.room_for_states(device, working)
             if self._budgets.device is not None:
                 room = min(room, self._budgets.device << 20)
             model.reserve(room)
+            model.warm_up()
         except torch.OutOfMemoryError as error:
             raise DeviceMemoryError(
                 "the model does not fit the GPU's memory, of which other programs may have taken "
@@ -419,6 +426,8 @@ class Engine:
         """Bytes of memory for what was read."""
         if self._budgets.memory is not None:
             return self._budgets.memory << 20
+        if self.device != "cpu":  # the weights are not in this memory
+            return max(CACHE_BYTES, psutil.virtual_memory().total // CACHE_PART_BESIDE_GPU)
         weights = 0 if self.progress is None else self.progress.total
         return max(CACHE_BYTES, int(weights * CACHE_PART_OF_WEIGHTS))
 

@@ -24,7 +24,8 @@ def prefill(
 ) -> Tensor:
     """Read T tokens chunk by chunk."""
     mixed, z, b, a = weights.split(projected.float())
-    q, k, v = normalised_heads(causal_conv1d(mixed, weight=weights.conv, state=convolution), weights)
+    mixed = causal_conv1d(mixed, weight=weights.conv, state=convolution)
+    q, k, v = normalised_heads(mixed, weights)
     g, beta = gates(a=a, b=b, neg_a=weights.neg_a, dt_bias=weights.dt_bias)
     out = gated_delta_rule_on_grid(
         q=q, k=k, v=v, g=g, beta=beta, state=recurrent, grid=grid, checkpoints=checkpoints
@@ -38,16 +39,15 @@ def step(
 ) -> Tensor:
     """Read one token; the convolution's state lies oldest first, not in a ring."""
     mixed, z, b, a = weights.split(projected.float())
-    q, k, v = normalised_heads(causal_conv1d_step(mixed, weight=weights.conv, state=convolution), weights)
+    mixed = causal_conv1d_step(mixed, weight=weights.conv, state=convolution)
+    q, k, v = normalised_heads(mixed, weights)
     g, beta = gates(a=a, b=b, neg_a=weights.neg_a, dt_bias=weights.dt_bias)
     out = gated_delta_rule_step(q=q, k=k, v=v, g=g, beta=beta, state=recurrent)
     out = gated_rms_norm(out, gate=z.view(out.shape), scale=weights.norm, eps=weights.eps)
     return out.flatten().to(projected.dtype)
 
 
-def normalised_heads(
-    mixed: Tensor, weights: DeltaNetWeights
-) -> tuple[Tensor, Tensor, Tensor]:
+def normalised_heads(mixed: Tensor, weights: DeltaNetWeights) -> tuple[Tensor, Tensor, Tensor]:
     """Cut [..., q | k | v] into heads; normalise q and k, and scale q."""
     tokens, keys = mixed.shape[:-1], weights.key_heads * weights.key_dim
     values = weights.value_heads * weights.value_dim

@@ -1,4 +1,4 @@
-"""Drafted tokens through a Gated DeltaNet layer, on any device: its past waits for how many stay."""
+"""Drafted tokens through a Gated DeltaNet layer, whose past waits for how many of them stay."""
 
 from dataclasses import dataclass
 

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qcn_kernels.chip import INTERPRETED, configuration
+from qcn_kernels.chip import INTERPRETED
 from qcn_kernels.fp8.matrices import BLOCK, Fp8Matrices
 from qcn_kernels.fp8.triton import activations
 from qcn_kernels.matrices.triton import (
@@ -30,7 +30,8 @@ from qcn_kernels.matrices.triton import (
     stored,
     tile_product,
 )
-from qcn_kernels.moe.tiles import FEW, SHIPPED, Tile
+from qcn_kernels.moe.tiles import FEW, Tile
+from qcn_kernels.moe.tuned import tiles_for
 
 PLAIN_COLUMNS = 64  # at once in prefill, where no scales say otherwise
 ROUTED_TOKENS = 4  # of a program
@@ -67,7 +68,7 @@ def _route(
     chosen = tl.zeros([BT, BS], dtype=tl.int32)
     weight = tl.zeros([BT, BS], dtype=tl.float32)
     of_chosen = tl.zeros([BT], dtype=tl.float32)
-    for slot in tl.static_range(TOP_K):
+    for slot in range(TOP_K):
         largest, at = tl.max(left, axis=1, return_indices=True, return_indices_tie_break_left=True)
         at = tl.minimum(at, E - 1)  # logits that are no number must not lead out of the weights
         mass = tl.exp(largest - peak)
@@ -353,11 +354,19 @@ def experts(
     x: Tensor, *, weights: Tensor, chosen: Tensor, gate_up: Matrices, down: Matrices
 ) -> Tensor:
     """Run T tokens through their experts; as `moe.experts`. x: columns without gaps."""
+    tiles = tiles_for(x, stored(gate_up)[1])
+    tile = tiles.few if chosen.numel() < FEW * len(down) else tiles.many
+    return experts_in(tile, x, weights=weights, chosen=chosen, gate_up=gate_up, down=down)
+
+
+def experts_in(
+    tile: Tile, x: Tensor, *, weights: Tensor, chosen: Tensor, gate_up: Matrices, down: Matrices
+) -> Tensor:
+    """The same in tiles of the caller's choice."""
     tokens, slots = chosen.shape
     count, hidden, intermediate = down.shape
     _check(x, weights, chosen, gate_up, down)
     given, gate_up_format = stored(gate_up)
-    tile = _tile(x, gate_up_format, pairs=tokens * slots, experts=count)
     plan = _plan(chosen, count, tile.rows)
     sizes = {"EXPERTS": count, "HIDDEN": hidden, "INTERMEDIATE": intermediate, "BM": tile.rows}
     sizes |= {"BN": tile.columns, "num_warps": tile.warps, "num_stages": tile.stages}
@@ -400,11 +409,6 @@ def experts(
         parts, weights, out, SLOTS=slots, HIDDEN=hidden, B=COMBINED, num_warps=4
     )
     return out
-
-
-def _tile(x: Tensor, format_name: str, *, pairs: int, experts: int) -> Tile:
-    tiles = configuration(SHIPPED, x)[format_name]
-    return tiles.few if pairs < FEW * experts else tiles.many
 
 
 def _columns(format_name: str) -> int:

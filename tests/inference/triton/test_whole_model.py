@@ -5,26 +5,37 @@ takes some milliseconds for each program.
 """
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from engine_support import VOCAB_SIZE, write_tokenizer
 from fp8_checkpoints import write_fp8
 from interpreted import Caller
 from kernel_tolerances import assert_model_agrees
 from oracle import Oracle
+from qcn_inference.checkpoint import load_model
 from random_checkpoints import draw_config, draw_tensors, random_checkpoint, write_checkpoint
-from whole_model import branch, from_nothing, read_and_step, read_in_passes, resume
+from whole_model import (
+    branch,
+    decode_without_graphs,
+    follow_edits,
+    from_nothing,
+    read_and_step,
+    read_in_passes,
+    resume,
+)
 
 PROMPT, DRAFTED, STEPS = 70, 2, 4  # a whole chunk of the delta rule, more than a page, and a bit
-SMALL: dict[str, object] = {
+SMALL: dict[str, Any] = {
     "num_hidden_layers": 3,
     "layer_types": ["linear_attention", "full_attention", "linear_attention"],
     "hidden_size": 48,
     "vocab_size": 97,
     "max_position_embeddings": 1024,
 }
-EXPERTS = {"num_experts": 2, "num_experts_per_tok": 2}
-DENSE: dict[str, object] = {  # and with few heads: each is a program
+EXPERTS: dict[str, Any] = {"num_experts": 2, "num_experts_per_tok": 2}
+DENSE: dict[str, Any] = {  # and with few heads: each is a program
     **SMALL,
     "num_hidden_layers": 2,
     "layer_types": ["linear_attention", "full_attention"],
@@ -109,3 +120,26 @@ def test_branches_that_are_decoded_in_turns_do_not_see_each_other(
     one, other, alone = call(branch, folder=str(folder), ids=torch.randint(0, 97, (20,)))
     assert torch.equal(one, alone)
     assert not torch.equal(one, other)
+
+
+def test_where_no_graph_can_be_captured_steps_are_launched_one_by_one(
+    call: Caller, tmp_path: Path
+) -> None:
+    folder = random_checkpoint(tmp_path, 6, **DENSE)
+    ids = torch.randint(0, 97, (7,))
+    logits, uses_graphs = call(decode_without_graphs, folder=str(folder), ids=ids)
+    assert not uses_graphs
+    model = load_model(folder)
+    want = model.prefill(ids, model.new_state())
+    assert_model_agrees(logits[-1:], want, torch.float32, hardware=call.hardware)
+
+
+def test_completions_behind_edits_are_those_of_a_fresh_engine_bit_for_bit(
+    call: Caller, tmp_path: Path
+) -> None:
+    """The context cache on the device: an edit reads what is behind it, going back nothing."""
+    write_tokenizer(tmp_path)
+    folder = random_checkpoint(tmp_path, 8, **DENSE | {"vocab_size": VOCAB_SIZE})
+    got, want, known = call(follow_edits, folder=str(folder), ids=torch.zeros(1))
+    assert torch.equal(got, want)
+    assert known == [0, 31, 52]
