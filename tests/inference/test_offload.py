@@ -178,6 +178,22 @@ def test_what_the_cpu_computes_is_not_waited_for() -> None:
     assert on_device.copied == LAYERS
 
 
+def test_the_cpu_begins_before_the_device_has_computed_its_part() -> None:
+    """Each takes its experts of the same token: neither waits for the other in between."""
+    host = layers()
+    on_device, device = offloaded(host, missing_on_cpu=True)
+    weights = torch.full((TOP_K,), 0.5)
+    on_device.step(0, torch.randn(HIDDEN), weights=weights, chosen=torch.tensor([0, 1]))
+    device.compute_seconds = 5.0
+    device.fetched_at.clear()
+    before = device.now
+    # One was brought then, the other is missing still.
+    on_device.step(0, torch.randn(HIDDEN), weights=weights, chosen=torch.tensor([0, 1]))
+    assert device.now >= before + 5
+    assert device.fetched_at
+    assert set(device.fetched_at) == {before}
+
+
 def test_a_device_without_room_for_two_layers_is_refused() -> None:
     with pytest.raises(ValueError, match="fewer than two layers"):
         offloaded(layers(), 2 * EXPERTS - 1)
