@@ -85,7 +85,8 @@ def test_settings_arrive_under_the_names_the_client_uses(wrapped: bool) -> None:
         ),
         (
             {"engine": {"device": "gpu"}},
-            'qcn.engine.device: expected auto, cpu, cuda or cuda:N, got "gpu". Its default is used.',
+            'qcn.engine.device: expected auto, cpu, cuda or cuda:N, got "gpu". '
+            "Its default is used.",
         ),
         (
             {"engine": {"url": "localhost:80"}},
