@@ -16,11 +16,14 @@ from qcn_inference.device_memory import DeviceMemory
 from qcn_inference.grid import Grid
 from qcn_inference.kept import DeltaNetState, KvBlock
 from qcn_inference.model import Model
+from qcn_inference.offload.device import CudaDevice, ExpertDevice, Experts
+from qcn_inference.offload.layers import Offload
 from qcn_inference.page_table import PageTable
 from qcn_inference.passes import Pass
 from qcn_inference.state import State
 from qcn_inference.state_cache import Reading, StateCache
 from qcn_inference.tokenizer import FILE_SEP, Tokenizer
+from simulated_device import SimulatedDevice
 from torch import Tensor
 
 STATES_BYTES = 16 << 20
@@ -49,6 +52,32 @@ def read_and_step(
     draft.commit(0)
     stepped = [model.decode(token, state) for token in ids[prompt:].tolist()]
     return torch.cat((read, draft.logits)), torch.stack(stepped)
+
+
+def read_and_step_offloaded(
+    *, folder: str, ids: Tensor, prompt: int, slots: int, missing_on_cpu: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Read a prompt and decode the rest, experts lying beside the model and in host memory.
+
+    Returns:
+        Logits of the prompt [prompt, V] and of the rest [T - prompt, V], for either in turn.
+    """
+
+    def device(like: Experts) -> ExpertDevice:
+        if ids.is_cuda:
+            return CudaDevice(slots, like, ids.device)
+        return SimulatedDevice(slots, like, link=1e9)
+
+    offload = Offload(device, missing_on_cpu=missing_on_cpu)
+    there = load_model(Path(folder), device=str(ids.device), offload=offload)
+    there.reserve(STATES_BYTES)
+    found: list[Tensor] = []
+    for model in (loaded_beside(ids, folder), there):
+        state = model.new_state()
+        found.append(model.prefill(ids[:prompt], state, all_logits=True))
+        stepped = [model.decode(token, state).clone() for token in ids[prompt:].tolist()]
+        found.append(torch.stack(stepped))
+    return found[0], found[1], found[2], found[3]
 
 
 def read_in_passes(

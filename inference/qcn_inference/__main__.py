@@ -27,6 +27,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
 
+from qcn_inference.embedded import EMBEDDED, checkpoint_folder
 from qcn_inference.service.listen import (
     AlreadyServed,
     CannotListen,
@@ -35,7 +36,6 @@ from qcn_inference.service.listen import (
     unix_socket,
 )
 
-EMBEDDED = "qcn-nano"
 EXIT_CANNOT_LISTEN = 1
 EXIT_ALREADY_SERVED = 3
 
@@ -92,8 +92,7 @@ def _serve(given: argparse.Namespace, listener: socket.socket, token: str | None
     from qcn_inference.service.engine import CacheBudgets
     from qcn_inference.service.server import ServeOptions, serve
 
-    embedded = Path(__file__).parent / "data" / EMBEDDED
-    folder = embedded if given.model == EMBEDDED else Path(given.model).expanduser().absolute()
+    folder = checkpoint_folder(given.model)
     budgets = CacheBudgets(given.cache_mib, given.disk_cache_mib, given.device_cache_mib)
     options = ServeOptions(
         folder, folder.name, given.idle_minutes, given.threads, budgets, given.device

@@ -34,6 +34,16 @@ class Seat(Protocol):
         """Read a token in an attention layer; see `State.attend_step`."""
 
 
+class RoutedExperts(Protocol):
+    """Runs a layer's routed experts where they do not lie beside the rest; as `qcn_kernels.moe`."""
+
+    def prefill(self, x: Tensor, *, weights: Tensor, chosen: Tensor) -> Tensor:
+        """Run T tokens through their experts; see `experts`."""
+
+    def step(self, x: Tensor, *, weights: Tensor, chosen: Tensor) -> Tensor:
+        """Run one token through its experts; see `experts_step`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Positions:
     """Rotary tables for the tokens at hand, computed once for all attention layers."""
@@ -159,11 +169,14 @@ class SparseMoe:
     gate_up: Matrices  # [experts, 2 · intermediate, hidden], the gate's rows first
     down: Matrices  # [experts, hidden, intermediate]
     shared_down: Tensor  # [hidden, shared intermediate]
+    elsewhere: RoutedExperts | None = None  # runs `gate_up` and `down`, which lie in host memory
 
     def prefill(self, x: Tensor) -> Tensor:
         """Map [T, hidden] fp32 to [T, hidden] fp32."""
         x = x.to(self.in_proj.dtype)
         weights, chosen, shared = self._project(x, linear)
+        if self.elsewhere is not None:
+            return shared.add_(self.elsewhere.prefill(x, weights=weights, chosen=chosen))
         return shared.add_(
             experts(x, weights=weights, chosen=chosen, gate_up=self.gate_up, down=self.down)
         )
@@ -172,6 +185,8 @@ class SparseMoe:
         """Map [hidden] fp32 to [hidden] fp32."""
         x = x.to(self.in_proj.dtype)
         weights, chosen, shared = self._project(x, functional.linear)
+        if self.elsewhere is not None:
+            return shared.add_(self.elsewhere.step(x, weights=weights, chosen=chosen))
         return shared.add_(
             experts_step(x, weights=weights, chosen=chosen, gate_up=self.gate_up, down=self.down)
         )

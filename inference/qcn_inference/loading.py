@@ -13,7 +13,8 @@ Rejected: mapping the files into memory. A file that is cut short while it is re
 fails, would end the process by a signal, with no word of which file it was.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -23,7 +24,7 @@ from qcn_kernels.choice import uses_triton
 from qcn_kernels.fp8 import BLOCK, Fp8Matrices, dequantise
 from torch import Tensor
 
-from qcn_inference.errors import CheckpointError
+from qcn_inference.errors import CheckpointError, DeviceMemoryError
 from qcn_inference.tensors import DOWNLOAD_AGAIN, StoredTensor, TensorFiles
 
 Progress = Callable[[int, int], None]
@@ -63,6 +64,7 @@ class Loader:
         self._bytes_done = 0
         self._open: dict[Path, FileIO] = {}
         self.dtype = dtype or self._default_dtype()
+        self._in_host_memory = False
 
     def __contains__(self, name: str) -> bool:
         """Tell whether the checkpoint holds a tensor of this name."""
@@ -75,6 +77,31 @@ class Loader:
     def empty(self, *shape: int) -> Tensor:
         """Return a matrix to place tensors into, as products want it, on the model's device."""
         return torch.empty(shape, dtype=self.dtype, device=self._device)
+
+    @contextmanager
+    def experts_in_host_memory(self, wanted: bool) -> Iterator[None]:
+        """Let experts that are declared meanwhile lie in host memory, pinned for a GPU."""
+        self._in_host_memory = wanted
+        yield
+        self._in_host_memory = False
+
+    def empty_experts(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Return matrices to place experts into, where experts are to lie.
+
+        Raises:
+            DeviceMemoryError: there is no room for them in host memory.
+        """
+        dtype = dtype or self.dtype
+        if not self._in_host_memory:
+            return torch.empty(shape, dtype=dtype, device=self._device)
+        return host_memory(*shape, dtype=dtype, pinned=torch.device(self._device).type == "cuda")
+
+    def experts(self, name: str, *shape: int) -> Tensor:
+        """Return the place of experts that are stored together. Raises CheckpointError."""
+        tensor = self.find(name, *shape)  # before memory is taken for it
+        matrices = self.empty_experts(*shape)
+        self.place(tensor, matrices)
+        return matrices
 
     def place(self, tensor: StoredTensor, *parts: Tensor) -> None:
         """Have `load` read a tensor into `parts` of matrices.
@@ -100,11 +127,11 @@ class Loader:
         )
 
     def empty_fp8(self, *shape: int) -> Fp8Matrices:
-        """Return matrices of whole blocks to `place_fp8` tensors into, on the model's device."""
+        """Return experts of whole blocks to `place_fp8` tensors into, where experts are to lie."""
         *stack, rows, columns = shape
         blocks = (*stack, rows // BLOCK, columns // BLOCK)
-        values = torch.empty(shape, dtype=torch.float8_e4m3fn, device=self._device)
-        return Fp8Matrices(values, torch.empty(blocks, device=self._device))
+        values = self.empty_experts(*shape, dtype=torch.float8_e4m3fn)
+        return Fp8Matrices(values, self.empty_experts(*blocks, dtype=torch.float32))
 
     def place_fp8(self, tensor: StoredTensor, into: Fp8Matrices) -> None:
         """Have `load` read a tensor as it is, with its scales. Raises CheckpointError."""
@@ -218,8 +245,9 @@ class Loader:
             piece = places[0] if straight else torch.empty(_side_by_side(places), dtype=dtype)
             self._read(tensor, first * group_bytes, piece)
             if not straight:
-                piece = piece.to(self._device)
+                piece = piece.to(whole.device)
                 if scale is not None:
+                    scale = scale.to(whole.device)
                     piece = self._dequantised(tensor, piece, scale, first)
                 _distribute(piece, places)
             if self._progress and total is not None:
@@ -266,6 +294,19 @@ class Loader:
         if path not in self._open:
             self._open[path] = FileIO(path)
         return self._open[path]
+
+
+def host_memory(*shape: int, dtype: torch.dtype, pinned: bool) -> Tensor:
+    """Return memory of the host, pinned where a GPU is to copy from it beside its work.
+
+    Raises:
+        DeviceMemoryError: the system does not give it.
+    """
+    try:
+        return torch.empty(shape, dtype=dtype, pin_memory=pinned)
+    except (RuntimeError, MemoryError) as error:
+        kind = "pinned host memory" if pinned else "host memory"
+        raise DeviceMemoryError(f"{kind} for the experts is not given: {error}") from error
 
 
 def _side_by_side(parts: Sequence[Tensor]) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ from qcn_inference.decoder import Decoder
 from qcn_inference.device import room_for_states, working_bytes
 from qcn_inference.device_memory import DeviceBudget, DeviceMemory
 from qcn_inference.grid import BLOCK
-from qcn_inference.layers import DecoderLayer, Positions, Seat
+from qcn_inference.layers import DecoderLayer, Positions, Seat, SparseMoe
 from qcn_inference.memory import HostMemory, Memory
 from qcn_inference.mtp import MtpHead
 from qcn_inference.pace import Pace
@@ -91,6 +91,7 @@ class Model:
         self.config = config
         self.fingerprint = fingerprint
         self.device = embedding.device
+        self.dtype = head.dtype  # of matrix products
         self._embedding = embedding
         self._layers = tuple(layers)
         self._norm = norm
@@ -124,6 +125,8 @@ class Model:
             memory = DeviceMemory(self.config, dtype, self.device, budget)
             self._memory = memory
             self._decoder = Decoder(self.config, memory, self._decode)
+            if any(_is_offloaded(layer) for layer in self._layers):
+                self._decoder.uses_graphs = False  # the host has a say in each layer
         else:
             self._memory = HostMemory(self.config, dtype)
 
@@ -318,6 +321,10 @@ class Model:
 
     def _logits(self, x: Tensor) -> Tensor:
         return self._projected(self._normed(x))
+
+
+def _is_offloaded(layer: DecoderLayer) -> bool:
+    return isinstance(layer.mlp, SparseMoe) and layer.mlp.elsewhere is not None
 
 
 @contextmanager

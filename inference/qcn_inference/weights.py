@@ -20,13 +20,27 @@ from qcn_inference.layers import DecoderLayer, DenseMlp, GatedAttention, GatedDe
 from qcn_inference.loading import Loader
 from qcn_inference.model import Model
 from qcn_inference.mtp import MtpHead
+from qcn_inference.offload.layers import Offload
 from qcn_inference.tensors import StoredTensor
 
 
-def build_model(config: ModelConfig, tensors: Loader, fingerprint: str, *, mtp: bool) -> Model:
+def build_model(
+    config: ModelConfig,
+    tensors: Loader,
+    fingerprint: str,
+    *,
+    mtp: bool,
+    offload: Offload | None = None,
+) -> Model:
     """Read every tensor of the model and put it together; with `mtp`, its head for drafts too.
 
-    Raises CheckpointError.
+    With `offload`, experts lie in host memory; slots for them are taken before anything large is
+    read.
+
+    Raises:
+        CheckpointError: a tensor is missing or not as expected.
+        DeviceMemoryError: there is no room for the experts in host memory.
+        torch.OutOfMemoryError: there is none for the rest on the device.
     """
     hidden = config.hidden_size
     wrapped = "model.language_model.embed_tokens.weight" in tensors
@@ -36,7 +50,10 @@ def build_model(config: ModelConfig, tensors: Loader, fingerprint: str, *, mtp: 
     for i, kind in enumerate(config.layer_types):
         slot = config.layer_types[:i].count(kind)
         dense = i in config.dense_layers
-        layers.append(_layer(config, tensors, f"{root}.layers.{i}", kind, slot, dense=dense))
+        with tensors.experts_in_host_memory(offload is not None):
+            layers.append(_layer(config, tensors, f"{root}.layers.{i}", kind, slot, dense=dense))
+    if offload is not None:
+        layers = offload.applied_to(layers)
     norm = _zero_centred(tensors, f"{root}.norm.weight", hidden)
     if config.tie_word_embeddings:
         tensors.ignore("lm_head.weight")
@@ -182,8 +199,8 @@ def _moe(config: ModelConfig, tensors: Loader, prefix: str) -> SparseMoe:
     gate_up: Matrices
     down: Matrices
     if packed in tensors:
-        gate_up = tensors.matrix(packed, count, 2 * size, hidden)
-        down = tensors.matrix(f"{prefix}.experts.down_proj", count, hidden, size)
+        gate_up = tensors.experts(packed, count, 2 * size, hidden)
+        down = tensors.experts(f"{prefix}.experts.down_proj", count, hidden, size)
     else:
         gate_up, down = _stacked_experts(config, tensors, f"{prefix}.experts")
     rows = {
@@ -217,7 +234,8 @@ def _stacked_experts(
     ]
     if tensors.keeps_fp8([tensor for expert in stored for tensor in expert]):
         return _stacked_fp8(config, tensors, stored)
-    gate_up, down = tensors.empty(count, 2 * size, hidden), tensors.empty(count, hidden, size)
+    gate_up = tensors.empty_experts(count, 2 * size, hidden)
+    down = tensors.empty_experts(count, hidden, size)
     for i, (gate, up, one_down) in enumerate(stored):
         tensors.place(gate, gate_up[i, :size])
         tensors.place(up, gate_up[i, size:])

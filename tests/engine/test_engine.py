@@ -12,6 +12,8 @@ import torch
 from engine_support import DEADLINE_SECONDS, request_of
 from qcn_inference import device as devices
 from qcn_inference.errors import DeviceMemoryError
+from qcn_inference.planning import onto_gpu
+from qcn_inference.planning.machine import Machine
 from qcn_inference.scheduler import Priority
 from qcn_inference.service.activity import Activity
 from qcn_inference.service.app import create_app
@@ -150,6 +152,8 @@ async def test_what_does_not_fit_the_gpu_is_loaded_onto_the_cpu_if_that_is_left_
     monkeypatch.setattr(
         devices, "require_room", lambda device, *_: full() if device.type == "cuda" else None
     )
+    monkeypatch.setattr(devices, "make_current", lambda _: None)
+    monkeypatch.setattr(onto_gpu, "measure", lambda _: Machine(2**40, 1e10, 1e12))
     engine = Engine(model_folder, "small", 1, Activity(), device="auto")
     engine.start()
     await asyncio.wait_for(engine.settled.wait(), DEADLINE_SECONDS)

@@ -397,18 +397,19 @@ class Engine:
         import torch
 
         from qcn_inference import device as devices
-        from qcn_inference.checkpoint import load_model, weight_bytes
+        from qcn_inference.checkpoint import load_model
         from qcn_inference.config import load_config
 
         self.device = devices.describe(device)
         log.info("loading onto %s", self.device)
         working = devices.working_bytes(load_config(self.folder))
-        devices.require_room(device, weight_bytes(self.folder), working)
-        devices.make_current(device)
         try:
-            model = load_model(
-                self.folder, device=str(device), mtp=True, progress=self._on_progress
-            )
+            if device.type == "cpu":
+                model = load_model(self.folder, mtp=True, progress=self._on_progress)
+            else:
+                from qcn_inference.planning.onto_gpu import load_onto_gpu
+
+                model = load_onto_gpu(self.folder, device, self._on_progress)
             room = devices.room_for_states(device, working)
             if self._budgets.device is not None:
                 room = min(room, self._budgets.device << 20)

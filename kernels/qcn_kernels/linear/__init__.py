@@ -4,9 +4,9 @@
 """
 
 from torch import Tensor
-from torch.nn import functional
 
 from qcn_kernels.choice import uses_triton
+from qcn_kernels.linear import cpu
 
 __all__ = ["linear"]
 
@@ -26,4 +26,4 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         from qcn_kernels.linear import triton
 
         return triton.linear(x, weight, bias)
-    return functional.linear(x, weight, bias)
+    return cpu.linear(x, weight, bias)

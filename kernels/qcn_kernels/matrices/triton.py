@@ -19,9 +19,8 @@ from torch import Tensor
 from qcn_kernels import chip
 from qcn_kernels.chip import INTERPRETED, OPERAND
 from qcn_kernels.fp8 import reference
-from qcn_kernels.fp8.matrices import BLOCK, Fp8Matrices
-
-Matrices = Tensor | Fp8Matrices
+from qcn_kernels.fp8.matrices import BLOCK
+from qcn_kernels.matrices import Matrices
 
 STEP = tl.constexpr(BLOCK)  # columns under one scale, of a weight and of an activation
 MULTIPLIES_E4M3 = 89  # the first compute capability that does; e4m3 does not compile before it

@@ -10,13 +10,10 @@ import torch
 from torch import Tensor
 
 from qcn_kernels.choice import uses_triton
-from qcn_kernels.fp8 import Fp8Matrices
+from qcn_kernels.matrices import Matrices
 from qcn_kernels.moe import cpu
 
 __all__ = ["Matrices", "experts", "experts_step", "route"]
-
-Matrices = Tensor | Fp8Matrices
-"""One matrix for each expert; on the CPU a tensor, since FP8 is dequantised at load."""
 
 
 def route(

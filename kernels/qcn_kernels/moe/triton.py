@@ -21,9 +21,9 @@ from torch import Tensor
 from qcn_kernels.chip import INTERPRETED
 from qcn_kernels.fp8.matrices import BLOCK, Fp8Matrices
 from qcn_kernels.fp8.triton import activations
+from qcn_kernels.matrices import Matrices
 from qcn_kernels.matrices.triton import (
     STEP,
-    Matrices,
     operand,
     quantised,
     row_products,

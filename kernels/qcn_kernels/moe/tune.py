@@ -16,7 +16,8 @@ from triton.runtime.errors import OutOfResources
 
 from qcn_kernels.chip import capability, configuration
 from qcn_kernels.fp8 import BLOCK, Fp8Matrices
-from qcn_kernels.matrices.triton import Matrices, stored
+from qcn_kernels.matrices import Matrices
+from qcn_kernels.matrices.triton import stored
 from qcn_kernels.moe.tiles import SHIPPED, Tile, Tiles, candidates
 from qcn_kernels.moe.triton import experts_in, route
 from qcn_kernels.moe.tuned import file_of, write

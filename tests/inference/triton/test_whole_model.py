@@ -22,6 +22,7 @@ from whole_model import (
     follow_edits,
     from_nothing,
     read_and_step,
+    read_and_step_offloaded,
     read_in_passes,
     resume,
 )
@@ -80,6 +81,33 @@ def test_fp8_experts_agree_with_transformers_on_the_dequantised_weights(
     fp8 = torch.float8_e4m3fn
     assert_model_agrees(read, want[: PROMPT + DRAFTED], fp8, hardware=call.hardware)
     assert_model_agrees(stepped, want[PROMPT:], fp8, hardware=call.hardware)
+
+
+@pytest.mark.parametrize("missing_on_cpu", [False, True])
+def test_fp8_experts_in_host_memory_give_the_same_bits(
+    call: Caller, tmp_path: Path, missing_on_cpu: bool
+) -> None:
+    """What is read does; what is decoded agrees, where the CPU takes part in bf16.
+
+    Two layers' worth of slots for three layers: experts come and go.
+    """
+    shape = {"hidden_size": 128, "moe_intermediate_size": 128}
+    few = {"num_experts": 4, "num_experts_per_tok": 2}
+    config = draw_config(7) | SMALL | shape | few
+    folder, _ = write_fp8(tmp_path, config, draw_tensors(config, 7, deviation=0.05))
+    read, stepped, read_there, stepped_there = call(
+        read_and_step_offloaded,
+        folder=str(folder),
+        ids=torch.randint(0, 97, (22,)),
+        prompt=20,
+        slots=8,
+        missing_on_cpu=missing_on_cpu,
+    )
+    assert torch.equal(read_there, read)
+    if missing_on_cpu:
+        assert_model_agrees(stepped_there, stepped, torch.float8_e4m3fn, hardware=call.hardware)
+    else:
+        torch.testing.assert_close(stepped_there, stepped, rtol=1e-5, atol=1e-5)
 
 
 def test_a_pass_over_several_blocks_is_a_pass_for_each_bit_for_bit(
