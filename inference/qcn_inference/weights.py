@@ -68,6 +68,7 @@ def build_model(
         norm=norm,
         head=head,
         mtp=_mtp_head(config, tensors, embedding, head) if mtp else None,
+        offloaded=offload is not None,
     )
     tensors.refuse_unused()
     tensors.load()
