@@ -17,7 +17,7 @@ test: $(VENV)/.ready-test checks ## every check; long property tests with the sa
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-long: $(VENV)/.ready-test ## the long property tests with their full counts
-	OMP_NUM_THREADS=1 QCN_TEST_FULL=1 $(BIN)/python -m pytest -n 2 -m long
+	OMP_NUM_THREADS=1 QCN_TEST_FULL=1 $(BIN)/python -m pytest -n 2 -m long --timeout 3600
 
 gpu: $(VENV)/.ready-test ## what only a GPU shows
 	$(BIN)/python -m pytest -n 0 -m gpu
