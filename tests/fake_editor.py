@@ -166,7 +166,9 @@ class FakeEditor:
         It takes messages in their order, so it is enough to be answered. Needed where a test
         goes on by a way that is not this connection: a file, the model's answer.
         """
-        nowhere = types.CompletionParams(types.TextDocumentIdentifier("none:"), types.Position(0, 0))
+        nowhere = types.CompletionParams(
+            types.TextDocumentIdentifier("none:"), types.Position(0, 0)
+        )
         await self.client.text_document_completion_async(nowhere)
 
     async def until_status(self, **expected: object) -> dict[str, Any]:

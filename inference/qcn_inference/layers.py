@@ -13,7 +13,7 @@ import torch
 from qcn_kernels.attention import attention, attention_step
 from qcn_kernels.causal_conv1d import causal_conv1d, causal_conv1d_step
 from qcn_kernels.gated_delta_rule import chunk_gated_delta_rule, gated_delta_rule_step
-from qcn_kernels.moe import experts, experts_step, route
+from qcn_kernels.moe import Matrices, experts, experts_step, route
 from qcn_kernels.rms_norm import gated_rms_norm, l2_norm, rms_norm
 from qcn_kernels.rotary import apply_rotary
 from torch import Tensor
@@ -173,8 +173,8 @@ class SparseMoe:
 
     config: ModelConfig
     in_proj: Tensor  # [experts + 1 + 2 · shared intermediate, hidden], see `_project`
-    gate_up: Tensor  # [experts, 2 · intermediate, hidden], the gate's rows first
-    down: Tensor  # [experts, hidden, intermediate]
+    gate_up: Matrices  # [experts, 2 · intermediate, hidden], the gate's rows first
+    down: Matrices  # [experts, hidden, intermediate]
     shared_down: Tensor  # [hidden, shared intermediate]
 
     def prefill(self, x: Tensor) -> Tensor:

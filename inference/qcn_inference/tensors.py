@@ -9,11 +9,14 @@ exception, being an addition and no part of the model's own function.
 
 import json
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from qcn_kernels.fp8 import dequantise
+from qcn_kernels.groupwise import PARTS, from_parts
+from qcn_kernels.moe import Matrices
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -28,6 +31,7 @@ DOWNLOAD_AGAIN = "Download the file again; compare its size with the publisher's
 
 _IGNORED = ("mtp.",)
 _FLOATS = ("F32", "F16", "BF16")
+_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "I32": 4, "I64": 8}  # of an element, else 1
 
 
 class TensorReader:
@@ -110,6 +114,43 @@ class TensorReader:
             )
         return tensor.to(dtype or self.dtype)
 
+    def take_matrices(self, name: str, count: int, rows: int, columns: int) -> Matrices:
+        """Read a stack of matrices: in groups, if `qcn models convert` stored it so.
+
+        Raises:
+            CheckpointError: as `take`, or parts of groups that do not fit each other.
+        """
+        if f"{name}.codes" not in self:
+            return self.take(name, count, rows, columns)
+        path = self._where[f"{name}.codes"]
+        parts = {part: self.stored(f"{name}.{part}") for part in PARTS if f"{name}.{part}" in self}
+        try:
+            matrices = from_parts(parts, self.dtype)
+        except (ValueError, LookupError) as error:
+            problem = f"holds of {name} {error}"
+            raise CheckpointError(path, problem, "Convert the checkpoint again") from error
+        if matrices.shape != (count, rows, columns):
+            raise CheckpointError(
+                path,
+                f"{name} has the shape {list(matrices.shape)}; config.json implies "
+                f"{[count, rows, columns]}",
+                "Use the config.json that was converted with it",
+            )
+        return matrices
+
+    def names(self) -> list[str]:
+        """The names of all tensors, sorted."""
+        return sorted(self._where)
+
+    def size(self, name: str) -> int:
+        """Return the bytes of a tensor that is there."""
+        described = self._open[self._where[name]].get_slice(name)
+        return prod(described.get_shape()) * _BYTES.get(described.get_dtype(), 1)
+
+    def stored(self, name: str) -> Tensor:
+        """Read a tensor that is there, as it is on disk."""
+        return self._read(self._where[name], name)
+
     def finish(self) -> None:
         """Report all bytes done; raise CheckpointError if a tensor was left unread."""
         left = sorted(name for name in self._unread if not name.startswith(_IGNORED))
@@ -190,6 +231,12 @@ def find_files(folder: Path) -> list[Path]:
         return files
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
+    if ggufs := sorted(folder.glob("*.gguf")):
+        raise CheckpointError(
+            ggufs[0],
+            "GGUF files are converted once, not served as they are",
+            f"Run `qcn models convert {ggufs[0]} FOLDER` and serve FOLDER",
+        )
     pickles = sorted(path for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
         raise CheckpointError(

@@ -6,6 +6,7 @@ in the order q | k | v | …, so that one product serves all and no activation i
 """
 
 import torch
+from qcn_kernels.moe import Matrices
 from torch import Tensor
 
 from qcn_inference.config import ModelConfig
@@ -20,7 +21,7 @@ def build_model(config: ModelConfig, tensors: TensorReader, fingerprint: str) ->
     layers = []
     slots = {"linear_attention": 0, "full_attention": 0}
     for i, layer_type in enumerate(config.layer_types):
-        layers.append(_layer(config, tensors, i, slots[layer_type]))
+        layers.append(build_layer(config, tensors, i, slots[layer_type]))
         slots[layer_type] += 1
     norm = _zero_centred(tensors, "model.norm.weight", config.hidden_size)
     if config.tie_word_embeddings:
@@ -32,7 +33,8 @@ def build_model(config: ModelConfig, tensors: TensorReader, fingerprint: str) ->
     return Model(config, fingerprint, embedding=embedding, layers=layers, norm=norm, head=head)
 
 
-def _layer(config: ModelConfig, tensors: TensorReader, number: int, slot: int) -> DecoderLayer:
+def build_layer(config: ModelConfig, tensors: TensorReader, number: int, slot: int) -> DecoderLayer:
+    """Read one layer, the `slot`-th of its kind."""
     prefix = f"model.layers.{number}"
     linear = config.layer_types[number] == "linear_attention"
     hidden = config.hidden_size
@@ -118,9 +120,11 @@ def _moe(config: ModelConfig, tensors: TensorReader, prefix: str) -> SparseMoe:
     hidden, count = config.hidden_size, config.num_experts
     size = config.moe_intermediate_size
     packed = f"{prefix}.experts.gate_up_proj"
-    if packed in tensors:
-        gate_up = tensors.take(packed, count, 2 * size, hidden)
-        down = tensors.take(f"{prefix}.experts.down_proj", count, hidden, size)
+    gate_up: Matrices
+    down: Matrices
+    if packed in tensors or f"{packed}.codes" in tensors:
+        gate_up = tensors.take_matrices(packed, count, 2 * size, hidden)
+        down = tensors.take_matrices(f"{prefix}.experts.down_proj", count, hidden, size)
     else:
         gate_up, down = _gather_experts(config, tensors, f"{prefix}.experts")
     router = tensors.take(f"{prefix}.gate.weight", count, hidden)

@@ -1,5 +1,5 @@
 """Router and sparse experts. See README.md."""
 
-from qcn_kernels.moe.cpu import experts, experts_step, route
+from qcn_kernels.moe.cpu import Matrices, experts, experts_step, route
 
-__all__ = ["experts", "experts_step", "route"]
+__all__ = ["Matrices", "experts", "experts_step", "route"]

@@ -4,6 +4,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from qcn_kernels.groupwise import GroupwiseMatrices
+
+# One matrix for each expert; groupwise ones are dequantised when they are taken out.
+Matrices = Tensor | GroupwiseMatrices
+
 # An expert's rows are padded to a multiple of this: torch's bf16 products compile a kernel for each
 # number of rows they meet, which takes ten times as long as running it.
 ROWS = 16
@@ -26,7 +31,9 @@ def route(logits: Tensor, *, top_k: int, normalise: bool) -> tuple[Tensor, Tenso
     return logits.softmax(-1).topk(top_k, dim=-1)
 
 
-def experts(x: Tensor, *, weights: Tensor, chosen: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+def experts(
+    x: Tensor, *, weights: Tensor, chosen: Tensor, gate_up: Matrices, down: Matrices
+) -> Tensor:
     """Run T tokens through their experts, sorted by expert.
 
     Args:
@@ -65,7 +72,7 @@ def experts(x: Tensor, *, weights: Tensor, chosen: Tensor, gate_up: Tensor, down
     return summed.index_add_(0, source, outputs.to(torch.float32))[:tokens]
 
 
-def _product_by_expert(x: Tensor, matrices: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
+def _product_by_expert(x: Tensor, matrices: Matrices, sizes: list[tuple[int, int]]) -> Tensor:
     """Multiply each expert's rows of x, which follow each other, by its matrix."""
     out = x.new_empty(len(x), matrices.shape[1])
     start = 0
@@ -76,7 +83,7 @@ def _product_by_expert(x: Tensor, matrices: Tensor, sizes: list[tuple[int, int]]
 
 
 def experts_step(
-    x: Tensor, *, weights: Tensor, chosen: Tensor, gate_up: Tensor, down: Tensor
+    x: Tensor, *, weights: Tensor, chosen: Tensor, gate_up: Matrices, down: Matrices
 ) -> Tensor:
     """Run one token through its experts.
 
@@ -93,8 +100,8 @@ def experts_step(
     Returns:
         [hidden] fp32.
     """
-    gate_up = gate_up.index_select(0, chosen)
-    gate, up = functional.linear(x, gate_up.flatten(0, 1)).view(len(chosen), -1).chunk(2, dim=1)
+    rows = gate_up.index_select(0, chosen).flatten(0, 1)
+    gate, up = functional.linear(x, rows).view(len(chosen), -1).chunk(2, dim=1)
     hidden = functional.silu(gate).mul_(up)
     outputs = torch.bmm(down.index_select(0, chosen), hidden.unsqueeze(2)).squeeze(2)
     return weights @ outputs.to(torch.float32)

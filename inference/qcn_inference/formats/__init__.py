@@ -1,0 +1,1 @@
+"""Checkpoints as others publish them: GGUF, GPTQ and AWQ, read as if they were ours."""

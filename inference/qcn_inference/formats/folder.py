@@ -1,0 +1,72 @@
+"""What sources in a folder of safetensors have in common."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from qcn_inference.config import ModelConfig
+from qcn_inference.tensors import TensorReader
+
+LAYER = re.compile(r"(?:model|model\.language_model)\.layers\.(\d+)\.")
+EXPERTS = re.compile(r"(.*\.layers\.\d+\.mlp\.experts)\.")
+TEXTS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "LICENSE",
+)
+
+
+class FolderSource:
+    """The parts of a checkpoint's folder; see `Source`."""
+
+    def __init__(self, folder: Path, config: ModelConfig, read: Callable[[int], None]) -> None:
+        """Open a folder; `read` is told the bytes taken."""
+        self._config = config
+        self._tensors = TensorReader(folder, config.fp8_block, None, _steps(read))
+        self.files = self._tensors.files
+        self.values: dict[str, Any] = config_values(folder)
+        self.values.pop("quantization_config", None)
+        self.weight_block_size = list(config.fp8_block) if config.fp8_block else None
+        self.texts = {
+            name: (folder / name).read_bytes() for name in TEXTS if (folder / name).is_file()
+        }
+        self._parts: list[list[str]] = [[] for _ in range(1 + len(config.layer_types))]
+        for name in self._tensors.names():
+            match = LAYER.match(name)
+            number = int(match[1]) + 1 if match else 0
+            self._parts[number if number < len(self._parts) else 0].append(name)
+
+    def part_bytes(self) -> list[int]:
+        """The bytes of each part."""
+        return [sum(map(self._tensors.size, part)) for part in self._parts]
+
+    def _prefix(self, part: int) -> str | None:
+        """Return what the names of a layer's experts begin with, None where it has none."""
+        found = {match[1] for name in self._parts[part] if (match := EXPERTS.match(name))}
+        return found.pop() if part and found else None
+
+    def _others(self, part: int) -> list[str]:
+        return [name for name in self._parts[part] if part == 0 or not EXPERTS.match(name)]
+
+
+def config_values(folder: Path) -> dict[str, Any]:
+    """Return `config.json`, which was found sound."""
+    values: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
+    return values
+
+
+def _steps(read: Callable[[int], None]) -> Callable[[int, int], None]:
+    """Turn a reader's count of bytes so far into bytes since the last call."""
+    before = 0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal before
+        del total
+        read(done - before)
+        before = done
+
+    return progress
