@@ -6,7 +6,7 @@ each call of `prefill`: the same ids read in one call or in several agree to rou
 bit. Who needs that cuts the ids where `grid.py` says, and reads block by block.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 
 import torch
 from qcn_kernels.rms_norm import rms_norm
@@ -29,7 +29,7 @@ class Model:
         fingerprint: str,
         *,
         embedding: Tensor,
-        layers: Sequence[DecoderLayer],
+        layers: Iterable[DecoderLayer],
         norm: Tensor,
         head: Tensor,
     ) -> None:
@@ -39,14 +39,14 @@ class Model:
             config: the shape of the weights.
             fingerprint: identity of weights and precision; saved states carry it.
             embedding: [vocab, hidden].
-            layers: in order.
+            layers: in order; iterated over once for each block or token.
             norm: [hidden] fp32, 1 + weight of the last norm.
             head: [vocab, hidden]; the embedding itself where they are tied.
         """
         self.config = config
         self.fingerprint = fingerprint
         self._embedding = embedding
-        self._layers = tuple(layers)
+        self._layers = layers
         self._norm = norm
         self._head = head
 

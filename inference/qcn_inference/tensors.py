@@ -145,7 +145,7 @@ class TensorReader:
     def size(self, name: str) -> int:
         """Return the bytes of a tensor that is there."""
         described = self._open[self._where[name]].get_slice(name)
-        return prod(described.get_shape()) * _BYTES.get(described.get_dtype(), 1)
+        return int(prod(described.get_shape())) * _BYTES.get(described.get_dtype(), 1)
 
     def stored(self, name: str) -> Tensor:
         """Read a tensor that is there, as it is on disk."""

@@ -5,6 +5,9 @@ What transformers stores for training is regrouped once, here: the rows of `in_p
 in the order q | k | v | …, so that one product serves all and no activation is ever shuffled.
 """
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
 import torch
 from qcn_kernels.moe import Matrices
 from torch import Tensor
@@ -17,24 +20,43 @@ from qcn_inference.tensors import TensorReader
 
 def build_model(config: ModelConfig, tensors: TensorReader, fingerprint: str) -> Model:
     """Read every tensor of the model and put it together. Raises CheckpointError."""
+    model = _around(config, tensors, fingerprint, tuple(Layers(config, tensors)))
+    tensors.finish()
+    return model
+
+
+def streamed_model(config: ModelConfig, tensors: TensorReader) -> Model:
+    """Return a model that reads its layers anew in every pass over them, and keeps none."""
+    return _around(config, tensors, "", Layers(config, tensors))
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """The layers of a checkpoint, each read when it is its turn."""
+
+    config: ModelConfig
+    tensors: TensorReader
+
+    def __iter__(self) -> Iterator[DecoderLayer]:
+        kinds = self.config.layer_types
+        for i, kind in enumerate(kinds):
+            yield _layer(self.config, self.tensors, i, kinds[:i].count(kind))
+
+
+def _around(
+    config: ModelConfig, tensors: TensorReader, fingerprint: str, layers: Iterable[DecoderLayer]
+) -> Model:
     embedding = tensors.take("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
-    layers = []
-    slots = {"linear_attention": 0, "full_attention": 0}
-    for i, layer_type in enumerate(config.layer_types):
-        layers.append(build_layer(config, tensors, i, slots[layer_type]))
-        slots[layer_type] += 1
     norm = _zero_centred(tensors, "model.norm.weight", config.hidden_size)
     if config.tie_word_embeddings:
         tensors.ignore("lm_head.weight")
         head = embedding
     else:
         head = tensors.take("lm_head.weight", config.vocab_size, config.hidden_size)
-    tensors.finish()
     return Model(config, fingerprint, embedding=embedding, layers=layers, norm=norm, head=head)
 
 
-def build_layer(config: ModelConfig, tensors: TensorReader, number: int, slot: int) -> DecoderLayer:
-    """Read one layer, the `slot`-th of its kind."""
+def _layer(config: ModelConfig, tensors: TensorReader, number: int, slot: int) -> DecoderLayer:
     prefix = f"model.layers.{number}"
     linear = config.layer_types[number] == "linear_attention"
     hidden = config.hidden_size

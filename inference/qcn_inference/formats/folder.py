@@ -26,7 +26,7 @@ class FolderSource:
     def __init__(self, folder: Path, config: ModelConfig, read: Callable[[int], None]) -> None:
         """Open a folder; `read` is told the bytes taken."""
         self._config = config
-        self._tensors = TensorReader(folder, config.fp8_block, None, _steps(read))
+        self._tensors = TensorReader(folder, config.fp8_block, None, byte_steps(read))
         self.files = self._tensors.files
         self.values: dict[str, Any] = config_values(folder)
         self.values.pop("quantization_config", None)
@@ -59,7 +59,7 @@ def config_values(folder: Path) -> dict[str, Any]:
     return values
 
 
-def _steps(read: Callable[[int], None]) -> Callable[[int, int], None]:
+def byte_steps(read: Callable[[int], None]) -> Callable[[int, int], None]:
     """Turn a reader's count of bytes so far into bytes since the last call."""
     before = 0
 

@@ -34,7 +34,7 @@ def to_matrices(data: Tensor, kind: TensorType, dtype: torch.dtype) -> Groupwise
         dtype: of the products that will be made with them.
     """
     assert kind.repack is not None
-    return kind.repack(data.unflatten(-1, (-1, kind.size)), dtype)
+    return kind.repack(torch.unflatten(data, -1, (-1, kind.size)), dtype)
 
 
 def to_floats(data: Tensor, kind: TensorType) -> Tensor:
@@ -49,7 +49,7 @@ def to_floats(data: Tensor, kind: TensorType) -> Tensor:
     columns = data.shape[-1] // kind.size * kind.elements
     out = torch.empty(len(data), columns)
     at_once = max(1, ROWS_AT_ONCE // columns)
-    for part, rows in zip(out.split(at_once), data.split(at_once), strict=True):
+    for part, rows in zip(torch.split(out, at_once), torch.split(data, at_once), strict=True):
         part.copy_(to_matrices(rows.unsqueeze(0), kind, torch.float32)[0])
     return out
 
@@ -68,7 +68,7 @@ def _q8_0(blocks: Tensor, dtype: torch.dtype) -> GroupwiseMatrices:
 def _q4_k(blocks: Tensor, dtype: torch.dtype) -> GroupwiseMatrices:
     """Eight groups of 32; 32 bytes hold a group in their low halves and the next in their high."""
     scales, mins = _six_bit_scales(blocks[..., 4:16])
-    pairs = blocks[..., 16:].unflatten(-1, (4, 1, 32))
+    pairs = torch.unflatten(blocks[..., 16:], -1, (4, 1, 32))
     codes = pack(torch.cat((pairs & 15, pairs >> 4), dim=-2).flatten(-4))
     return GroupwiseMatrices(
         codes, scales, mins, _halves(blocks[..., :2]), _halves(blocks[..., 2:4]), dtype
@@ -78,7 +78,7 @@ def _q4_k(blocks: Tensor, dtype: torch.dtype) -> GroupwiseMatrices:
 def _q5_k(blocks: Tensor, dtype: torch.dtype) -> GroupwiseMatrices:
     """As Q4_K, with the fifth bits of group i in bit i of 32 bytes."""
     scales, mins = _six_bit_scales(blocks[..., 4:16])
-    pairs = blocks[..., 48:].unflatten(-1, (4, 1, 32))
+    pairs = torch.unflatten(blocks[..., 48:], -1, (4, 1, 32))
     low = torch.cat((pairs & 15, pairs >> 4), dim=-2).flatten(-3, -2)  # [..., 8, 32]
     bits = torch.arange(8, dtype=torch.uint8).unsqueeze(1)
     fifth = (blocks[..., 16:48].unsqueeze(-2) >> bits) & 1
@@ -94,9 +94,9 @@ def _q6_k(blocks: Tensor, dtype: torch.dtype) -> GroupwiseMatrices:
     Of a half, 64 bytes hold the low four bits of quarters 0 and 1 below those of 2 and 3, and 32
     bytes the high two bits of all quarters, 0 lowest.
     """
-    low = blocks[..., :128].unflatten(-1, (2, 1, 2, 32))
+    low = torch.unflatten(blocks[..., :128], -1, (2, 1, 2, 32))
     low = torch.cat((low & 15, low >> 4), dim=-3).flatten(-3, -2)  # [..., 2, 4, 32]
-    high = blocks[..., 128:192].unflatten(-1, (2, 1, 32))
+    high = torch.unflatten(blocks[..., 128:192], -1, (2, 1, 32))
     high = (high >> torch.tensor([[0], [2], [4], [6]], dtype=torch.uint8)) & 3
     codes = (low | (high << 4)).flatten(-4).view(torch.int8) - 32
     scales = blocks[..., 192:208].flatten(-2).view(torch.int8)
@@ -120,7 +120,7 @@ def _six_bit_scales(packed: Tensor) -> tuple[Tensor, Tensor]:
     The first four scales and mins stand in the low six bits of bytes 0-3 and 4-7; the last four
     have their low bits in the halves of bytes 8-11 and their high two bits above the first four.
     """
-    first, second, third = packed.unflatten(-1, (3, 4)).unbind(-2)
+    first, second, third = torch.unflatten(packed, -1, (3, 4)).unbind(-2)
     scales = torch.cat((first & 63, (third & 15) | ((first >> 6) << 4)), dim=-1)
     mins = torch.cat((second & 63, (third >> 4) | ((second >> 6) << 4)), dim=-1)
     return scales.flatten(-2), mins.flatten(-2)

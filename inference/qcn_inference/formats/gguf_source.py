@@ -3,7 +3,7 @@
 The converter that makes such files changes tensors, which is undone here: weights of norms are
 stored plus one (but for the gated norm of DeltaNet), `ssm_a` is -exp(A_log), the convolution lost
 its middle dimension, and the rows of `in_proj_qkvz` are no longer grouped by key head. Experts that
-are quantised keep their codes; of all else, what is quantised becomes bf16.
+are quantised keep their codes; of all else, what is quantised becomes bf16, and floats stay.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from qcn_kernels.groupwise import GroupwiseMatrices, concatenate
+from qcn_kernels.groupwise import concatenate
+from qcn_kernels.moe import Matrices
 from torch import Tensor
 
 from qcn_inference.config import ModelConfig, parse_config
@@ -20,7 +21,6 @@ from qcn_inference.formats.gguf import Place, read_gguf
 from qcn_inference.formats.gguf_blocks import to_floats, to_matrices
 from qcn_inference.formats.gguf_config import config_values
 from qcn_inference.formats.gguf_tokenizer import tokenizer_json
-from qcn_inference.formats.quantised import quantise_experts
 
 OTHER = "Use the safetensors checkpoint, or another GGUF file of the model"
 EXPERTS_AT_ONCE = 16  # repacked at a time: what lies between the two layouts stays small
@@ -70,16 +70,16 @@ GATE, UP, GATE_UP, DOWN = (f"ffn_{part}_exps.weight" for part in ("gate", "up", 
 class GgufSource:
     """See `Source`."""
 
-    weight_block_size = None
+    weight_block_size: list[int] | None = None
+    lossless = True
 
-    def __init__(self, path: Path, read: Callable[[int], None], threads: int) -> None:
+    def __init__(self, path: Path, read: Callable[[int], None]) -> None:
         """Open a file, or the set of files it is a part of; `read` is told the bytes taken."""
         self._gguf = read_gguf(path)
         self._path = path
         self._read = read
-        self._threads = threads
         self.files = list(self._gguf.paths)
-        self.values: Mapping[str, Any] = config_values(self._gguf)
+        self.values: dict[str, Any] = config_values(self._gguf)
         self._config: ModelConfig = parse_config(path, self.values)
         self.texts = {"tokenizer.json": tokenizer_json(self._gguf)}
         layers = len(self._config.layer_types)
@@ -92,7 +92,7 @@ class GgufSource:
             elif number < layers:
                 self._parts[1 + number][inner] = place
         places = [place for part in self._parts[1:] for place in _of_experts(part)]
-        self.quantised = all(place.kind.repack is not None for place in places)
+        self.quantised = all(place.kind.dtype is None for place in places)
 
     def part_bytes(self) -> list[int]:
         """The bytes of each part."""
@@ -113,7 +113,7 @@ class GgufSource:
             elif name not in (Z, GATE, UP, GATE_UP, DOWN):
                 raise CheckpointError(place.path, f"holds the unknown tensor {name}", OTHER)
 
-    def experts(self, part: int) -> Iterator[tuple[str, GroupwiseMatrices]]:
+    def experts(self, part: int) -> Iterator[tuple[str, Matrices]]:
         """A layer's experts."""
         places = self._parts[part]
         if not _of_experts(places):
@@ -130,9 +130,11 @@ class GgufSource:
                 OTHER,
             ) from error
 
-    def _stack(self, places: list[Place]) -> GroupwiseMatrices:
+    def _stack(self, places: list[Place]) -> Matrices:
         """Put the rows of several stacks [experts, rows, columns] below each other."""
         count = places[0].shape[0]
+        if any(place.kind.dtype is not None for place in places):
+            return torch.cat([self._floats(place) for place in places], dim=1)
         chunks = []
         for first in range(0, count, EXPERTS_AT_ONCE):
             joined = []
@@ -140,10 +142,7 @@ class GgufSource:
                 data = place.data.view(count, -1, place.data.shape[1])
                 data = data[first : first + EXPERTS_AT_ONCE]
                 self._read(data.nbytes)
-                if place.kind.dtype is None:
-                    joined.append(to_matrices(data, place.kind, torch.bfloat16))
-                else:
-                    joined.append(quantise_experts(data.view(place.kind.dtype), self._threads))
+                joined.append(to_matrices(data, place.kind, torch.bfloat16))
             chunks.append(concatenate(joined, dim=1))
         return concatenate(chunks, dim=0)
 

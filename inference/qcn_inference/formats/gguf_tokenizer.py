@@ -1,6 +1,7 @@
 """The tokenizer inside a GGUF file, as the `tokenizer.json` it was made from."""
 
 import json
+from typing import Any
 
 from qcn_inference.errors import CheckpointError
 from qcn_inference.formats.gguf import Gguf
@@ -24,11 +25,8 @@ def tokenizer_json(gguf: Gguf) -> bytes:
     kind = [gguf.metadata.get(f"tokenizer.ggml.{key}") for key in ("model", "pre")]
     if kind != ["gpt2", "qwen2"]:
         raise CheckpointError(path, f"holds a tokenizer {kind}; expected gpt2, qwen2", REMEDY)
-    tokens, kinds, merges = (
-        gguf.metadata.get(f"tokenizer.ggml.{key}") for key in ("tokens", "token_type", "merges")
-    )
-    lists = isinstance(tokens, list) and isinstance(kinds, list) and isinstance(merges, list)
-    if not lists or len(tokens) != len(kinds):
+    tokens, kinds, merges = (_list(gguf, key) for key in ("tokens", "token_type", "merges"))
+    if len(tokens) != len(kinds):
         raise CheckpointError(path, "holds no whole vocabulary", REMEDY)
     added = {
         number: kind == CONTROL
@@ -82,3 +80,10 @@ def tokenizer_json(gguf: Gguf) -> bytes:
         },
     }
     return json.dumps(described, ensure_ascii=False).encode()
+
+
+def _list(gguf: Gguf, key: str) -> list[Any]:
+    found = gguf.metadata.get(f"tokenizer.ggml.{key}")
+    if not isinstance(found, list):
+        raise CheckpointError(gguf.paths[0], f"holds no list tokenizer.ggml.{key}", REMEDY)
+    return found

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import torch
 from qcn_kernels.groupwise import GroupwiseMatrices, concatenate, pack
+from qcn_kernels.moe import Matrices
 from torch import Tensor
 
 from qcn_inference.config import parse_config
@@ -106,7 +107,7 @@ def _in_order(inputs: int, groups: int) -> Tensor:
 class PackedSource(FolderSource):
     """See `Source`. Experts keep their codes; of all else, what is quantised becomes bf16."""
 
-    quantised = True
+    lossless = True
 
     def __init__(self, folder: Path, read: Callable[[int], None]) -> None:
         """Open a folder; `read` is told the bytes taken."""
@@ -124,7 +125,7 @@ class PackedSource(FolderSource):
                 with self._repacking(base):
                     yield f"{base}.weight", self._layout.floats(self._packed(base)).bfloat16()
 
-    def experts(self, part: int) -> Iterator[tuple[str, GroupwiseMatrices]]:
+    def experts(self, part: int) -> Iterator[tuple[str, Matrices]]:
         """A layer's experts."""
         prefix = self._prefix(part)
         if prefix is None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from qcn_kernels.groupwise import GroupwiseMatrices, concatenate
+from qcn_kernels.moe import Matrices
 from torch import Tensor
 
 from qcn_inference.config import load_config
@@ -18,7 +19,7 @@ EXPERTS_PER_THREAD = 4  # read before they are quantised
 class SafetensorsSource(FolderSource):
     """See `Source`."""
 
-    quantised = False
+    lossless = False
 
     def __init__(self, folder: Path, read: Callable[[int], None], threads: int) -> None:
         """Open a folder; `read` is told the bytes taken, `threads` quantise."""
@@ -30,7 +31,7 @@ class SafetensorsSource(FolderSource):
         for name in self._others(part):
             yield name, self._tensors.stored(name)
 
-    def experts(self, part: int) -> Iterator[tuple[str, GroupwiseMatrices]]:
+    def experts(self, part: int) -> Iterator[tuple[str, Matrices]]:
         """A layer's experts, quantised."""
         prefix = self._prefix(part)
         if prefix is None:

@@ -34,7 +34,7 @@ def quantise(weights: Tensor, dtype: torch.dtype) -> GroupwiseMatrices:
     columns = weights.shape[1]
     if columns % GROUP:
         raise ValueError(f"{columns} columns are not a multiple of {GROUP}")
-    parts = weights.split(max(1, AT_ONCE // columns))
+    parts = torch.split(weights, max(1, AT_ONCE // columns))
     return concatenate([_quantise(part.to(torch.float32), dtype) for part in parts], dim=1)
 
 

@@ -9,13 +9,13 @@ TWICE_E2M1 = (0, 1, 2, 3, 4, 6, 8, 12)  # OCP Microscaling Formats 1.0, section 
 
 def unpack(codes: Tensor) -> Tensor:
     """Return the 4-bit codes [..., columns] uint8 of bytes [..., columns / 2]."""
-    halves = codes.unflatten(-1, (-1, 1, HALF))
+    halves = torch.unflatten(codes, -1, (-1, 1, HALF))
     return torch.cat((halves & 15, halves >> 4), dim=-2).flatten(-3)
 
 
 def pack(codes: Tensor) -> Tensor:
     """Undo `unpack`: bytes [..., columns / 2] of 4-bit codes [..., columns] uint8."""
-    low, high = codes.unflatten(-1, (-1, 2, HALF)).unbind(-2)
+    low, high = torch.unflatten(codes, -1, (-1, 2, HALF)).unbind(-2)
     return (low | (high << 4)).flatten(-2)
 
 
@@ -50,5 +50,5 @@ def _half_power_of_two(exponents: Tensor) -> Tensor:
 
 def _scaled(x: Tensor, factors: Tensor) -> Tensor:
     """Multiply the columns of x by one factor for each run of equally many."""
-    runs = x.unflatten(-1, (factors.shape[-1], -1))
+    runs = torch.unflatten(x, -1, (factors.shape[-1], -1))
     return (runs * factors.to(torch.float32).unsqueeze(-1)).flatten(-2)
