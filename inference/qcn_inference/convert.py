@@ -15,8 +15,8 @@ is a little wrong is a fault that nobody notices later; the original can be serv
 its publisher quantised with more care be converted. Published codes are kept bit for bit, so there
 is nothing to compare.
 
-Standard output: one JSON object a line, `{"activity", "done", "total"}` in bytes of SRC, and at the
-end `{"result"}`. Exit code 1 with a sentence on standard error where it cannot be done.
+Standard output: one JSON object a line, `{"activity", "done", "total"}` in bytes read, and at the
+end `{"result"}`, or `{"error"}` with exit code 1.
 """
 
 import argparse
@@ -258,17 +258,23 @@ def main() -> int:
     threads = torch.get_num_threads()
 
     def report(activity: str, done: int, total: int) -> None:
-        print(json.dumps({"activity": activity, "done": done, "total": total}), flush=True)
+        _print({"activity": activity, "done": done, "total": total})
 
     try:
         measured = convert(
             given.origin, given.folder, report, int4=given.experts == "int4", threads=threads
         )
     except (CheckpointError, ConversionError, OSError) as error:
-        print(error, file=sys.stderr)
+        _print({"error": str(error)})
         return 1
-    print(json.dumps({"result": {"kl_divergence": measured and asdict(measured)}}), flush=True)
+    except KeyboardInterrupt:
+        return 130
+    _print({"result": {"kl_divergence": measured and asdict(measured)}})
     return 0
+
+
+def _print(event: dict[str, Any]) -> None:
+    print(json.dumps(event), flush=True)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ class SafetensorsSource(FolderSource):
         """Open a folder; `read` is told the bytes taken, `threads` quantise."""
         super().__init__(folder, load_config(folder), read)
         self._threads = threads
+        if any(name.endswith(".codes") for name in self._tensors.names()):
+            raise CheckpointError(folder, "holds experts in groups already", "Serve it as it is")
 
     def tensors(self, part: int) -> Iterator[tuple[str, Tensor]]:
         """The tensors of a part but for the experts, as they are stored."""
