@@ -85,20 +85,27 @@ def _rounded(above: Tensor, scale: Tensor) -> Tensor:
 def _least_squares(q: Tensor, groups: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     """Return scale and offset of the least squared error of scale · q + offset.
 
-    Where the offset would be above 0 it is 0, and the scale the best one through it.
+    Where the offset would be above 0 it is 0, and the scale the best one through it; so it is where
+    all codes are alike, which have no slope.
     """
     q_mean = q.mean(0)
     squares, products = (q * q).mean(0), (q * groups).mean(0)
-    scale = (products - q_mean * mean) / (squares - q_mean * q_mean).clamp_(min=1e-12)
+    variance = squares - q_mean * q_mean  # 0.03 at the least where one of 32 differs
+    through_zero = products / squares.clamp(min=TINY)
+    slope = (products - q_mean * mean) / variance.clamp(min=TINY)
+    scale = torch.where(variance < 0.01, through_zero, slope)
     offset = mean - scale * q_mean
-    scale = torch.where(offset > 0, products / squares.clamp(min=1e-12), scale)
+    scale = torch.where(offset > 0, through_zero, scale)
     return scale.clamp_(min=0), offset.clamp_(max=0)
 
 
 def _in_units(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Write values [..., n] of at least 0 as integers up to 255 times an fp16 unit [..., 1]."""
+    """Write values [..., n] of at least 0 as integers up to 255 times a unit [..., 1].
+
+    The unit is bf16: in fp16 those of usual weights, some 1e-5, would be subnormal.
+    """
     exact = values.amax(-1, keepdim=True) / 255
-    units = exact.to(torch.float16)
+    units = exact.to(torch.bfloat16)
     # Rounded up, lest the largest need 256 units.
     above = torch.nextafter(units, units.new_tensor(torch.inf))
     units = torch.where(units.to(torch.float32) < exact, above, units)
