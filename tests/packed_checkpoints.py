@@ -1,6 +1,6 @@
-"""GPTQ and AWQ folders of random checkpoints, packed integer by integer as the formats say.
+"""GPTQ and AWQ folders of small checkpoints, packed as the formats say.
 
-Written from the description of the formats, apart from what reads them: loops over single codes.
+Written from the description of the formats, apart from what reads them.
 """
 
 from dataclasses import dataclass
@@ -42,6 +42,18 @@ def draw_layer(like: Tensor, *, reordered: bool = False, dtype: torch.dtype) -> 
     )
 
 
+def rounded_layer(weights: Tensor, *, group: int) -> Layer:
+    """Round a matrix [N, K] to nearest between the least and the greatest of each group."""
+    outputs, inputs = weights.shape
+    groups = weights.float().view(outputs, -1, group)
+    low, high = groups.amin(-1).clamp(max=0), groups.amax(-1).clamp(min=0)
+    scales = ((high - low) / 15).clamp(min=1e-6).half()
+    zeros = (-low / scales.float()).round().clamp(0, 15)
+    codes = (groups / scales.float().unsqueeze(-1) + zeros.unsqueeze(-1)).round().clamp(0, 15)
+    order = torch.arange(inputs) // group
+    return Layer(codes.view(outputs, inputs).long(), zeros.long(), scales, order)
+
+
 def packed(layer: Layer, method: Literal["gptq", "gptq_v2", "awq"]) -> dict[str, Tensor]:
     """Return the tensors a folder holds of a layer, by the last part of their names."""
     codes, zeros = layer.codes.T, layer.zeros.T  # inputs first
@@ -60,11 +72,8 @@ def packed(layer: Layer, method: Literal["gptq", "gptq_v2", "awq"]) -> dict[str,
 
 def _eights(codes: Tensor, order: tuple[int, ...]) -> Tensor:
     """Put eight columns into one int32, `order[i]` of them at bit 4 · i."""
-    rows = []
-    for row in codes.tolist():
-        words = [row[at : at + 8] for at in range(0, len(row), 8)]
-        rows.append([sum(word[order[i]] << 4 * i for i in range(8)) for word in words])
-    return torch.tensor(rows, dtype=torch.int64).to(torch.uint32).view(torch.int32)
+    words = codes.reshape(len(codes), -1, 8)[..., order]
+    return (words << (4 * torch.arange(8))).sum(-1).to(torch.uint32).view(torch.int32)
 
 
 def quantisation_config(method: Literal["gptq", "gptq_v2", "awq"]) -> Config:
