@@ -4,7 +4,6 @@ The real engine over its socket: its process is started, a layout sent with all 
 token asked for behind it.
 """
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from benchmarks import machine
 from benchmarks.checkpoints import longer_nano
 from benchmarks.editor import python_files
 from benchmarks.results import figure
+from qcn_lsp.engine.process import engine_environment
 
 LENGTHS, QUICK_LENGTHS = (4_096, 16_384, 65_536), (4_096,)
 ROUNDS, QUICK_ROUNDS = 5, 1
@@ -116,7 +116,7 @@ def _engine(
     process = subprocess.Popen(
         command,
         stderr=subprocess.DEVNULL,
-        env={"OMP_WAIT_POLICY": "passive", **os.environ, "XDG_CACHE_HOME": str(place / "cache")},
+        env={**engine_environment(), "XDG_CACHE_HOME": str(place / "cache")},
     )
     transport = httpx.HTTPTransport(uds=str(socket))
     try:

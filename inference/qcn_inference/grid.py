@@ -3,12 +3,15 @@
 A block is what goes through all layers at once. How a product is rounded depends on how many rows
 it has, so the state behind a text is the same, bit for bit, only when the text was cut at the same
 places. Therefore the grid begins anew at each control token that opens a part of a prompt (a file,
-a chat message, the text before or after a gap): what stands in front of a part has no say in how
-the part is cut, and what is behind a block's end has none in the block.
+a chat message): what stands in front of a part has no say in how the part is cut, and what is
+behind a block's end has none in the block.
 
 So a state at a block's end is as good as one that was read from nothing; one inside a block is not,
-and is never kept. The price is a block's length at most, which is why blocks are short in the parts
-that are typed in: there the last block is read again at every keystroke.
+and is never kept. The price is a block's length at most, which is why blocks are short in the file
+that is typed in: there the last block is read again at every keystroke. It is known by the control
+tokens around its gap. Since a block costs more than its tokens, they open parts of their own only
+where that saves something: behind a beginning that is long, and not between the text before the
+gap and the text after it, which is read again whatever is typed.
 
 No torch here: the service imports this module before torch is there.
 """
@@ -32,7 +35,10 @@ TYPED_BLOCK = 128
 of 64, 128 and 256 take 21, 30 and 42 ms, so that a first reading by 64 takes 1.4 times as long as
 by 128, and a keystroke by 256 up to 1.4 times."""
 
-PART_OPENERS = (REPO_NAME, FILE_SEP, IM_START, FIM_PREFIX, FIM_SUFFIX)
+LONG_BEGINNING = TYPED_BLOCK // 2
+"""Tokens. More than a file's path takes."""
+
+PART_OPENERS = (REPO_NAME, FILE_SEP, IM_START)
 TYPED_OPENERS = (FIM_PREFIX, FIM_SUFFIX)
 
 
@@ -40,18 +46,34 @@ class Grid:
     """The grid of one tokenizer's ids."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._openers = frozenset(map(tokenizer.control_id, PART_OPENERS))
         self._typed = frozenset(map(tokenizer.control_id, TYPED_OPENERS))
+        self._suffix = tokenizer.control_id(FIM_SUFFIX)
+        self._openers = self._typed.union(map(tokenizer.control_id, PART_OPENERS))
 
     def blocks(self, ids: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Start and end of each block, in order; together they are `ids`."""
-        starts = [at for at, token in enumerate(ids) if token in self._openers]
-        if not starts or starts[0]:
-            starts.insert(0, 0)
-        for start, end in zip(starts, [*starts[1:], len(ids)], strict=True):
-            size = TYPED_BLOCK if start < end and ids[start] in self._typed else BLOCK
+        parts = self._parts(ids)
+        ends = [*(start for start, _ in parts[1:]), len(ids)]
+        for (start, typed), end in zip(parts, ends, strict=True):
+            size = TYPED_BLOCK if typed else BLOCK
             for at in range(start, end, size):
                 yield at, min(at + size, end)
+
+    def _parts(self, ids: Sequence[int]) -> list[tuple[int, bool]]:
+        """Where each part begins, and whether it is typed in."""
+        start, typed = 0, False
+        parts = []
+        for at, token in enumerate(ids):
+            if token not in self._openers:
+                continue
+            after_prefix = typed and token == self._suffix
+            if token in self._typed and (after_prefix or at - start < LONG_BEGINNING):
+                typed = True
+                continue
+            if at:
+                parts.append((start, typed))
+            start, typed = at, token in self._typed
+        return [*parts, (start, typed)]
 
 
 def as_array(ids: Sequence[int]) -> "array[int]":

@@ -19,7 +19,7 @@ from qcn_lsp.commands.console import make_console
 from qcn_lsp.commands.engine import running_engines
 from qcn_lsp.commands.errors import CommandError
 from qcn_lsp.commands.session import EditorSession, editor_session
-from qcn_lsp.engine.dialects import OwnEngine
+from qcn_lsp.engine.dialects import OwnEngine, Purged
 from qcn_lsp.engine.process import purge_command, require_engine_packages
 from qcn_lsp.engine.runtime import known_addresses, runtime_directory
 
@@ -47,24 +47,28 @@ def purge(path: Path | None, *, as_json: bool) -> int:
     Where no engine runs, none is started for it: then only the disk holds anything.
     """
     repo = repository_name(_folder(path))
-    contexts = asyncio.run(_purge_engines(repo))
-    if contexts is None:
+    purged = asyncio.run(_purge_engines(repo))
+    if purged is None:
         require_engine_packages()
         done = subprocess.run(
             purge_command(repo), stdin=subprocess.DEVNULL, capture_output=True, text=True
         )
         if done.returncode:
             raise CommandError(done.stderr.strip())
+        purged = Purged(contexts=0, files=int(done.stdout))
     if as_json:
-        print(json.dumps({"repo": repo, "contexts": contexts or 0}))
+        print(json.dumps({"repo": repo, "contexts": purged.contexts, "files": purged.files}))
     else:
-        print(f"Nothing is kept any more of what was read of {repo}.")
+        print(
+            f"Nothing is kept any more of what was read of {repo}: contexts forgotten: "
+            f"{purged.contexts}, files removed: {purged.files}."
+        )
     return 0
 
 
-async def _purge_engines(repo: str) -> int | None:
-    """Have each engine forget; return how many contexts that ended, None where no engine runs."""
-    ended = None
+async def _purge_engines(repo: str) -> Purged | None:
+    """Have each engine forget; return what that ended and removed, None where no engine runs."""
+    purged = None
     for address, health in await running_engines(known_addresses(runtime_directory())):
         if health is None:
             raise CommandError(
@@ -72,10 +76,12 @@ async def _purge_engines(repo: str) -> int | None:
             )
         engine = OwnEngine(address.client(), None)
         try:
-            ended = (ended or 0) + await engine.purge(repo)
+            more = await engine.purge(repo)
+            before = purged or Purged(contexts=0, files=0)
+            purged = Purged(before.contexts + more.contexts, before.files + more.files)
         finally:
             await engine.close()
-    return ended
+    return purged
 
 
 def _folder(path: Path | None) -> Path:

@@ -25,6 +25,14 @@ HEALTH_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
+class Purged:
+    """What forgetting a repository ended and removed from disk."""
+
+    contexts: int
+    files: int
+
+
+@dataclass(frozen=True)
 class Health:
     """What our engine says of itself on `/health`; `done` of `total` bytes of the model read."""
 
@@ -152,13 +160,10 @@ class OwnEngine:
         await self.client.delete(f"/v1/contexts/{quote(name, safe='')}", accept=(200, 404))
         self._sent.clear()
 
-    async def purge(self, repo: str) -> int:
-        """Have it forget all that was ever read of repositories of this name, on disk too.
-
-        Returns how many contexts that ends.
-        """
-        path = f"/v1/contexts?repo={quote(repo, safe='')}"
-        return _integer((await self.client.delete(path)).get("deleted"))
+    async def purge(self, repo: str) -> Purged:
+        """Have it forget all that was ever read of repositories of this name, on disk too."""
+        answer = await self.client.delete(f"/v1/contexts?repo={quote(repo, safe='')}")
+        return Purged(_integer(answer.get("deleted")), _integer(answer.get("files")))
 
     async def count_tokens(self, text: str) -> int:
         """Return how many tokens of the model `text` takes as plain text."""

@@ -75,6 +75,36 @@ def test_blocks_are_short_where_one_types(tokenizer: Tokenizer) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("first", "then", "sizes"),
+    [
+        # A path and a short text come in one block with what follows.
+        (("fim_suffix", 40), ("fim_prefix", 100), [TYPED_BLOCK, 26]),
+        # In front of a long text, what is typed behind it has blocks of its own.
+        (("fim_suffix", 80), ("fim_prefix", 100), [93, 101]),
+        # What is behind the text that one types in is read again in any case.
+        (("fim_prefix", 80), ("fim_suffix", 100), [TYPED_BLOCK, 66]),
+    ],
+)
+def test_how_both_sides_of_the_gap_are_cut(
+    tokenizer: Tokenizer, first: tuple[str, int], then: tuple[str, int], sizes: list[int]
+) -> None:
+    ids = [tokenizer.control_id("<|file_sep|>"), *[20] * 11]
+    for name, tokens in (first, then):
+        ids += [tokenizer.control_id(f"<|{name}|>"), *[20] * tokens]
+    assert [end - start for start, end in Grid(tokenizer).blocks(ids)] == sizes
+
+
+@pytest.mark.long
+@examples(sample=60, full=1000)
+@given(data=st.data())
+def test_what_is_behind_a_block_has_no_say_in_it(tokenizer: Tokenizer, data: st.DataObject) -> None:
+    ids = data.draw(texts(tokenizer))
+    blocks = list(Grid(tokenizer).blocks(ids))
+    for number, (_, end) in enumerate(blocks):
+        assert list(Grid(tokenizer).blocks(ids[:end])) == blocks[: number + 1]
+
+
 # --- Exact -------------------------------------------------------------------------------------
 
 
