@@ -20,7 +20,7 @@ from qcn_lsp.context.open_files import OpenFiles
 from qcn_lsp.documents import DocumentStore
 from qcn_lsp.engine.messages import EngineState, EngineStatus
 from qcn_lsp.protocol import QcnProtocol, make_converter
-from qcn_lsp.settings import Settings
+from qcn_lsp.settings import Role, Settings
 from qcn_lsp.status import StatusReporter
 from qcn_lsp.uris import file_path
 
@@ -53,7 +53,7 @@ class QcnServer(LanguageServer):
         self.contexts = RepositoryContexts(self)
         self.open_files = OpenFiles(self)
         self._configuration = Configuration(self)
-        self._engine: EngineLink | None = None
+        self._engines: dict[str, EngineLink] = {}  # by model
         handlers: dict[str, Callable[[Any], Any]] = {
             types.INITIALIZED: self._on_initialized,
             types.TEXT_DOCUMENT_DID_OPEN: self._on_did_open,
@@ -74,19 +74,29 @@ class QcnServer(LanguageServer):
 
     @property
     def engine(self) -> "EngineLink":
-        """The link to the engine that the settings name; made, not started, when first used."""
-        if self._engine is None:
-            from qcn_lsp.engine.link import EngineLink
+        """The link to the engine that completes."""
+        return self.engine_for("completion")
 
-            def report(status: EngineStatus) -> None:
-                if self._engine is link:  # a link that was replaced has no more say
-                    self.status.engine_changed(status)
+    def engine_for(self, role: Role) -> "EngineLink":
+        """The link to the engine of a role's model; made, not started, when first used.
 
-            settings = self.settings
-            budgets = settings.context.budgets
-            link = EngineLink(settings.engine, settings.models, on_status=report, budgets=budgets)
-            self._engine = link
-        return self._engine
+        Roles that have the same model share it.
+        """
+        model = self.settings.models.of(role)
+        if model not in self._engines:
+            self._engines[model] = self._link_to(model)
+        return self._engines[model]
+
+    def _link_to(self, model: str) -> "EngineLink":
+        from qcn_lsp.engine.link import EngineLink
+
+        def report(status: EngineStatus) -> None:
+            if self._engines.get(model) is link:  # a link that was replaced has no more say
+                self.status.engine_changed(model, status)
+
+        budgets = self.settings.engine_budgets
+        link = EngineLink(self.settings.engine, model, on_status=report, budgets=budgets)
+        return link
 
     def apply_settings(self, settings: Settings) -> None:
         """Work with these settings from now on."""
@@ -94,11 +104,12 @@ class QcnServer(LanguageServer):
         self.status.set_enabled(settings.enable)
         if old.context != settings.context or old.models != settings.models:
             self.contexts.end_all()  # begun anew with the next completion
-        linked, wanted = ((one.engine, one.models, one.context.budgets) for one in (old, settings))
-        if linked != wanted and self._engine:
-            link, self._engine = self._engine, None
-            self.status.engine_changed(EngineStatus(EngineState.STOPPED))
-            asyncio.ensure_future(link.close()).add_done_callback(_log_failure)
+        linked, wanted = ((one.engine, one.models, one.engine_budgets) for one in (old, settings))
+        if linked != wanted:
+            links, self._engines = self._engines, {}
+            for model, link in links.items():
+                self.status.engine_changed(model, EngineStatus(EngineState.STOPPED))
+                asyncio.ensure_future(link.close()).add_done_callback(_log_failure)
 
     @property
     def client_watches_files(self) -> bool:
@@ -108,11 +119,11 @@ class QcnServer(LanguageServer):
         return bool(watching and watching.dynamic_registration)
 
     async def close(self) -> None:
-        """Let go of the engine, which other servers may go on using."""
+        """Let go of the engines, which other servers may go on using."""
         self.contexts.end_all()
-        if self._engine is not None:
+        for link in self._engines.values():
             try:
-                await self._engine.close()
+                await link.close()
             except Exception:
                 logger.exception("the link to the engine did not close in order")
 

@@ -22,6 +22,7 @@ from pydantic.fields import FieldInfo
 SECTION = "qcn"
 
 Scope = Literal["user", "window", "resource"]
+Role = Literal["completion", "chat"]
 
 
 def _setting(default: Any, scope: Scope, description: str, **bounds: Any) -> Any:
@@ -70,6 +71,18 @@ class ModelsSettings(_Section):
         "model's name there.",
         min_length=1,
     )
+    chat: str | None = _setting(
+        None,
+        "user",
+        "Model that chats, explains and mends code, named in the same way; it may be far larger "
+        "than the one that completes. Unset: the same model. Each of two models has a local engine "
+        "of its own, which is started when it is first needed and leaves when it is idle.",
+        min_length=1,
+    )
+
+    def of(self, role: Role) -> str:
+        """Return the model of a role."""
+        return (self.chat or self.completion) if role == "chat" else self.completion
 
 
 class CompletionSettings(_Section):
@@ -120,8 +133,9 @@ class ContextSettings(_Section):
         0,
         "user",
         "MiB of memory in which the local engine keeps what it has read, of the workspace folders "
-        "of all windows together. 0: chosen by the engine, for this machine and model. An engine "
-        "that runs keeps what it was started with, until it is stopped.",
+        "of all windows together; two models have half of it each. 0: chosen by the engine, for "
+        "this machine and model. An engine that runs keeps what it was started with, until it is "
+        "stopped.",
         alias="memoryMiB",
         ge=0,
         le=1 << 20,
@@ -136,11 +150,6 @@ class ContextSettings(_Section):
         ge=0,
         le=1 << 24,
     )
-
-    @property
-    def budgets(self) -> tuple[int, int | None]:
-        """What the local engine is started with: MiB of memory, MiB of disk."""
-        return self.memory_mib, self.disk_mib
 
 
 class LogSettings(_Section):
@@ -160,6 +169,16 @@ class Settings(_Section):
     completion: CompletionSettings = CompletionSettings()
     context: ContextSettings = ContextSettings()
     log: LogSettings = LogSettings()
+
+    @property
+    def engine_budgets(self) -> tuple[int, int | None]:
+        """What each local engine is started with: MiB of memory, and of disk.
+
+        Two models have half of the memory each; what is on disk they keep in one place anyway.
+        """
+        models = {self.models.of("completion"), self.models.of("chat")}
+        memory = self.context.memory_mib
+        return memory and max(1, memory // len(models)), self.context.disk_mib
 
 
 def leaves(

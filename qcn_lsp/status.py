@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 DID_CHANGE_STATUS = "didChangeStatus"
 
 Kind = Literal["Normal", "Warning", "Error", "Inactive"]
+_FOREMOST = (EngineState.ERRORED, EngineState.EXITED, EngineState.STARTING, EngineState.LOADING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +45,13 @@ class StatusReporter:
 
     def __init__(self, server: "LanguageServer") -> None:
         self._server = server
-        self._engine = EngineStatus(EngineState.STOPPED)
+        self._engines: dict[str, EngineStatus] = {}  # by model
         self._in_hand = 0
         self._enabled = True
         self._failure = ""
         self._sent: Status | None = None
         self._told: set[str] = set()
-        self._loading: ProgressBar | None = None
+        self._loading: dict[str, ProgressBar] = {}  # by model
         self._bars: WeakValueDictionary[str | int, ProgressBar] = WeakValueDictionary()
 
     @property
@@ -59,8 +60,9 @@ class StatusReporter:
         busy = self._in_hand > 0
         if not self._enabled:
             return Status(busy, "Inactive", "qcn is turned off by the setting qcn.enable.")
-        state, message = self._engine.state, self._engine.message
-        model = self._engine.model or "the model"
+        engine = self._foremost_engine()
+        state, message = engine.state, engine.message
+        model = engine.model or "the model"
         if state is EngineState.ERRORED:
             return Status(busy, "Error", message)
         if state is EngineState.EXITED:
@@ -73,13 +75,21 @@ class StatusReporter:
             return Status(busy, "Warning", self._failure)
         return Status(busy, "Normal", "")
 
-    def engine_changed(self, status: EngineStatus) -> None:
-        """Take note of the engine's new status."""
-        self._engine = status
+    def _foremost_engine(self) -> EngineStatus:
+        """Return the status of that engine of which the user should know first."""
+        for state in _FOREMOST:
+            for status in self._engines.values():
+                if status.state is state:
+                    return status
+        return EngineStatus(EngineState.STOPPED)
+
+    def engine_changed(self, model: str, status: EngineStatus) -> None:
+        """Take note of the new status of a model's engine."""
+        self._engines[model] = status
         self._failure = ""
         if status.state is EngineState.ERRORED:
             self.tell([status.message], types.MessageType.Error)
-        self._show_progress(status)
+        self._show_progress(model, status)
         self._send()
 
     def set_enabled(self, enabled: bool) -> None:
@@ -137,15 +147,16 @@ class StatusReporter:
         if bar := self._bars.get(token):
             bar.cancel()
 
-    def _show_progress(self, status: EngineStatus) -> None:
+    def _show_progress(self, model: str, status: EngineStatus) -> None:
+        bar = self._loading.get(model)
         if status.state is EngineState.LOADING:
-            if self._loading is None:
-                self._loading = self.progress_bar(f"Loading {status.model or 'the model'}")
-            if self._loading is not None:
-                self._loading.show(100 * status.done // status.total if status.total else 0)
-        elif self._loading is not None:
-            self._loading.end("Loaded" if status.state is EngineState.READY else "Not loaded")
-            self._loading = None
+            bar = bar or self.progress_bar(f"Loading {status.model or 'the model'}")
+            if bar is not None:
+                self._loading[model] = bar
+                bar.show(100 * status.done // status.total if status.total else 0)
+        elif bar is not None:
+            bar.end("Loaded" if status.state is EngineState.READY else "Not loaded")
+            del self._loading[model]
 
 
 class ProgressBar:

@@ -1,4 +1,4 @@
-"""Random small `qwen3_next` checkpoints, written as publishers write them, without transformers.
+"""Random small checkpoints of each family, written as publishers write them, without transformers.
 
 Shapes are drawn over everything the architecture leaves open. Every parameter is random, also those
 whose initial values hide mistakes: a zero-centred norm at 0, a decay bias that is the same in all
@@ -7,6 +7,7 @@ heads, a convolution near 0. The oracle (`oracle.py`) reads the very files that 
 
 import json
 import random
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,72 @@ def draw_config(seed: int) -> Config:
     return config
 
 
+def draw_qwen3_5(seed: int, *, dense: bool) -> Config:
+    """Draw the `config.json` of a Qwen3.5 text model, spelt as its publisher spells it."""
+    config = draw_config(seed)
+    draw = random.Random(-seed - 1)
+    for key in ("architectures", "norm_topk_prob", "mlp_only_layers"):
+        del config[key]
+    config["model_type"] = "qwen3_5_text" if dense else "qwen3_5_moe_text"
+    if dense:
+        for key in [key for key in config if "expert" in key or key == "moe_intermediate_size"]:
+            del config[key]
+    else:
+        del config["intermediate_size"]
+    factor = config.pop("partial_rotary_factor")
+    pairs = round(config["head_dim"] * factor) // 2
+    height, width = draw.randint(0, pairs // 3), draw.randint(0, pairs // 3)
+    config["rope_parameters"] = {
+        "rope_type": "default",
+        "rope_theta": config.pop("rope_theta"),
+        "partial_rotary_factor": factor,
+        "mrope_interleaved": True,
+        "mrope_section": [pairs - height - width, height, width],
+    }
+    return config | {
+        "attn_output_gate": True,
+        "output_gate_type": "swish",
+        "mamba_ssm_dtype": "float32",
+        "mtp_num_hidden_layers": 1,
+        "mtp_use_dedicated_embeddings": False,
+    }
+
+
+def draw_mtp_head(config: Config, seed: int, *, deviation: float) -> dict[str, Tensor]:
+    """Draw the tensors of a multi-token-prediction head, `mtp.*`: its layer is full attention."""
+    alone = config | {"num_hidden_layers": 1, "layer_types": ["full_attention"]}
+    if "mlp_only_layers" in config:
+        alone["mlp_only_layers"] = []
+    drawn = draw_tensors(alone, seed, deviation=deviation)
+    tensors = {
+        name.replace("model.", "mtp.", 1): tensor
+        for name, tensor in drawn.items()
+        if "embed_tokens" not in name and name != "lm_head.weight"
+    }
+    hidden = config["hidden_size"]
+    random_numbers = torch.Generator().manual_seed(seed)
+    for name in ("pre_fc_norm_embedding", "pre_fc_norm_hidden"):
+        tensors[f"mtp.{name}.weight"] = 0.2 * torch.randn(hidden, generator=random_numbers)
+    matrix = torch.randn(hidden, 2 * hidden, generator=random_numbers)
+    return tensors | {"mtp.fc.weight": 2 * deviation * matrix}
+
+
+def wrap(config: Config, tensors: Mapping[str, Tensor]) -> tuple[Config, dict[str, Tensor]]:
+    """Put a Qwen3.5 text model beside a vision tower, as it is published."""
+    wrapped = {
+        re.sub(r"^model\.", "model.language_model.", name): tensor
+        for name, tensor in tensors.items()
+    }
+    wrapped["model.visual.patch_embed.proj.weight"] = torch.full((4, 3, 2, 2, 2), torch.nan)
+    outer = {
+        "model_type": config["model_type"].removesuffix("_text"),
+        "text_config": config,
+        "vision_config": {"model_type": "qwen3_5_vision", "depth": 1},
+        "tie_word_embeddings": config["tie_word_embeddings"],
+    }
+    return outer, wrapped
+
+
 def draw_tensors(config: Config, seed: int, *, deviation: float) -> dict[str, Tensor]:
     """Draw every tensor of the model, fp32, experts one by one.
 
@@ -107,9 +174,19 @@ def draw_tensors(config: Config, seed: int, *, deviation: float) -> dict[str, Te
             value_dim = value_heads * config["linear_value_head_dim"]
             channels, kernel = 2 * key_dim + value_dim, config["linear_conv_kernel_dim"]
             mixer = f"{layer}.linear_attn"
+            if config["model_type"] == "qwen3_next":
+                tensors |= {
+                    f"{mixer}.in_proj_qkvz.weight": normal(channels + value_dim, hidden),
+                    f"{mixer}.in_proj_ba.weight": normal(2 * value_heads, hidden, spread=0.2),
+                }
+            else:
+                tensors |= {
+                    f"{mixer}.in_proj_qkv.weight": normal(channels, hidden),
+                    f"{mixer}.in_proj_z.weight": normal(value_dim, hidden),
+                    f"{mixer}.in_proj_b.weight": normal(value_heads, hidden, spread=0.2),
+                    f"{mixer}.in_proj_a.weight": normal(value_heads, hidden, spread=0.2),
+                }
             tensors |= {
-                f"{mixer}.in_proj_qkvz.weight": normal(channels + value_dim, hidden),
-                f"{mixer}.in_proj_ba.weight": normal(2 * value_heads, hidden, spread=0.2),
                 f"{mixer}.conv1d.weight": normal(channels, 1, kernel, spread=0.4),
                 f"{mixer}.A_log": normal(value_heads, spread=1.5),
                 f"{mixer}.dt_bias": normal(value_heads, around=-2.0, spread=2.0),
@@ -134,7 +211,7 @@ def draw_tensors(config: Config, seed: int, *, deviation: float) -> dict[str, Te
                     tensors[f"{mixer}.{name}.bias"] = normal(shape[0], spread=0.2)
             tensors[f"{mixer}.q_norm.weight"] = normal(head_dim, spread=0.5)
             tensors[f"{mixer}.k_norm.weight"] = normal(head_dim, spread=0.5)
-        if i in config["mlp_only_layers"]:
+        if "num_experts" not in config or i in config.get("mlp_only_layers", []):
             mlp(f"{layer}.mlp", config["intermediate_size"])
             continue
         # The router is wider than the rest, or every token would be a near-tie.

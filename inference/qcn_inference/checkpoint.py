@@ -1,41 +1,60 @@
 """From a checkpoint folder to a model: config, tensors, identity."""
 
 import hashlib
+from contextlib import closing
 from pathlib import Path
 
 import torch
 
 from qcn_inference.config import load_config
+from qcn_inference.loading import Loader, Progress
 from qcn_inference.model import Model
-from qcn_inference.tensors import Progress, TensorReader
+from qcn_inference.tensors import TensorFiles
 from qcn_inference.weights import build_model
 
 
 def load_model(
-    folder: Path, *, dtype: torch.dtype | None = None, progress: Progress | None = None
+    folder: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+    mtp: bool = False,
+    progress: Progress | None = None,
 ) -> Model:
     """Load the checkpoint in `folder`.
 
     Args:
         folder: holds `config.json` and the safetensors files.
         dtype: what matrix products run in. None: fp32 for a checkpoint stored in fp32, bf16 else.
-        progress: called with (bytes done, bytes in all) as tensors are read.
+        device: where the weights are put.
+        mtp: whether to load the multi-token-prediction head too, where there is one.
+        progress: called with (bytes done, bytes in all) as weights are read.
 
     Raises:
         CheckpointError: the folder, a file or a tensor is missing, damaged or not as expected.
     """
     config = load_config(folder)
-    reader = TensorReader(folder, config.fp8_block, dtype, progress)
-    return build_model(config, reader, fingerprint(folder, reader.files, reader.dtype))
+    files = TensorFiles(folder)
+    loader = Loader(
+        files,
+        fp8_block=config.fp8_block,
+        dtype=dtype,
+        device=device,
+        progress=progress,
+    )
+    with closing(loader):
+        identity = fingerprint(folder, files.paths, loader.dtype)
+        return build_model(config, loader, identity, mtp=mtp)
 
 
 def fingerprint(folder: Path, files: list[Path], dtype: torch.dtype) -> str:
     """Return an identity of the weights and the precision they run in, 32 hexadecimal digits.
 
     SHA-256 over `config.json`, each file's name, length and header (all names, shapes and offsets),
-    and its contents: all of them up to 64 MiB, else 1,024 evenly spaced pieces of 4 KiB. So 80 GB
-    cost some 160 MiB of reading; a change in place that spares every sampled piece goes unnoticed.
+    and its contents: all of them up to 64 MiB, else evenly spaced pieces of 4 KiB, 1,024 of all
+    files together. A change in place that spares every piece goes unnoticed.
     """
+    pieces = max(16, 1024 // len(files))
     digest = hashlib.sha256(str(dtype).encode())
     digest.update((folder / "config.json").read_bytes())
     for path in files:
@@ -47,7 +66,7 @@ def fingerprint(folder: Path, files: list[Path], dtype: torch.dtype) -> str:
                 continue
             header = int.from_bytes(file.read(8), "little")
             digest.update(file.read(header))
-            for piece in range(1024):
-                file.seek(piece * (size - 4096) // 1023)
+            for piece in range(pieces):
+                file.seek(piece * (size - 4096) // (pieces - 1))
                 digest.update(file.read(4096))
     return digest.hexdigest()[:32]

@@ -1,6 +1,8 @@
 """A checkpoint's `config.json`, parsed once into a frozen value that refuses what it does not know.
 
-Both spellings in circulation are read: the published one (`rope_theta`, `partial_rotary_factor` and
+Three families of one architecture are read: `qwen3_next`, and of Qwen3.5 the text model of
+`qwen3_5` (dense) and `qwen3_5_moe`, alone or wrapped with a vision tower (`text_config`). So are
+both spellings in circulation: the published one (`rope_theta`, `partial_rotary_factor` and
 `full_attention_interval` at the top) and that of transformers 5 (`rope_parameters`, `layer_types`).
 A value that changes the mathematics in a way the runtime does not implement is an error; keys that
 concern training or other libraries are not read at all.
@@ -17,10 +19,24 @@ from qcn_inference.errors import CheckpointError
 LayerType = Literal["linear_attention", "full_attention"]
 FimOrder = Literal["prefix_first", "suffix_first"]
 
+# What each family fixes, whatever its config.json says; `_text` marks one without its wrapping.
+_FAMILIES: dict[str, dict[str, object]] = {
+    "qwen3_next": {},
+    "qwen3_5": {
+        "num_experts": 0,
+        "num_experts_per_tok": 1,
+        "moe_intermediate_size": 1,
+        "shared_expert_intermediate_size": 1,
+    },
+    "qwen3_5_moe": {"norm_topk_prob": True, "mlp_only_layers": [], "decoder_sparse_step": 1},
+}
+# What a wrapped text model may leave to the configuration around it.
+_SHARED_KEYS = ("model_type", "tie_word_embeddings", "eos_token_id", "quantization_config")
+
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """The shape and arithmetic of one `qwen3_next` model; names as in `config.json`."""
+    """The shape and arithmetic of one model of the family; names as in `config.json`."""
 
     vocab_size: int
     hidden_size: int
@@ -106,7 +122,7 @@ def load_config(folder: Path) -> ModelConfig:
             "no such folder; expected a checkpoint with config.json and *.safetensors",
             "Name a folder that holds one, or qcn-nano for the embedded model",
         )
-    config = _parse(_Keys.read(folder / "config.json"))
+    config = _parse(_text_model(_Keys.read(folder / "config.json")))
     generation = folder / "generation_config.json"
     if generation.is_file():
         keys = _Keys.read(generation)
@@ -117,7 +133,7 @@ def load_config(folder: Path) -> ModelConfig:
 
 def parse_config(path: Path, values: Mapping[str, Any]) -> ModelConfig:
     """Parse what `config.json` would hold; errors name `path`. Raises CheckpointError."""
-    return _parse(_Keys(path, values))
+    return _parse(_text_model(_Keys(path, values)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,14 +209,35 @@ class _Keys:
         return value
 
 
+def _text_model(whole: _Keys) -> _Keys:
+    """Return the keys of the text model, with what its family fixes in place."""
+    values = dict(whole.values)
+    if inner := whole.part("text_config"):
+        outer = {key: values[key] for key in _SHARED_KEYS if key in values}
+        values = outer | {key: value for key, value in inner.values.items() if value is not None}
+    keys = _Keys(whole.path, values)
+    model_type = values.get("model_type")
+    family = model_type.removesuffix("_text") if isinstance(model_type, str) else ""
+    if family not in _FAMILIES:
+        known = ", ".join(f'"{name}"' for name in _FAMILIES)
+        keys.refuse("model_type", f"one of {known}", _UNSUPPORTED)
+    return _Keys(whole.path, values | _FAMILIES[family])
+
+
+_UNSUPPORTED = (
+    "Use a checkpoint this version supports: Qwen3-Coder-Next, another qwen3_next, or a Qwen3.5"
+)
+
+
 def _parse(keys: _Keys) -> ModelConfig:
-    unsupported = "Use a checkpoint this version supports: Qwen3-Coder-Next or another qwen3_next"
-    if keys.values.get("model_type") != "qwen3_next":
-        keys.refuse("model_type", '"qwen3_next"', unsupported)
-    if keys.values.get("hidden_act", "silu") != "silu":
-        keys.refuse("hidden_act", '"silu"', unsupported)
-    if keys.values.get("use_sliding_window"):
-        keys.refuse("use_sliding_window", "false", unsupported)
+    for key, only in (
+        ("hidden_act", ("silu",)),
+        ("use_sliding_window", (False,)),
+        ("attn_output_gate", (True,)),  # of attention
+        ("output_gate_type", ("swish", "silu")),  # of Gated DeltaNet
+    ):
+        if keys.values.get(key) not in (None, *only):
+            keys.refuse(key, json.dumps(only[0]), _UNSUPPORTED)
 
     rotary_dim, rope_theta = _rotary(keys)
     config = ModelConfig(
@@ -261,10 +298,14 @@ def _layer_types(keys: _Keys) -> tuple[LayerType, ...]:
 
 
 def _rotary(keys: _Keys) -> tuple[int, float]:
-    """Return rotary_dim and theta; only unscaled rotary embedding is implemented."""
+    """Return rotary_dim and theta; only unscaled rotary embedding is implemented.
+
+    `mrope` gives each of a token's three positions (time, height, width) some of the dimensions; a
+    token of text has the same position three times, which is plain rotary embedding.
+    """
     rope = keys.part("rope_parameters") or keys.part("rope_scaling") or _Keys(keys.path, {})
     kind = rope.values.get("rope_type", rope.values.get("type", "default"))
-    if kind != "default":
+    if kind not in ("default", "mrope"):
         raise CheckpointError(
             keys.path,
             f"rotary scaling of type {json.dumps(kind)[:40]}; expected none",

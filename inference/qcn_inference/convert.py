@@ -25,6 +25,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,13 +37,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from qcn_inference.config import load_config, parse_config
+from qcn_inference.config import ModelConfig, load_config, parse_config
 from qcn_inference.divergence import TOKENS, Divergence, measure, sample_text
 from qcn_inference.errors import CheckpointError
 from qcn_inference.formats import Source, open_source
-from qcn_inference.formats.folder import byte_steps
 from qcn_inference.grid import BLOCK
-from qcn_inference.tensors import INDEX, TensorReader
+from qcn_inference.loading import Loader
+from qcn_inference.tensors import INDEX, TensorFiles
 from qcn_inference.tokenizer import Tokenizer
 from qcn_inference.weights import streamed_model
 
@@ -210,18 +211,16 @@ def _compare(origin: Path, folder: Path, source: Source, report: Report) -> Dive
     progress.activity = "Comparing with the original"
     original = load_config(origin)
     copy = parse_config(folder / "config.json", _values(source, None))
-    readers = [
-        TensorReader(place, config.fp8_block, None, byte_steps(progress.read))
-        for place, config in ((origin, original), (folder, copy))
-    ]
+    files = TensorFiles(origin), TensorFiles(folder)
     # Layers are read anew for every block.
     passes = -(-TOKENS // BLOCK)
-    progress.total = passes * sum(path.stat().st_size for each in readers for path in each.files)
-    measured = measure(
-        streamed_model(original, readers[0]),
-        streamed_model(copy, readers[1]),
-        sample_text(Tokenizer(origin, original.vocab_size)),
-    )
+    progress.total = passes * sum(path.stat().st_size for each in files for path in each.paths)
+    with (
+        closing(_loader(files[0], original, progress)) as first,
+        closing(_loader(files[1], copy, progress)) as second,
+    ):
+        ids = sample_text(Tokenizer(origin, original.vocab_size))
+        measured = measure(streamed_model(original, first), streamed_model(copy, second), ids)
     progress.at(progress.total)
     if measured.exceeds(BOUND):
         raise ConversionError(
@@ -231,6 +230,19 @@ def _compare(origin: Path, folder: Path, source: Source, report: Report) -> Dive
             "not completed. Serve the original, or convert a file that its publisher quantised."
         )
     return measured
+
+
+def _loader(files: TensorFiles, config: ModelConfig, progress: _Progress) -> Loader:
+    """Return what reads a checkpoint and tells the bytes of it as they are read."""
+    before = 0
+
+    def report(done: int, total: int) -> None:
+        nonlocal before
+        del total  # of one pass over one layer
+        progress.read(done - before)
+        before = done
+
+    return Loader(files, fp8_block=config.fp8_block, dtype=None, device="cpu", progress=report)
 
 
 def _values(source: Source, measured: Divergence | None) -> dict[str, Any]:

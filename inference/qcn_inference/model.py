@@ -18,6 +18,7 @@ from torch.nn import functional
 from qcn_inference.config import ModelConfig
 from qcn_inference.grid import BLOCK
 from qcn_inference.layers import DecoderLayer, Positions
+from qcn_inference.mtp import MtpHead
 from qcn_inference.state import State
 
 LITTLE = 64_000_000
@@ -38,6 +39,7 @@ class Model:
         layers: Iterable[DecoderLayer],
         norm: Tensor,
         head: Tensor,
+        mtp: MtpHead | None = None,
     ) -> None:
         """Take over weights; `qcn_inference.checkpoint.load_model` is the usual way to a model.
 
@@ -48,6 +50,7 @@ class Model:
             layers: in order; iterated over once for each block or token.
             norm: [hidden] fp32, 1 + weight of the last norm.
             head: [vocab, hidden]; the embedding itself where they are tied.
+            mtp: the head that drafts, if it was loaded.
         """
         self.config = config
         self.fingerprint = fingerprint
@@ -55,6 +58,7 @@ class Model:
         self._layers = layers
         self._norm = norm
         self._head = head
+        self.mtp = mtp
 
     @torch.inference_mode()
     def new_state(self) -> State:
@@ -81,9 +85,20 @@ class Model:
         Raises:
             ValueError: no ids, or one that is no token.
         """
+        hidden = yield from self.hidden_steps(ids, state, all_tokens=all_logits)
+        return self._projected(hidden)
+
+    @torch.inference_mode()
+    def hidden_steps(
+        self, ids: Sequence[int] | Tensor, state: State, *, all_tokens: bool
+    ) -> Generator[None, None, Tensor]:
+        """As `prefill_steps`; returns what the head is applied to, fp32 [T, hidden] or [1, hidden].
+
+        From this an MTP head guesses on.
+        """
         tokens = self._checked(ids)
         state.begin_reading(len(tokens))
-        logits = []
+        hidden = []
         for block in torch.split(tokens, BLOCK):
             x = functional.embedding(block, self._embedding).to(torch.float32)
             cos, sin = self._rotary(state.position, len(block))
@@ -92,10 +107,10 @@ class Model:
                 x = layer.prefill(x, state, positions)
                 yield
             state.position += len(block)
-            if all_logits:
-                logits.append(self._logits(x))
+            if all_tokens:
+                hidden.append(self._normed(x))
         state.end_reading()
-        return torch.cat(logits) if all_logits else self._logits(x[-1:])
+        return torch.cat(hidden) if all_tokens else self._normed(x[-1:])
 
     def prefill(
         self, ids: Sequence[int] | Tensor, state: State, *, all_logits: bool = False
@@ -148,9 +163,14 @@ class Model:
             theta=self.config.rope_theta,
         )
 
+    def _normed(self, x: Tensor) -> Tensor:
+        return rms_norm(x, scale=self._norm, eps=self.config.rms_norm_eps)
+
+    def _projected(self, hidden: Tensor) -> Tensor:
+        return functional.linear(hidden.to(self._head.dtype), self._head).float()
+
     def _logits(self, x: Tensor) -> Tensor:
-        x = rms_norm(x, scale=self._norm, eps=self.config.rms_norm_eps)
-        return functional.linear(x.to(self._head.dtype), self._head).float()
+        return self._projected(self._normed(x))
 
 
 @contextmanager

@@ -1,212 +1,104 @@
-"""The tensors of a checkpoint folder: safetensors alone, single or sharded, one read at a time.
+"""The tensors of a checkpoint folder: what is there and where, found before any is read.
 
-`TensorReader` finds each tensor, checks its shape, undoes block FP8 and converts; `weights.py` says
-which tensors a layer is made of. Pickled weights are never opened: unpickling runs code. A tensor
-that nothing reads is an error, as an unknown value in `config.json` is, because the model would
-compute something else than its makers meant; the multi-token-prediction head (`mtp.*`) is the
-exception, being an addition and no part of the model's own function.
+safetensors alone, single or sharded. Pickled weights are never opened: unpickling runs code. Every
+file's header is checked against its length and the index, so that a download that is not whole is
+told at once and not after minutes of reading. `loading.py` reads.
 """
 
 import json
-from collections.abc import Callable
-from math import prod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from qcn_kernels.fp8 import dequantise
-from qcn_kernels.groupwise import PARTS, from_parts
-from qcn_kernels.moe import Matrices
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from qcn_inference.errors import CheckpointError
-
-Progress = Callable[[int, int], None]
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 DOWNLOAD_AGAIN = "Download the file again; compare its size with the publisher's"
 
-_IGNORED = ("mtp.",)
-_FLOATS = ("F32", "F16", "BF16")
-_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "I32": 4, "I64": 8}  # of an element, else 1
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor of a file, as its header describes it."""
+
+    name: str
+    path: Path
+    dtype: str  # as safetensors spells it: F32, BF16, F8_E4M3, …
+    shape: tuple[int, ...]
+    start: int  # bytes from the beginning of the file
+    nbytes: int
 
 
-class TensorReader:
-    """The tensors of a checkpoint by name, each as the runtime wants it."""
+class TensorFiles:
+    """What the files of a checkpoint folder hold; nothing of it is read."""
 
-    def __init__(
-        self,
-        folder: Path,
-        fp8_block: tuple[int, int] | None,
-        dtype: torch.dtype | None,
-        progress: Progress | None,
-    ) -> None:
-        """Open every file and check that its header agrees with its length and with the index."""
-        self.files = find_files(folder)
-        self._folder = folder
-        self._fp8_block = fp8_block
-        self._progress = progress
-        self._open = {path: _open(path) for path in self.files}
-        self._where: dict[str, Path] = {}
-        for path, file in self._open.items():
-            for name in file.keys():  # noqa: SIM118  # a file, no dict
-                if name in self._where:
+    def __init__(self, folder: Path) -> None:
+        """Check every file: that its header agrees with its length and with the index."""
+        self.paths = find_files(folder)
+        self.folder = folder
+        self._stored: dict[str, StoredTensor] = {}
+        for path in self.paths:
+            for tensor in _read_header(path):
+                if other := self._stored.get(tensor.name):
                     raise CheckpointError(
                         path,
-                        f"holds the tensor {name}, which {self._where[name].name} holds too",
+                        f"holds the tensor {tensor.name}, which {other.path.name} holds too",
                         "Delete what is left of an older download and download again",
                     )
-                self._where[name] = path
+                self._stored[tensor.name] = tensor
         self._check_index()
-        self._unread = set(self._where)
-        self._bytes_total = sum(path.stat().st_size for path in self.files)
-        self._bytes_done = 0
-        self.dtype = dtype or self._default_dtype()
 
     def __contains__(self, name: str) -> bool:
-        """Tell whether the checkpoint holds a tensor of this name."""
-        return name in self._where
+        """Tell whether a tensor of this name is there."""
+        return name in self._stored
 
-    def check(self, name: str, *shape: int) -> Path:
-        """Return the file that holds a tensor of this name and shape.
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all tensors."""
+        return frozenset(self._stored)
+
+    def find(self, name: str, *shape: int) -> StoredTensor:
+        """Return the tensor of this name and shape.
 
         Raises:
             CheckpointError: no such tensor, or another shape.
         """
-        path = self._where.get(name)
-        if path is None:
+        tensor = self._stored.get(name)
+        if tensor is None:
             raise CheckpointError(
-                self._folder,
+                self.folder,
                 f"no file holds the tensor {name}",
                 "Check that config.json belongs to these weights and that every file is there",
             )
-        found = tuple(self._open[path].get_slice(name).get_shape())
-        if found != shape:
+        if tensor.shape != shape:
             raise CheckpointError(
-                path,
-                f"tensor {name} has the shape {list(found)}; config.json implies {list(shape)}",
+                tensor.path,
+                f"tensor {name} has the shape {list(tensor.shape)}; config.json implies "
+                f"{list(shape)}",
                 "Use the config.json that the weights came with",
             )
-        return path
-
-    def take(self, name: str, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        """Read one tensor, converted to `dtype` (None: the dtype of matrix products).
-
-        Raises:
-            CheckpointError: no such tensor, another shape, a dtype that is no weight's, or FP8
-                without its scale.
-        """
-        path = self.check(name, *shape)
-        kind = self._open[path].get_slice(name).get_dtype()
-        if f"{name}_scale_inv" in self:
-            tensor = self._dequantised(path, name, kind, shape)
-        elif kind in _FLOATS:
-            tensor = self._read(path, name)
-        else:
-            raise CheckpointError(
-                path,
-                f"tensor {name} is stored as {kind} without {name}_scale_inv; expected F32, F16, "
-                "BF16, or F8_E4M3 with its scales",
-                "Use the bf16 or the FP8 checkpoint",
-            )
-        return tensor.to(dtype or self.dtype)
-
-    def take_matrices(self, name: str, count: int, rows: int, columns: int) -> Matrices:
-        """Read a stack of matrices: in groups, if `qcn models convert` stored it so.
-
-        Raises:
-            CheckpointError: as `take`, or parts of groups that do not fit each other.
-        """
-        if f"{name}.codes" not in self:
-            return self.take(name, count, rows, columns)
-        path = self._where[f"{name}.codes"]
-        parts = {part: self.stored(f"{name}.{part}") for part in PARTS if f"{name}.{part}" in self}
-        try:
-            matrices = from_parts(parts, self.dtype)
-        except (ValueError, LookupError) as error:
-            problem = f"holds of {name} {error}"
-            raise CheckpointError(path, problem, "Convert the checkpoint again") from error
-        if matrices.shape != (count, rows, columns):
-            raise CheckpointError(
-                path,
-                f"{name} has the shape {list(matrices.shape)}; config.json implies "
-                f"{[count, rows, columns]}",
-                "Use the config.json that was converted with it",
-            )
-        return matrices
-
-    def names(self) -> list[str]:
-        """The names of all tensors, sorted."""
-        return sorted(self._where)
-
-    def size(self, name: str) -> int:
-        """Return the bytes of a tensor that is there."""
-        described = self._open[self._where[name]].get_slice(name)
-        return int(prod(described.get_shape())) * _BYTES.get(described.get_dtype(), 1)
-
-    def stored(self, name: str) -> Tensor:
-        """Read a tensor that is there, as it is on disk."""
-        return self._read(self._where[name], name)
-
-    def finish(self) -> None:
-        """Report all bytes done; raise CheckpointError if a tensor was left unread."""
-        left = sorted(name for name in self._unread if not name.startswith(_IGNORED))
-        if left:
-            raise CheckpointError(
-                self._where[left[0]],
-                f"holds {len(left)} tensors that a qwen3_next model of this config.json has no use "
-                f"for, such as {left[0]}",
-                "Check that config.json belongs to these weights",
-            )
-        if self._progress:
-            self._progress(self._bytes_total, self._bytes_total)
-
-    def ignore(self, name: str) -> None:
-        """Declare a tensor unneeded, if it is there."""
-        self._unread.discard(name)
-
-    def _dequantised(self, path: Path, name: str, kind: str, shape: tuple[int, ...]) -> Tensor:
-        scale_name = f"{name}_scale_inv"
-        if kind != "F8_E4M3" or self._fp8_block is None:
-            raise CheckpointError(
-                path,
-                f"{scale_name} exists, but {name} is stored as {kind} and config.json gives "
-                f"weight_block_size {self._fp8_block}; expected F8_E4M3 and a block size",
-                "Use the config.json that the weights came with",
-            )
-        rows, columns = self._fp8_block
-        blocks = (-(-shape[-2] // rows), -(-shape[-1] // columns))
-        scale = self.take(scale_name, *shape[:-2], *blocks, dtype=torch.float32)
-        return dequantise(self._read(path, name), scale_inv=scale, block=self._fp8_block)
-
-    def _read(self, path: Path, name: str) -> Tensor:
-        try:
-            tensor: Tensor = self._open[path].get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(path, f"tensor {name}: {error}", DOWNLOAD_AGAIN) from error
-        self._unread.discard(name)
-        self._bytes_done += tensor.nbytes
-        if self._progress:
-            self._progress(self._bytes_done, self._bytes_total)
         return tensor
 
-    def _default_dtype(self) -> torch.dtype:
-        name = "model.embed_tokens.weight"
-        path = self._where.get(name)
-        stored = self._open[path].get_slice(name).get_dtype() if path else None
-        return torch.float32 if stored == "F32" else torch.bfloat16
+    def __getitem__(self, name: str) -> StoredTensor:
+        """Return the tensor of this name, which is there, of whatever shape."""
+        return self._stored[name]
+
+    def one_of(self, names: frozenset[str]) -> StoredTensor:
+        """Return the first of these tensors, by name."""
+        return self._stored[min(names)]
 
     def _check_index(self) -> None:
-        index = self._folder / INDEX
+        index = self.folder / INDEX
         if not index.is_file():
             return
         for name, shard in _weight_map(index).items():
-            if self._where.get(name) != self._folder / shard:
+            tensor = self._stored.get(name)
+            if tensor is None or tensor.path != self.folder / shard:
                 raise CheckpointError(
-                    self._folder / shard,
+                    self.folder / shard,
                     f"lacks the tensor {name}, which {INDEX} says it holds",
                     "Download the file and the index again; they may be of different versions",
                 )
@@ -252,13 +144,31 @@ def find_files(folder: Path) -> list[Path]:
     )
 
 
-def _open(path: Path) -> Any:  # safetensors' handle has no annotations
+def _read_header(path: Path) -> list[StoredTensor]:
+    """Return what a file holds, in the order it lies there; safetensors checks the header."""
     try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
+        with safe_open(path, framework="pt"):
+            pass
+        with path.open("rb") as file:
+            start = 8 + int.from_bytes(file.read(8), "little")
+            header: dict[str, Any] = json.loads(file.read(start - 8))
+    except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             path, f"is no whole safetensors file ({error})", DOWNLOAD_AGAIN
         ) from error
+    header.pop("__metadata__", None)
+    tensors = [
+        StoredTensor(
+            name,
+            path,
+            dtype=entry["dtype"],
+            shape=tuple(entry["shape"]),
+            start=start + entry["data_offsets"][0],
+            nbytes=entry["data_offsets"][1] - entry["data_offsets"][0],
+        )
+        for name, entry in header.items()
+    ]
+    return sorted(tensors, key=lambda tensor: tensor.start)
 
 
 def _weight_map(index: Path) -> dict[str, str]:

@@ -3,62 +3,120 @@
 What transformers stores for training is regrouped once, here: the rows of `in_proj_qkvz` and
 `in_proj_ba`, interleaved by key head on disk, and those of `q_proj`, interleaved by head, are put
 in the order q | k | v | …, so that one product serves all and no activation is ever shuffled.
+Qwen3.5 stores the same rows in that order, in four matrices. Which way a layer is stored is seen
+from the names that are there, not from the family.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from qcn_kernels.moe import Matrices
 from torch import Tensor
 
-from qcn_inference.config import ModelConfig
+from qcn_inference.config import LayerType, ModelConfig
 from qcn_inference.layers import DecoderLayer, DenseMlp, GatedAttention, GatedDeltaNet, SparseMoe
+from qcn_inference.loading import Loader
 from qcn_inference.model import Model
-from qcn_inference.tensors import TensorReader
+from qcn_inference.mtp import MtpHead
 
 
-def build_model(config: ModelConfig, tensors: TensorReader, fingerprint: str) -> Model:
-    """Read every tensor of the model and put it together. Raises CheckpointError."""
-    model = _around(config, tensors, fingerprint, tuple(Layers(config, tensors)))
-    tensors.finish()
+def build_model(config: ModelConfig, tensors: Loader, fingerprint: str, *, mtp: bool) -> Model:
+    """Read every tensor of the model and put it together; with `mtp`, its head for drafts too.
+
+    Raises CheckpointError.
+    """
+    layers = tuple(_numbered_layer(config, tensors, i) for i in range(len(config.layer_types)))
+    model = _around(config, tensors, fingerprint, layers, mtp=mtp)
+    tensors.refuse_unused()
+    tensors.load()
     return model
 
 
-def streamed_model(config: ModelConfig, tensors: TensorReader) -> Model:
+def streamed_model(config: ModelConfig, tensors: Loader) -> Model:
     """Return a model that reads its layers anew in every pass over them, and keeps none."""
-    return _around(config, tensors, "", Layers(config, tensors))
+    model = _around(config, tensors, "", StreamedLayers(config, tensors), mtp=False)
+    tensors.load()
+    return model
 
 
 @dataclass(frozen=True, slots=True)
-class Layers:
+class StreamedLayers:
     """The layers of a checkpoint, each read when it is its turn."""
 
     config: ModelConfig
-    tensors: TensorReader
+    tensors: Loader
 
     def __iter__(self) -> Iterator[DecoderLayer]:
-        kinds = self.config.layer_types
-        for i, kind in enumerate(kinds):
-            yield _layer(self.config, self.tensors, i, kinds[:i].count(kind))
+        for i in range(len(self.config.layer_types)):
+            layer = _numbered_layer(self.config, self.tensors, i)
+            self.tensors.load()
+            yield layer
 
 
 def _around(
-    config: ModelConfig, tensors: TensorReader, fingerprint: str, layers: Iterable[DecoderLayer]
+    config: ModelConfig,
+    tensors: Loader,
+    fingerprint: str,
+    layers: Iterable[DecoderLayer],
+    *,
+    mtp: bool,
 ) -> Model:
-    embedding = tensors.take("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
-    norm = _zero_centred(tensors, "model.norm.weight", config.hidden_size)
+    """Put embedding, norm and head around layers."""
+    hidden, root = config.hidden_size, _root(tensors)
+    embedding = tensors.matrix(f"{root}.embed_tokens.weight", config.vocab_size, hidden)
+    norm = _zero_centred(tensors, f"{root}.norm.weight", hidden)
     if config.tie_word_embeddings:
         tensors.ignore("lm_head.weight")
         head = embedding
     else:
-        head = tensors.take("lm_head.weight", config.vocab_size, config.hidden_size)
-    return Model(config, fingerprint, embedding=embedding, layers=layers, norm=norm, head=head)
+        head = tensors.matrix("lm_head.weight", config.vocab_size, hidden)
+    return Model(
+        config,
+        fingerprint,
+        embedding=embedding,
+        layers=layers,
+        norm=norm,
+        head=head,
+        mtp=_mtp_head(config, tensors, embedding, head) if mtp else None,
+    )
 
 
-def _layer(config: ModelConfig, tensors: TensorReader, number: int, slot: int) -> DecoderLayer:
-    prefix = f"model.layers.{number}"
-    linear = config.layer_types[number] == "linear_attention"
+def _root(tensors: Loader) -> str:
+    wrapped = "model.language_model.embed_tokens.weight" in tensors
+    return "model.language_model" if wrapped else "model"
+
+
+def _numbered_layer(config: ModelConfig, tensors: Loader, i: int) -> DecoderLayer:
+    kind = config.layer_types[i]
+    slot = config.layer_types[:i].count(kind)
+    dense = i in config.dense_layers
+    return _layer(config, tensors, f"{_root(tensors)}.layers.{i}", kind, slot, dense=dense)
+
+
+def _mtp_head(
+    config: ModelConfig, tensors: Loader, embedding: Tensor, head: Tensor
+) -> MtpHead | None:
+    """Read the multi-token-prediction head, if there is one that shares the model's embedding."""
+    if "mtp.fc.weight" not in tensors or "mtp.embed_tokens.weight" in tensors:
+        return None
+    hidden, dense = config.hidden_size, config.num_experts == 0
+    return MtpHead(
+        config=replace(config, layer_types=("full_attention",)),
+        embedding=embedding,
+        embedding_norm=_zero_centred(tensors, "mtp.pre_fc_norm_embedding.weight", hidden),
+        hidden_norm=_zero_centred(tensors, "mtp.pre_fc_norm_hidden.weight", hidden),
+        in_proj=tensors.matrix("mtp.fc.weight", hidden, 2 * hidden),
+        layer=_layer(config, tensors, "mtp.layers.0", "full_attention", 0, dense=dense),
+        norm=_zero_centred(tensors, "mtp.norm.weight", hidden),
+        head=head,
+    )
+
+
+def _layer(
+    config: ModelConfig, tensors: Loader, prefix: str, kind: LayerType, slot: int, *, dense: bool
+) -> DecoderLayer:
+    linear = kind == "linear_attention"
     hidden = config.hidden_size
     return DecoderLayer(
         eps=config.rms_norm_eps,
@@ -71,58 +129,74 @@ def _layer(config: ModelConfig, tensors: TensorReader, number: int, slot: int) -
         mlp_norm=_zero_centred(tensors, f"{prefix}.post_attention_layernorm.weight", hidden),
         mlp=(
             _mlp(tensors, f"{prefix}.mlp", config.intermediate_size, hidden)
-            if number in config.dense_layers
+            if dense
             else _moe(config, tensors, f"{prefix}.mlp")
         ),
     )
 
 
-def _deltanet(config: ModelConfig, tensors: TensorReader, prefix: str, slot: int) -> GatedDeltaNet:
-    hidden = config.hidden_size
-    key_heads, value_heads = config.linear_num_key_heads, config.linear_num_value_heads
-    shared = value_heads // key_heads
-    key_dim, value_dim = config.linear_key_head_dim, config.linear_value_head_dim
-    # On disk, per key head: q | k | its value heads' v | their z, and b | a.
-    qkvz = tensors.take(
-        f"{prefix}.in_proj_qkvz.weight",
-        2 * config.linear_key_dim + 2 * config.linear_value_dim,
-        hidden,
-    )
-    parts = qkvz.view(key_heads, -1, hidden).split_with_sizes(
-        (key_dim, key_dim, shared * value_dim, shared * value_dim), dim=1
-    )
-    ba = tensors.take(f"{prefix}.in_proj_ba.weight", 2 * value_heads, hidden)
-    parts += ba.view(key_heads, -1, hidden).split_with_sizes((shared, shared), dim=1)
+def _deltanet(config: ModelConfig, tensors: Loader, prefix: str, slot: int) -> GatedDeltaNet:
+    hidden, value_heads = config.hidden_size, config.linear_num_value_heads
+    if f"{prefix}.in_proj_qkv.weight" in tensors:
+        rows = {
+            "qkv": config.linear_conv_dim,
+            "z": config.linear_value_dim,
+            "b": value_heads,
+            "a": value_heads,
+        }
+        in_proj = _stacked(
+            tensors, hidden, {f"{prefix}.in_proj_{name}.weight": rows[name] for name in rows}
+        )
+    else:
+        in_proj = _ungrouped(config, tensors, prefix)
     kernel = config.linear_conv_kernel_dim
-    conv = tensors.take(
-        f"{prefix}.conv1d.weight", config.linear_conv_dim, 1, kernel, dtype=torch.float32
-    )
-    a_log = tensors.take(f"{prefix}.A_log", value_heads, dtype=torch.float32)
+    conv = tensors.take(f"{prefix}.conv1d.weight", config.linear_conv_dim, 1, kernel)
     return GatedDeltaNet(
         config=config,
         slot=slot,
-        in_proj=torch.cat([part.reshape(-1, hidden) for part in parts]),
+        in_proj=in_proj,
         conv=conv.squeeze(1).T.contiguous(),
-        neg_a=-a_log.exp(),
-        dt_bias=tensors.take(f"{prefix}.dt_bias", value_heads, dtype=torch.float32),
-        norm=tensors.take(f"{prefix}.norm.weight", value_dim, dtype=torch.float32),
-        out_proj=tensors.take(f"{prefix}.out_proj.weight", hidden, config.linear_value_dim),
+        neg_a=-tensors.take(f"{prefix}.A_log", value_heads).exp(),
+        dt_bias=tensors.take(f"{prefix}.dt_bias", value_heads),
+        norm=tensors.take(f"{prefix}.norm.weight", config.linear_value_head_dim),
+        out_proj=tensors.matrix(f"{prefix}.out_proj.weight", hidden, config.linear_value_dim),
     )
 
 
-def _attention(
-    config: ModelConfig, tensors: TensorReader, prefix: str, slot: int
-) -> GatedAttention:
+def _ungrouped(config: ModelConfig, tensors: Loader, prefix: str) -> Tensor:
+    """Stack the rows of q, k, v, z, b and a, which are interleaved by key head on disk."""
+    hidden, key_heads = config.hidden_size, config.linear_num_key_heads
+    shared = config.linear_num_value_heads // key_heads
+    key_dim, value_dim = config.linear_key_head_dim, shared * config.linear_value_head_dim
+    rows = (key_dim, key_dim, value_dim, value_dim, shared, shared)  # of one key head
+    qkvz = tensors.find(f"{prefix}.in_proj_qkvz.weight", key_heads * sum(rows[:4]), hidden)
+    ba = tensors.find(f"{prefix}.in_proj_ba.weight", key_heads * sum(rows[4:]), hidden)
+    stacked = tensors.empty(key_heads * sum(rows), hidden)
+    parts = [
+        part.view(key_heads, -1, hidden)
+        for part in stacked.split_with_sizes([key_heads * n for n in rows])
+    ]
+    tensors.place(qkvz, *parts[:4])
+    tensors.place(ba, *parts[4:])
+    return stacked
+
+
+def _attention(config: ModelConfig, tensors: Loader, prefix: str, slot: int) -> GatedAttention:
     hidden, head_dim = config.hidden_size, config.head_dim
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
 
     def fused(kind: str, *shape: int) -> Tensor:
         """Stack the rows of q, k, v and gate; `q_proj` holds, per head, q | gate."""
-        q = tensors.take(f"{prefix}.q_proj.{kind}", 2 * heads * head_dim, *shape)
-        q, gate = q.view(heads, 2, head_dim, *shape).unbind(1)
-        k = tensors.take(f"{prefix}.k_proj.{kind}", kv_heads * head_dim, *shape)
-        v = tensors.take(f"{prefix}.v_proj.{kind}", kv_heads * head_dim, *shape)
-        return torch.cat((q.reshape(-1, *shape), k, v, gate.reshape(-1, *shape)))
+        sizes = [heads * head_dim, kv_heads * head_dim, kv_heads * head_dim, heads * head_dim]
+        q_gate = tensors.find(f"{prefix}.q_proj.{kind}", 2 * sizes[0], *shape)
+        stored_k = tensors.find(f"{prefix}.k_proj.{kind}", sizes[1], *shape)
+        stored_v = tensors.find(f"{prefix}.v_proj.{kind}", sizes[2], *shape)
+        stacked = tensors.empty(sum(sizes), *shape)
+        q, k, v, gate = stacked.split_with_sizes(sizes)
+        tensors.place(q_gate, *(part.view(heads, head_dim, *shape) for part in (q, gate)))
+        tensors.place(stored_k, k)
+        tensors.place(stored_v, v)
+        return stacked
 
     q_norm = _zero_centred(tensors, f"{prefix}.q_norm.weight", head_dim)
     k_norm = _zero_centred(tensors, f"{prefix}.k_norm.weight", head_dim)
@@ -133,61 +207,74 @@ def _attention(
         in_proj=fused("weight", hidden),
         in_bias=fused("bias") if biased else None,
         qk_norm=torch.cat((q_norm.expand(heads, -1), k_norm.expand(kv_heads, -1))),
-        out_proj=tensors.take(f"{prefix}.o_proj.weight", hidden, heads * head_dim),
-        out_bias=tensors.take(f"{prefix}.o_proj.bias", hidden) if biased else None,
+        out_proj=tensors.matrix(f"{prefix}.o_proj.weight", hidden, heads * head_dim),
+        out_bias=tensors.matrix(f"{prefix}.o_proj.bias", hidden) if biased else None,
     )
 
 
-def _moe(config: ModelConfig, tensors: TensorReader, prefix: str) -> SparseMoe:
+def _moe(config: ModelConfig, tensors: Loader, prefix: str) -> SparseMoe:
     hidden, count = config.hidden_size, config.num_experts
-    size = config.moe_intermediate_size
+    size, shared_size = config.moe_intermediate_size, config.shared_expert_intermediate_size
     packed = f"{prefix}.experts.gate_up_proj"
     gate_up: Matrices
     down: Matrices
     if packed in tensors or f"{packed}.codes" in tensors:
-        gate_up = tensors.take_matrices(packed, count, 2 * size, hidden)
-        down = tensors.take_matrices(f"{prefix}.experts.down_proj", count, hidden, size)
+        gate_up = tensors.matrices(packed, count, 2 * size, hidden)
+        down = tensors.matrices(f"{prefix}.experts.down_proj", count, hidden, size)
     else:
-        gate_up, down = _gather_experts(config, tensors, f"{prefix}.experts")
-    router = tensors.take(f"{prefix}.gate.weight", count, hidden)
-    shared_gate = tensors.take(f"{prefix}.shared_expert_gate.weight", 1, hidden)
-    shared = _mlp(
-        tensors, f"{prefix}.shared_expert", config.shared_expert_intermediate_size, hidden
-    )
+        gate_up, down = _stacked_experts(config, tensors, f"{prefix}.experts")
+    rows = {
+        f"{prefix}.gate.weight": count,
+        f"{prefix}.shared_expert_gate.weight": 1,
+        f"{prefix}.shared_expert.gate_proj.weight": shared_size,
+        f"{prefix}.shared_expert.up_proj.weight": shared_size,
+    }
     return SparseMoe(
         config=config,
-        in_proj=torch.cat((router, shared_gate, shared.gate_up)),
+        in_proj=_stacked(tensors, hidden, rows),
         gate_up=gate_up,
         down=down,
-        shared_down=shared.down,
+        shared_down=tensors.matrix(f"{prefix}.shared_expert.down_proj.weight", hidden, shared_size),
     )
 
 
-def _gather_experts(
-    config: ModelConfig, tensors: TensorReader, prefix: str
-) -> tuple[Tensor, Tensor]:
-    """Pack experts that are stored one by one, each as it is read: no second copy of them all."""
-    hidden, size = config.hidden_size, config.moe_intermediate_size
-    # Before memory is taken for as many experts as config.json says, see that they are there.
-    tensors.check(f"{prefix}.{config.num_experts - 1}.down_proj.weight", hidden, size)
-    gate_up = torch.empty(config.num_experts, 2 * size, hidden, dtype=tensors.dtype)
-    down = torch.empty(config.num_experts, hidden, size, dtype=tensors.dtype)
-    for i in range(config.num_experts):
-        gate_up[i, :size] = tensors.take(f"{prefix}.{i}.gate_proj.weight", size, hidden)
-        gate_up[i, size:] = tensors.take(f"{prefix}.{i}.up_proj.weight", size, hidden)
-        down[i] = tensors.take(f"{prefix}.{i}.down_proj.weight", hidden, size)
+def _stacked_experts(config: ModelConfig, tensors: Loader, prefix: str) -> tuple[Tensor, Tensor]:
+    """Pack experts that are stored one by one."""
+    count, hidden, size = config.num_experts, config.hidden_size, config.moe_intermediate_size
+    # All are found before memory is taken for as many as config.json speaks of.
+    stored = [
+        (
+            tensors.find(f"{prefix}.{i}.gate_proj.weight", size, hidden),
+            tensors.find(f"{prefix}.{i}.up_proj.weight", size, hidden),
+            tensors.find(f"{prefix}.{i}.down_proj.weight", hidden, size),
+        )
+        for i in range(count)
+    ]
+    gate_up, down = tensors.empty(count, 2 * size, hidden), tensors.empty(count, hidden, size)
+    for i, (gate, up, one_down) in enumerate(stored):
+        tensors.place(gate, gate_up[i, :size])
+        tensors.place(up, gate_up[i, size:])
+        tensors.place(one_down, down[i])
     return gate_up, down
 
 
-def _mlp(tensors: TensorReader, prefix: str, size: int, hidden: int) -> DenseMlp:
-    gate = tensors.take(f"{prefix}.gate_proj.weight", size, hidden)
-    up = tensors.take(f"{prefix}.up_proj.weight", size, hidden)
+def _mlp(tensors: Loader, prefix: str, size: int, hidden: int) -> DenseMlp:
+    rows = {f"{prefix}.gate_proj.weight": size, f"{prefix}.up_proj.weight": size}
     return DenseMlp(
-        gate_up=torch.cat((gate, up)),
-        down=tensors.take(f"{prefix}.down_proj.weight", hidden, size),
+        gate_up=_stacked(tensors, hidden, rows),
+        down=tensors.matrix(f"{prefix}.down_proj.weight", hidden, size),
     )
 
 
-def _zero_centred(tensors: TensorReader, name: str, size: int) -> Tensor:
+def _stacked(tensors: Loader, columns: int, rows: Mapping[str, int]) -> Tensor:
+    """Put stored matrices of these numbers of rows under one another."""
+    stored = [tensors.find(name, count, columns) for name, count in rows.items()]
+    stacked = tensors.empty(sum(rows.values()), columns)
+    for tensor, part in zip(stored, stacked.split_with_sizes(list(rows.values())), strict=True):
+        tensors.place(tensor, part)
+    return stacked
+
+
+def _zero_centred(tensors: Loader, name: str, size: int) -> Tensor:
     """Read the weight of a zero-centred norm as the scale it stands for, fp32."""
-    return 1.0 + tensors.take(name, size, dtype=torch.float32)
+    return 1.0 + tensors.take(name, size)

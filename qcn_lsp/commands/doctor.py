@@ -185,7 +185,8 @@ def _engines() -> Iterator[Finding]:
             yield Finding("engine", "fail", f"{address} does not answer", remedy)
         elif health.state == "errored":
             remedy = (
-                "Mend the folder or change qcn.models.completion; the next request tries again."
+                "Mend the folder or change qcn.models.completion or qcn.models.chat; the next "
+                "request tries again."
             )
             yield Finding("engine", "fail", health.error or "errored", remedy)
         else:

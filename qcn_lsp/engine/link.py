@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from qcn_lsp.engine.dialects import OwnEngine
     from qcn_lsp.engine.local import LocalEngine
     from qcn_lsp.engine.remote import RemoteEndpoint
-    from qcn_lsp.settings import EngineSettings, ModelsSettings
+    from qcn_lsp.settings import EngineSettings
 
 __all__ = [
     "CompletionRequest",
@@ -64,7 +64,10 @@ CLOSED = "The link to the engine is closed."
 
 
 class EngineLink:
-    """The way to the engine that the settings name; `on_status` hears every change of state.
+    """The way to the engine of one model; `on_status` hears every change of state.
+
+    Each model has an engine of its own: a process. So a model that fails takes no other along, one
+    that is idle gives all its memory back, and one that works keeps no other from its thread.
 
     `budgets` are the MiB that a local engine gets in memory (0: its choice) and on disk (None: its
     choice) when it is started. `tcp` has it listen on a loopback port instead of a Unix socket.
@@ -73,7 +76,7 @@ class EngineLink:
     def __init__(
         self,
         settings: "EngineSettings",
-        models: "ModelsSettings",
+        model: str,
         *,
         on_status: Callable[[EngineStatus], None],
         budgets: tuple[int, int | None] = (0, None),
@@ -81,7 +84,7 @@ class EngineLink:
     ) -> None:
         self.status = EngineStatus(EngineState.STOPPED)
         self._settings = settings
-        self._models = models
+        self._model = model
         self._on_status = on_status
         self._budgets = budgets
         self._tcp = tcp
@@ -194,7 +197,7 @@ class EngineLink:
 
     def _refuse(self, message: str) -> None:
         self._failures.record()
-        self._set(EngineStatus(EngineState.ERRORED, message, self._models.completion))
+        self._set(EngineStatus(EngineState.ERRORED, message, self._model))
 
     def _attached(self, attempt: "asyncio.Task[Completer]") -> None:
         if self._attaching is attempt:
@@ -212,7 +215,7 @@ class EngineLink:
             from qcn_lsp.engine.process import EngineOptions
             from qcn_lsp.engine.remote import RemoteEndpoint
 
-            settings, model = self._settings, self._models.completion
+            settings, model = self._settings, self._model
             if settings.url is None:
                 options = EngineOptions(settings.idle_minutes, *self._budgets)
                 self._source = LocalEngine(model, options=options, tcp=self._tcp)

@@ -122,6 +122,17 @@ def test_models_are_listed(engine: EngineProcess) -> None:
     assert [model["id"] for model in models["data"]] == ["small"]
 
 
+def test_a_model_is_asked_for_by_the_name_in_the_list(engine: EngineProcess) -> None:
+    """Each model has an engine of its own: none answers in the place of another."""
+    asked = {"prompt": "x", "max_tokens": 1}
+    named = engine.client.post("/v1/completions", json=asked | {"model": "small"})
+    assert named.json()["model"] == "small"
+    other = engine.client.post("/v1/completions", json=asked | {"model": "large"})
+    assert other.status_code == 404
+    assert other.json()["error"]["type"] == "model_not_found"
+    assert "serves small" in other.json()["error"]["message"]
+
+
 def test_no_answer_allows_another_origin(engine: EngineProcess) -> None:
     headers = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
     for answer in (

@@ -30,7 +30,7 @@ def test_nothing_set_means_all_defaults_and_no_complaint(raw: object) -> None:
 def test_settings_arrive_under_the_names_the_client_uses(wrapped: bool) -> None:
     raw: dict[str, Any] = {
         "engine": {"url": "https://models.example:8443/v1", "token": "t0p", "idleMinutes": 3},
-        "models": {"completion": "/models/next"},
+        "models": {"completion": "/models/next", "chat": None},
         "completion": {"maxTokens": 7, "excludedLanguages": ["markdown"], "popup": False},
         "context": {"openFiles": False, "memoryMiB": 512, "diskMiB": 0},
         "log": {"level": "debug"},
@@ -41,12 +41,12 @@ def test_settings_arrive_under_the_names_the_client_uses(wrapped: bool) -> None:
     assert settings.engine.token is not None
     assert settings.engine.token.get_secret_value() == "t0p"
     assert settings.engine.idle_minutes == 3
-    assert settings.models.completion == "/models/next"
+    assert settings.models.of("completion") == settings.models.of("chat") == "/models/next"
     assert settings.completion.max_tokens == 7
     assert settings.completion.excluded_languages == ("markdown",)
     assert not settings.completion.popup
     assert not settings.context.open_files
-    assert settings.context.budgets == (512, 0)
+    assert settings.engine_budgets == (512, 0)
     assert settings.log.level == "debug"
 
 
@@ -192,6 +192,7 @@ def test_each_setting_is_described_and_says_whose_it_is() -> None:
         "engine.token",
         "engine.idleMinutes",
         "models.completion",
+        "models.chat",
         "context.memoryMiB",
         "context.diskMiB",
     }

@@ -1,4 +1,4 @@
-"""Our logits are those of transformers' `Qwen3NextForCausalLM`, on random checkpoints in fp32.
+"""Our logits are those of transformers' models of each family, on random checkpoints in fp32.
 
 Tolerances: weight deviations up to 0.05 within 1e-4. Larger deviations amplify rounding, so there
 the measure is transformers itself: four times the difference between its chunked and its stepwise
@@ -17,7 +17,15 @@ import pytest
 import torch
 from oracle import Oracle
 from qcn_inference.checkpoint import load_model
-from random_checkpoints import draw_config, draw_tensors, pack_experts, random_checkpoint
+from random_checkpoints import (
+    Config,
+    draw_config,
+    draw_qwen3_5,
+    draw_tensors,
+    pack_experts,
+    random_checkpoint,
+    wrap,
+)
 from random_checkpoints import write_checkpoint as write
 from sampling import count
 from torch import Tensor
@@ -66,11 +74,24 @@ def run(folder: Path, seed: int) -> Run:
     )
 
 
+def draw(family: str, seed: int) -> Config:
+    if family == "qwen3_next":
+        return draw_config(seed)
+    return draw_qwen3_5(seed, dense=family == "qwen3_5")
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("seed", range(count(sample=6, full=32)))
-def test_logits_and_greedy_tokens_agree(seed: int, tmp_path: Path) -> None:
-    deviation = DEVIATIONS[seed % len(DEVIATIONS)]
-    result = run(random_checkpoint(tmp_path, seed, deviation=deviation), seed)
+@pytest.mark.parametrize(
+    ("family", "seed"),
+    [
+        *(("qwen3_next", seed) for seed in range(count(sample=6, full=32))),
+        *(("qwen3_5", seed) for seed in range(count(sample=3, full=16))),
+        *(("qwen3_5_moe", seed) for seed in range(count(sample=3, full=16))),
+    ],
+)
+def test_logits_and_greedy_tokens_agree(family: str, seed: int, tmp_path: Path) -> None:
+    deviation, config = DEVIATIONS[seed % len(DEVIATIONS)], draw(family, seed)
+    result = run(write(tmp_path, config, draw_tensors(config, seed, deviation=deviation)), seed)
     tolerance = 1e-4 if deviation <= 0.05 else result.tolerance
 
     excused = 0
@@ -119,6 +140,23 @@ def test_packed_and_sharded_checkpoints_are_the_same_model(tmp_path: Path) -> No
         torch.testing.assert_close(got, want, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("family", ["qwen3_5", "qwen3_5_moe"])
+def test_a_text_model_beside_a_vision_tower_is_the_same_model(family: str, tmp_path: Path) -> None:
+    """Qwen3.5 is published so: names of `model.language_model`, experts packed, a head for MTP."""
+    config = draw(family, 6)
+    tensors = draw_tensors(config, 6, deviation=0.05)
+    wrapped, renamed = wrap(config, pack_experts(config, tensors))
+    ids = torch.arange(40)
+    alone, beside = write(tmp_path / "alone", config, tensors), tmp_path / "beside"
+    write(beside, wrapped, renamed | {"mtp.norm.weight": torch.zeros(2)}, shards=3)
+    want, _ = Oracle(alone).prefill(ids)
+    ours = load_model(beside)
+    torch.testing.assert_close(
+        ours.prefill(ids, ours.new_state(), all_logits=True), want, atol=1e-4, rtol=0
+    )
+    torch.testing.assert_close(Oracle(beside).prefill(ids)[0], want, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
 def test_half_precision_weights_load(stored: torch.dtype, tmp_path: Path) -> None:
     """Computed in fp32, a checkpoint stored in 16 bits is exactly its rounded weights."""
@@ -159,17 +197,32 @@ def test_bf16_products_stay_close(tmp_path: Path) -> None:
         assert 0 < error < bound
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_fp8_checkpoint_agrees_on_the_dequantised_weights(packed: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("family", "packed"),
+    [("qwen3_next", False), ("qwen3_next", True), ("qwen3_5", False), ("qwen3_5_moe", False)],
+)
+def test_fp8_checkpoint_agrees_on_the_dequantised_weights(
+    family: str, packed: bool, tmp_path: Path
+) -> None:
     """Blocks of 32 × 48 against sizes that are no multiples of them: ragged edges everywhere."""
     rows, columns = 32, 48
-    config = draw_config(5)
+    config = draw(family, 5)
     tensors = draw_tensors(config, 5, deviation=0.05)
     if packed:
         tensors = pack_experts(config, tensors)
     stored, plain = {}, {}
     for name, tensor in tensors.items():
-        kept = ("embed", "lm_head", "norm", "conv1d", "gate.weight", "in_proj_ba", "_log", "bias")
+        kept = (
+            "embed",
+            "lm_head",
+            "norm",
+            "conv1d",
+            "gate.weight",
+            "in_proj_b",
+            "in_proj_a",
+            "_log",
+            "bias",
+        )
         if tensor.ndim < 2 or any(part in name for part in kept):
             stored[name] = plain[name] = tensor
             continue
@@ -181,9 +234,12 @@ def test_fp8_checkpoint_agrees_on_the_dequantised_weights(packed: bool, tmp_path
         stored[f"{name}_scale_inv"] = scale
         plain[name] = stored[name].float() * spread
     quantisation = {"quant_method": "fp8", "weight_block_size": [rows, columns], "fmt": "e4m3"}
+    plain_config = config
+    if family != "qwen3_next":
+        config, stored = wrap(config, stored)
     fp8 = write(tmp_path / "fp8", config | {"quantization_config": quantisation}, stored)
     ids = torch.arange(75)
-    want, _ = Oracle(write(tmp_path / "plain", config, plain)).prefill(ids)
+    want, _ = Oracle(write(tmp_path / "plain", plain_config, plain)).prefill(ids)
     ours = load_model(fp8, dtype=torch.float32)
     got = ours.prefill(ids, ours.new_state(), all_logits=True)
     torch.testing.assert_close(got, want, atol=1e-4, rtol=0)

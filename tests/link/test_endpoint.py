@@ -22,7 +22,7 @@ from qcn_lsp.engine.link import (
     EngineUnavailable,
 )
 from qcn_lsp.engine.prompt import STOP_STRINGS
-from qcn_lsp.settings import EngineSettings, ModelsSettings
+from qcn_lsp.settings import EngineSettings
 
 REQUEST = CompletionRequest(
     prefix="def f(",
@@ -51,7 +51,7 @@ def link_to(
 ) -> EngineLink:
     settings = EngineSettings(url=url, token=SecretStr(token) if token else None)
     on_status = (seen if seen is not None else []).append
-    return EngineLink(settings, ModelsSettings(completion=model), on_status=on_status)
+    return EngineLink(settings, model, on_status=on_status)
 
 
 async def ask(

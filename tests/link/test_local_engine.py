@@ -24,7 +24,7 @@ from qcn_lsp.engine.link import (
     Superseded,
 )
 from qcn_lsp.engine.runtime import engine_key
-from qcn_lsp.settings import EngineSettings, ModelsSettings
+from qcn_lsp.settings import EngineSettings
 
 REQUEST = CompletionRequest(prefix="def f(", suffix=")\n", path="a.py", repo="r")
 
@@ -44,7 +44,7 @@ async def make_link(standin: StandInModel) -> AsyncIterator[MakeLink]:
     ) -> EngineLink:
         link = EngineLink(
             EngineSettings(),
-            ModelsSettings(completion=str(standin.folder)),
+            str(standin.folder),
             on_status=(seen if seen is not None else []).append,
             tcp=tcp,
             budgets=budgets,

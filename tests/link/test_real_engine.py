@@ -21,7 +21,7 @@ from qcn_lsp.engine.link import (
     Superseded,
 )
 from qcn_lsp.engine.runtime import address_at, engine_key, runtime_directory
-from qcn_lsp.settings import EngineSettings, ModelsSettings
+from qcn_lsp.settings import EngineSettings
 
 REQUEST = CompletionRequest(
     prefix="def add(a: int, b: int) -> int:\n    return ",
@@ -37,8 +37,7 @@ class Recorded:
 
     def __init__(self, model: str) -> None:
         self.seen: list[EngineStatus] = []
-        models = ModelsSettings(completion=model)
-        self.link = EngineLink(EngineSettings(), models, on_status=self.seen.append)
+        self.link = EngineLink(EngineSettings(), model, on_status=self.seen.append)
 
     @property
     def states(self) -> list[EngineState]:

@@ -120,7 +120,7 @@ class PackedSource(FolderSource):
         for name in self._others(part):
             base, _, kind = name.rpartition(".")
             if f"{base}.qweight" not in self._tensors or kind not in PARTS:
-                yield name, self._tensors.stored(name)
+                yield name, self._stored(name)
             elif kind == "qweight":
                 with self._repacking(base):
                     yield f"{base}.weight", self._layout.floats(self._packed(base)).bfloat16()
@@ -145,7 +145,7 @@ class PackedSource(FolderSource):
 
     def _packed(self, base: str) -> dict[str, Tensor]:
         names = [name for name in PARTS if f"{base}.{name}" in self._tensors]
-        return {name: self._tensors.stored(f"{base}.{name}") for name in names}
+        return {name: self._stored(f"{base}.{name}") for name in names}
 
     @contextmanager
     def _repacking(self, base: str) -> Iterator[None]:

@@ -25,13 +25,13 @@ class SafetensorsSource(FolderSource):
         """Open a folder; `read` is told the bytes taken, `threads` quantise."""
         super().__init__(folder, load_config(folder), read)
         self._threads = threads
-        if any(name.endswith(".codes") for name in self._tensors.names()):
+        if any(name.endswith(".codes") for name in self._tensors.names):
             raise CheckpointError(folder, "holds experts in groups already", "Serve it as it is")
 
     def tensors(self, part: int) -> Iterator[tuple[str, Tensor]]:
         """The tensors of a part but for the experts, as they are stored."""
         for name in self._others(part):
-            yield name, self._tensors.stored(name)
+            yield name, self._stored(name)
 
     def experts(self, part: int) -> Iterator[tuple[str, Matrices]]:
         """A layer's experts, quantised."""
@@ -43,8 +43,7 @@ class SafetensorsSource(FolderSource):
         gate_up, down = f"{prefix}.gate_up_proj", f"{prefix}.down_proj"
         if gate_up in self._tensors:
             for name, rows, columns in ((gate_up, 2 * size, hidden), (down, hidden, size)):
-                stack = self._tensors.take(name, count, rows, columns, dtype=torch.float32)
-                yield name, self._quantised(stack)
+                yield name, self._quantised(self._floats(name, count, rows, columns))
             return
         at_once = self._threads * EXPERTS_PER_THREAD
         ups, downs = [], []
@@ -60,8 +59,7 @@ class SafetensorsSource(FolderSource):
         hidden, size = self._config.hidden_size, self._config.moe_intermediate_size
 
         def take(name: str, rows: int, columns: int) -> Tensor:
-            full = f"{prefix}.{name}_proj.weight"
-            return self._tensors.take(full, rows, columns, dtype=torch.float32)
+            return self._floats(f"{prefix}.{name}_proj.weight", rows, columns)
 
         gate_up = torch.cat((take("gate", size, hidden), take("up", size, hidden)))
         return gate_up, take("down", hidden, size)

@@ -20,6 +20,7 @@ from qcn_inference.request import (
 )
 from qcn_inference.service.contexts import bring, named_context, readable
 from qcn_inference.service.engine import Engine
+from qcn_inference.service.errors import ApiError
 from qcn_inference.service.http import answer, engine_of, read_body
 from qcn_inference.service.schemas import CompletionBody
 
@@ -33,6 +34,9 @@ async def post_completions(request: Request) -> Response:
     """Complete a prompt given as text or token ids; `suffix` makes it fill-in-the-middle."""
     engine = engine_of(request)
     body = await read_body(request, CompletionBody)
+    if body.model not in (None, engine.name):
+        served = f"this engine serves {engine.name}; leave `model` out, or ask another engine"
+        raise ApiError(404, "model_not_found", served)
     dialect = _Completions(engine, body)
     running = engine.submit(_generation(engine, body), body.rank, body.supersede)
     return await answer(request, running, dialect, stream=bool(body.stream))
