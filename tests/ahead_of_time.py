@@ -26,10 +26,11 @@ TYPES = {
     torch.float32: "fp32",
     torch.bfloat16: "bf16",
     torch.float16: "fp16",
-    torch.int64: "i64",
-    torch.int32: "i32",
+    torch.float8_e4m3fn: "fp8e4nv",
     torch.int8: "i8",
     torch.uint8: "u8",
+    torch.int32: "i32",
+    torch.int64: "i64",
 }
 OPTIONS = ("num_warps", "num_stages")
 PRODUCT = re.compile(r"\bw?g?mma\.(?:sync|mma_async)\S*")
@@ -85,7 +86,7 @@ def _recorded(
 
 
 def _compile(launch: _Launch, capability: int) -> Compiled:
-    signature: dict[str, str] = {}
+    signature: dict[str, Any] = {}
     constants: dict[str, Any] = {}
     attributes: dict[tuple[int, ...], list[list[Any]]] = {}
     for at, parameter in enumerate(launch.kernel.params):
@@ -95,7 +96,9 @@ def _compile(launch: _Launch, capability: int) -> Compiled:
             signature[parameter.name], constants[parameter.name] = "constexpr", value
             continue
         signature[parameter.name] = _type_of(value)
-        if isinstance(value, Tensor) or (specialised and value % 16 == 0):
+        if isinstance(value, tuple):
+            attributes |= {(at, part): [["tt.divisibility", 16]] for part in range(len(value))}
+        elif isinstance(value, Tensor) or (specialised and value % 16 == 0):
             attributes[(at,)] = [["tt.divisibility", 16]]
     source = ASTSource(launch.kernel, signature, constants, attributes)
     report = io.StringIO()
@@ -121,7 +124,9 @@ def _compile(launch: _Launch, capability: int) -> Compiled:
     )
 
 
-def _type_of(value: Any) -> str:
+def _type_of(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_type_of, value))
     if isinstance(value, Tensor):
         return "*" + TYPES[value.dtype]
     return {int: "i32", float: "fp32"}[type(value)]

@@ -18,6 +18,8 @@ INTERPRETED = {
     "rms_norm": 1e-5,
     "rotary": 1e-5,
     "attention": 2e-5,
+    "groupwise_experts": 2e-5,  # sums of up to 256 products, twice
+    "groupwise_experts_step": 2e-5,
 }
 # On hardware operands of matrix products are rounded to bf16, 2^-9 each. The bounds are at least
 # twice what fp16 operands, 8 times finer, cost under the interpreter, times 8.
@@ -29,6 +31,8 @@ ON_HARDWARE = {
     "rms_norm": 2e-6,
     "rotary": 2e-6,
     "attention": 1e-2,  # q, k, v and the probabilities
+    "groupwise_experts": 3e-2,  # weights, x and what lies between the products; the parts are bf16
+    "groupwise_experts_step": 1e-4,  # nothing is rounded but sums
 }
 STORED = {
     torch.float32: 0.0,

@@ -104,9 +104,10 @@ def _q6_k(blocks: Tensor, dtype: torch.dtype) -> GroupwiseMatrices:
 
 
 def _mxfp4(blocks: Tensor, dtype: torch.dtype) -> GroupwiseMatrices:
-    """Groups of 32: an exponent and 16 bytes, halves as ours."""
-    exponents = blocks[..., 0].contiguous()
-    return GroupwiseMatrices(blocks[..., 1:].flatten(-2), exponents, None, None, None, dtype)
+    """Groups of 32: an exponent, and 16 bytes with the first 16 codes in their low halves."""
+    exponents, halves = blocks[..., 0].contiguous(), blocks[..., 1:]
+    codes = torch.cat((halves & 15, halves >> 4), dim=-1)
+    return GroupwiseMatrices(pack(codes).flatten(-2), exponents, None, None, None, dtype)
 
 
 def _halves(pairs: Tensor) -> Tensor:

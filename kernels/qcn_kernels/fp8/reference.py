@@ -1,7 +1,13 @@
-"""Weights in FP8 (e4m3, arXiv 2209.05433) with one scale per block, as in arXiv 2412.19437 §3.3."""
+"""FP8 (e4m3, arXiv 2209.05433) with one scale per block, as in arXiv 2412.19437 §3.3."""
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+from qcn_kernels.fp8.matrices import BLOCK
+
+LARGEST = 448.0  # of e4m3
+SMALLEST = 1e-10  # largest value of a block that is taken for nothing but zeros
 
 
 def dequantise(weight: Tensor, *, scale_inv: Tensor, block: tuple[int, int]) -> Tensor:
@@ -18,3 +24,20 @@ def dequantise(weight: Tensor, *, scale_inv: Tensor, block: tuple[int, int]) -> 
     scale = scale.repeat_interleave(block[0], dim=-2)[..., :rows, :]
     scale = scale.repeat_interleave(block[1], dim=-1)[..., :columns]
     return weight.to(torch.float32) * scale
+
+
+def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return activations as e4m3 with one scale for 128 of a token's columns.
+
+    Args:
+        x: [T, columns].
+
+    Returns:
+        Values [T, columns] float8_e4m3fn and scales [T, ceil(columns / 128)] fp32, of which the
+        product is x, rounded: the largest of 128 columns becomes 448, the largest of e4m3.
+    """
+    columns = x.shape[1]
+    padded = functional.pad(x.to(torch.float32), (0, -columns % BLOCK)).unflatten(1, (-1, BLOCK))
+    scales = padded.abs().amax(dim=2).clamp(min=SMALLEST) / LARGEST
+    values = (padded / scales.unsqueeze(2)).to(torch.float8_e4m3fn)
+    return values.flatten(1)[:, :columns].contiguous(), scales

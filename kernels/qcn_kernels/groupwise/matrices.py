@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qcn_kernels.groupwise.reference import HALF, dequantise
+from qcn_kernels.groupwise.reference import dequantise
 
+SMALLEST_GROUP = 16  # columns
 PARTS = ("codes", "scales", "mins", "block_scales", "block_mins")
 
 
@@ -25,8 +26,7 @@ PARTS = ("codes", "scales", "mins", "block_scales", "block_mins")
 class GroupwiseMatrices:
     """A stack of matrices [count, rows, columns]; indexing dequantises.
 
-    4-bit codes come in pairs: byte j of each 16 holds column j of 32 in its low half, and column
-    j + 16 in its high half. 8-bit codes are signed.
+    A byte holds two 4-bit codes, the even column's in its low half. 8-bit codes are signed.
     """
 
     codes: Tensor  # [count, rows, columns / 2] uint8, or [count, rows, columns] int8
@@ -58,7 +58,7 @@ class GroupwiseMatrices:
                 "block_mins": blocks,
             }
             fits &= self.columns == groups * self.group == blocks * self.block
-            fits &= self.group % (2 * HALF if packed else HALF) == self.block % self.group == 0
+            fits &= self.group % SMALLEST_GROUP == self.block % self.group == 0
             fits &= all(
                 part.shape == (*self.shape[:2], shapes[name])
                 for name, part in self.parts().items()

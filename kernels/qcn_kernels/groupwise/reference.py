@@ -3,20 +3,17 @@
 import torch
 from torch import Tensor
 
-HALF = 16  # columns between the two codes of a byte
 TWICE_E2M1 = (0, 1, 2, 3, 4, 6, 8, 12)  # OCP Microscaling Formats 1.0, section 5.3.3; bit 3: sign
 
 
 def unpack(codes: Tensor) -> Tensor:
     """Return the 4-bit codes [..., columns] uint8 of bytes [..., columns / 2]."""
-    halves = torch.unflatten(codes, -1, (-1, 1, HALF))
-    return torch.cat((halves & 15, halves >> 4), dim=-2).flatten(-3)
+    return torch.stack((codes & 15, codes >> 4), dim=-1).flatten(-2)
 
 
 def pack(codes: Tensor) -> Tensor:
     """Undo `unpack`: bytes [..., columns / 2] of 4-bit codes [..., columns] uint8."""
-    low, high = torch.unflatten(codes, -1, (-1, 2, HALF)).unbind(-2)
-    return (low | (high << 4)).flatten(-2)
+    return codes[..., ::2] | (codes[..., 1::2] << 4)
 
 
 def dequantise(

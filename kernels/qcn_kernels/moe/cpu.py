@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from qcn_kernels.groupwise import GroupwiseMatrices
 
-# One matrix for each expert; groupwise ones are dequantised when they are taken out.
+# One matrix for each expert; those in groups are dequantised when they are taken out.
 Matrices = Tensor | GroupwiseMatrices
 
 # An expert's rows are padded to a multiple of this: torch's bf16 products compile a kernel for each

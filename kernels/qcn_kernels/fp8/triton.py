@@ -1,0 +1,235 @@
+"""Activations to FP8, and linear layers with block-FP8 weights, on a GPU.
+
+Prefill multiplies FP8 by FP8 where the chip does, 128 columns at a time, each such product scaled
+into an fp32 sum; elsewhere the weight's bytes become bf16 in registers and activations stay bf16.
+Decode reads each weight once for all its tokens, and multiplies in fp32.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from qcn_kernels.chip import INTERPRETED, configuration
+from qcn_kernels.fp8.matrices import BLOCK, Fp8Matrices
+from qcn_kernels.matrices.triton import (
+    STEP,
+    operand,
+    quantised,
+    row_products,
+    stored,
+    tile_product,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Tokens and rows of the weight of a program; columns are 128 at a time."""
+
+    tokens: int
+    rows: int
+    warps: int
+    stages: int
+
+
+# Chosen without hardware: no spills, and loads as far ahead as fits.
+PREFILL = {
+    80: Tile(128, 128, 8, 3),
+    86: Tile(64, 128, 8, 3),
+    89: Tile(64, 256, 8, 3),
+    90: Tile(64, 256, 8, 4),
+    120: Tile(64, 256, 8, 3),
+}
+BAND = 8  # tiles of tokens that share a weight's rows in L2
+STEP_ROWS = 128 if INTERPRETED else 4  # of the weight, at once in decode; many cost no more there
+STEP_COLUMNS = 1024
+MOST_STEP_TOKENS = 16
+QUANTISED_ROWS = 32  # blocks of 128 a program
+
+
+@triton.jit(do_not_specialize=["blocks"])
+def _quantise(
+    p_x,  # [T, COLUMNS]
+    p_values,  # [T, COLUMNS] e4m3
+    p_scales,  # [T, COLUMNS / 128] fp32
+    blocks,  # of all tokens
+    stride,
+    COLUMNS: tl.constexpr,
+    B: tl.constexpr,
+):
+    per_token: tl.constexpr = (COLUMNS + STEP - 1) // STEP
+    o_block = tl.program_id(0).to(tl.int64) * B + tl.arange(0, B)
+    i_t = (o_block // per_token)[:, None]
+    o_c = (o_block % per_token * STEP)[:, None] + tl.arange(0, STEP)[None, :]
+    mask = (o_block < blocks)[:, None] & (o_c < COLUMNS)
+    b_x = tl.load(p_x + i_t * stride + o_c, mask=mask, other=0.0).to(tl.float32)
+    b_values, b_scales = quantised(b_x)
+    tl.store(p_values + i_t * COLUMNS + o_c, b_values, mask=mask)
+    tl.store(p_scales + o_block, b_scales, mask=o_block < blocks)
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def _linear(
+    activations,
+    weights,
+    p_out,  # [T, ROWS]
+    tokens,
+    stride,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    FORMAT: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    BAND: tl.constexpr,
+    OPERAND: tl.constexpr,
+):
+    i_tile = tl.program_id(0)
+    row_tiles: tl.constexpr = (ROWS + BN - 1) // BN
+    first = i_tile // (BAND * row_tiles) * BAND
+    height = tl.minimum((tokens + BM - 1) // BM - first, BAND)
+    i_in_band = i_tile % (BAND * row_tiles)
+    o_t = (first + i_in_band % height).to(tl.int64) * BM + tl.arange(0, BM)
+    o_n = tl.arange(0, BN)
+    i_row = i_in_band // height * BN
+    o_r = i_row + o_n
+    acc = tile_product(
+        activations,
+        stride,
+        tl.minimum(o_t, tokens - 1),
+        weights,
+        tl.full([], 0, tl.int32),
+        tl.minimum(o_r, ROWS - 1),
+        i_row,
+        i_row + STEP,
+        o_n >= STEP,
+        ROWS,
+        COLUMNS,
+        FORMAT,
+        BM,
+        BN,
+        BK,
+        OPERAND,
+    )
+    mask = (o_t < tokens)[:, None] & (o_r < ROWS)[None, :]
+    p_out += o_t[:, None] * ROWS + o_r[None, :]
+    tl.store(p_out, acc.to(p_out.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def _linear_step(
+    p_x,  # [T, COLUMNS]
+    weights,
+    p_out,  # [T, ROWS]
+    tokens,
+    stride,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    FORMAT: tl.constexpr,
+    BR: tl.constexpr,
+    BC: tl.constexpr,
+):
+    """BR rows of the weight for all tokens: what the first reads, the others find in L1."""
+    first = tl.program_id(0) * BR
+    o_r, o_c = first + tl.arange(0, BR), tl.arange(0, BC)
+    for i_t in range(tokens):
+        acc = tl.zeros([BR, BC], dtype=tl.float32)
+        for at in tl.static_range(0, COLUMNS, BC):
+            p_token = p_x + i_t * stride + at + o_c
+            b_x = tl.load(p_token, mask=at + o_c < COLUMNS, other=0.0).to(tl.float32)
+            acc += row_products(
+                b_x, weights, tl.full([], 0, tl.int32), first, at, ROWS, COLUMNS, FORMAT, BR, BC
+            )
+        b_out = tl.sum(acc, axis=1).to(p_out.dtype.element_ty)
+        tl.store(p_out + i_t * ROWS + o_r, b_out, mask=o_r < ROWS)
+
+
+def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `reference.quantise` of x [T, columns] bf16 or fp32, columns without gaps.
+
+    On the CPU, which has no e4m3 to multiply, only the interpreter comes here.
+    """
+    tokens, columns = x.shape
+    assert x.stride(1) == 1
+    per_token = triton.cdiv(columns, BLOCK)
+    values = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
+    scales = x.new_empty(tokens, per_token, dtype=torch.float32)
+    blocks = tokens * per_token
+    _quantise[(triton.cdiv(blocks, QUANTISED_ROWS),)](
+        x,
+        values,
+        scales,
+        blocks,
+        x.stride(0),
+        COLUMNS=columns,
+        B=QUANTISED_ROWS,
+        num_warps=4,
+    )
+    return values, scales
+
+
+def activations(x: Tensor, format_name: str) -> tuple[Tensor, ...]:
+    """Return what `tile_product` is given for x [T, columns] beside weights of a format."""
+    assert x.stride(1) == 1
+    return quantise(x) if format_name == "e4m3" else (x,)
+
+
+def linear(x: Tensor, weight: Fp8Matrices) -> Tensor:
+    """Return `x · weightᵀ` in x's dtype; x [T, columns], its columns without gaps."""
+    tokens, columns = x.shape
+    rows = len(weight)
+    assert weight.shape == (rows, columns)
+    weights, format_name = stored(weight)
+    given = activations(x, format_name)
+    tile = configuration(PREFILL, x)
+    out = x.new_empty(tokens, rows)
+    _linear[(triton.cdiv(tokens, tile.tokens) * triton.cdiv(rows, tile.rows),)](
+        given,
+        weights,
+        out,
+        tokens,
+        given[0].stride(0),
+        ROWS=rows,
+        COLUMNS=columns,
+        FORMAT=format_name,
+        BM=tile.tokens,
+        BN=tile.rows,
+        BK=BLOCK,
+        BAND=BAND,
+        OPERAND=operand(format_name),
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
+    return out
+
+
+def linear_step(x: Tensor, weight: Fp8Matrices) -> Tensor:
+    """The same for one token [columns] or a few [T, columns], which are not quantised.
+
+    Nothing here waits for the device: a CUDA graph may hold it.
+    """
+    if x.ndim == 1:
+        return linear_step(x.unsqueeze(0), weight).squeeze(0)
+    tokens, columns = x.shape
+    rows = len(weight)
+    assert weight.shape == (rows, columns)
+    assert tokens <= MOST_STEP_TOKENS
+    assert x.stride(1) == 1
+    weights, format_name = stored(weight)
+    out = x.new_empty(tokens, rows)
+    _linear_step[(triton.cdiv(rows, STEP_ROWS),)](
+        x,
+        weights,
+        out,
+        tokens,
+        x.stride(0),
+        ROWS=rows,
+        COLUMNS=columns,
+        FORMAT=format_name,
+        BR=STEP_ROWS,
+        BC=min(STEP_COLUMNS, triton.next_power_of_2(columns)),
+        num_warps=4,
+    )
+    return out

@@ -1,0 +1,1 @@
+"""How kernels read weights in each of their formats. See README.md."""

@@ -1,0 +1,197 @@
+"""Weights in the formats they are stored in, read and multiplied inside a kernel.
+
+A kernel takes a stack of matrices as a tuple of tensors and the name of their format, which
+`stored` gives. Two functions read them: `tile_product` for tensor cores, and `row_products` for few
+tokens. Another format is one more branch in `stored` and in these two, and nothing in the
+kernels.
+
+An element of a product is summed over the columns from first to last, in steps that the format
+fixes: neither the tile's sizes nor what else is in it has a say in it.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from qcn_kernels.chip import INTERPRETED, OPERAND, capability
+from qcn_kernels.fp8 import reference
+from qcn_kernels.fp8.matrices import BLOCK, Fp8Matrices
+from qcn_kernels.groupwise import GroupwiseMatrices
+from qcn_kernels.groupwise import triton as groupwise
+from qcn_kernels.groupwise.triton import IS_GROUPWISE, dequantised_tile
+from qcn_kernels.groupwise.triton import tile_product as groupwise_tile_product
+
+Matrices = Tensor | Fp8Matrices | GroupwiseMatrices
+
+STEP = tl.constexpr(BLOCK)  # columns under one scale, of a weight and of an activation
+MULTIPLIES_E4M3 = 89  # the first compute capability that does; e4m3 does not compile before it
+LARGEST = tl.constexpr(reference.LARGEST)
+SMALLEST = tl.constexpr(reference.SMALLEST)
+ROUNDS = tl.constexpr(INTERPRETED)  # the interpreter's cast to e4m3 loses the carry
+
+
+def stored(matrices: Matrices) -> tuple[tuple[Tensor, ...], str]:
+    """Return the tensors a kernel is given for some matrices, and their format's name.
+
+    "plain" are bf16 or fp32. "e4m3" has scales beside its values; where the chip has no e4m3, the
+    values are "bytes". Weights in groups have names of their own.
+    """
+    if isinstance(matrices, GroupwiseMatrices):
+        return groupwise.stored(matrices)
+    if isinstance(matrices, Tensor):
+        assert matrices.is_contiguous()
+        return (matrices,), "plain"
+    values, scales = matrices.values, matrices.scale_inv
+    assert values.is_contiguous()
+    assert scales.is_contiguous()
+    if capability(values) < MULTIPLIES_E4M3:
+        return (values.view(torch.uint8), scales), "bytes"
+    return (values, scales), "e4m3"
+
+
+def operand(format_name: str) -> Any:
+    """Return the dtype of the operands of `tile_product`."""
+    return tl.float8e4nv if format_name == "e4m3" and not INTERPRETED else OPERAND
+
+
+@triton.jit
+def _e4m3(b, FORMAT: tl.constexpr):
+    """Values of e4m3 as fp32, a 256th of them where they come as bytes.
+
+    A byte's exponent and mantissa, moved to where fp16 has its own, are worth 2^-8 of what they
+    were, numbers below the normal ones too. (The two bytes that are no number become 480.)
+    """
+    if FORMAT == "bytes":
+        bits = (b.to(tl.int8, bitcast=True).to(tl.int16) << 7) & -16385  # all but bit 14
+        b = bits.to(tl.float16, bitcast=True)
+    return b.to(tl.float32)
+
+
+@triton.jit
+def _scales(p_scales, i_matrix, i_row, o_column, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+            FORMAT: tl.constexpr):  # fmt: skip
+    """What the values of `_e4m3` are multiplied by, at a row and columns."""
+    blocks: tl.constexpr = (COLUMNS + STEP - 1) // STEP
+    size: tl.constexpr = (ROWS + STEP - 1) // STEP * blocks
+    o_scale = tl.minimum(i_row, ROWS - 1) // STEP * blocks + o_column // STEP
+    b = tl.load(p_scales + i_matrix.to(tl.int64) * size + o_scale)
+    return b * 256.0 if FORMAT == "bytes" else b
+
+
+@triton.jit
+def row_products(
+    b_x,  # [BC] fp32: of one token
+    weights,
+    i_matrix,
+    first,  # row; a tile lies in one block of 128
+    at,  # the first column
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    FORMAT: tl.constexpr,
+    BR: tl.constexpr,
+    BC: tl.constexpr,
+):
+    """x times rows of a matrix, column by column: [BR, BC] fp32, to be summed over the columns."""
+    o_r = tl.minimum(first + tl.arange(0, BR), ROWS - 1)
+    if IS_GROUPWISE(FORMAT):
+        b_w = dequantised_tile(weights, i_matrix, o_r, at, ROWS, COLUMNS, FORMAT, BR, BC)
+    else:
+        o_c = at + tl.arange(0, BC)
+        p_w = weights[0] + i_matrix.to(tl.int64) * (ROWS * COLUMNS)
+        p_w += o_r[:, None] * COLUMNS + o_c[None, :]
+        b_w = tl.load(p_w, mask=(o_c < COLUMNS)[None, :], other=0.0)
+        if FORMAT != "plain":
+            o_column = tl.minimum(o_c, COLUMNS - 1)
+            b_x *= _scales(weights[1], i_matrix, first, o_column, ROWS, COLUMNS, FORMAT)
+            b_w = _e4m3(b_w, FORMAT)
+    return b_w.to(tl.float32) * b_x[None, :]
+
+
+@triton.jit
+def tile_product(
+    activations,  # [*, COLUMNS], and for "e4m3" their scales [*, COLUMNS / 128] fp32
+    stride,  # between activations
+    o_m,  # [BM]: which activations
+    weights,
+    i_matrix,
+    o_r,  # [BN]: which rows, in any order, of two blocks of 128 at most:
+    i_row,  # one in the first
+    i_other,  # one in the second
+    m_other,  # [BN]: which rows are in the second
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    FORMAT: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,  # 128 where there are scales
+    OPERAND: tl.constexpr,
+):
+    """Activations times rows of a matrix: [BM, BN] fp32."""
+    if IS_GROUPWISE(FORMAT):
+        acc = groupwise_tile_product(
+            activations[0],
+            stride,
+            o_m,
+            weights,
+            i_matrix,
+            o_r,
+            ROWS,
+            COLUMNS,
+            FORMAT,
+            BM,
+            BN,
+            BK,
+            OPERAND,
+        )
+    else:
+        o_k = tl.arange(0, BK)
+        p_x = activations[0] + o_m[:, None].to(tl.int64) * stride
+        p_w = weights[0] + i_matrix.to(tl.int64) * (ROWS * COLUMNS) + o_r[:, None] * COLUMNS
+        acc = tl.zeros([BM, BN], dtype=tl.float32)
+        for at in range(0, COLUMNS, BK):
+            if COLUMNS % BK == 0:
+                b_x = tl.load(p_x + (at + o_k)[None, :])
+                b_w = tl.load(p_w + (at + o_k)[None, :])
+            else:
+                m_k = (at + o_k < COLUMNS)[None, :]
+                b_x = tl.load(p_x + (at + o_k)[None, :], mask=m_k, other=0.0)
+                b_w = tl.load(p_w + (at + o_k)[None, :], mask=m_k, other=0.0)
+            if FORMAT == "plain":
+                b_x, b_w = b_x.to(tl.float32).to(OPERAND), b_w.to(tl.float32).to(OPERAND)
+                acc = tl.dot(b_x, tl.trans(b_w), acc, input_precision="ieee")
+            else:
+                b_scale = _scales(weights[1], i_matrix, i_row, at, ROWS, COLUMNS, FORMAT)
+                b_other = _scales(weights[1], i_matrix, i_other, at, ROWS, COLUMNS, FORMAT)
+                if FORMAT == "e4m3":
+                    b_x, b_w = b_x.to(OPERAND), b_w.to(OPERAND)
+                else:
+                    b_x, b_w = b_x.to(tl.float32).to(OPERAND), _e4m3(b_w, FORMAT).to(OPERAND)
+                b_part = tl.dot(b_x, tl.trans(b_w), input_precision="ieee")
+                if FORMAT == "e4m3":
+                    blocks: tl.constexpr = (COLUMNS + STEP - 1) // STEP
+                    b_part *= tl.load(activations[1] + o_m * blocks + at // STEP)[:, None]
+                acc += b_part * tl.where(m_other, b_other, b_scale)[None, :]
+    return acc
+
+
+@triton.jit
+def quantised(b_x):
+    """Rows [R, 128] fp32 as e4m3 and their scales [R]: the largest of a row becomes 448."""
+    b_scale = tl.div_rn(tl.maximum(tl.max(tl.abs(b_x), axis=1), SMALLEST), LARGEST)
+    b_x = tl.div_rn(b_x, b_scale[:, None])
+    if ROUNDS:
+        b_x = _rounded(b_x)
+    return b_x.to(tl.float8e4nv), b_scale
+
+
+@triton.jit
+def _rounded(b_x):
+    """The nearest value of e4m3 for each, of two as near the even one."""
+    bits = b_x.to(tl.int32, bitcast=True)
+    bits = (bits + 0x7FFFF + ((bits >> 20) & 1)) & -0x100000  # three bits of mantissa are left
+    normal = bits.to(tl.float32, bitcast=True)
+    below = (b_x + 24576.0) - 24576.0  # to multiples of 2^-9: the last bit of 1.5 * 2^14
+    return tl.where(tl.abs(b_x) < 0.015625, below, normal)

@@ -1,0 +1,59 @@
+"""Tile sizes of the grouped products, for each chip: for 512 experts of 2048 × 512, top 10.
+
+A tile's rows are pairs of one expert, its columns rows of the expert's matrix. Which tile runs does
+not change a result (`matrices/triton.py`), as long as the chip multiplies by the same instruction:
+on a 90 that is `wgmma` from 64 rows on. So few pairs may take other tiles than many.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """What one program of a grouped product computes."""
+
+    rows: int
+    columns: int  # 256 where FP8 is multiplied: 128 of what comes out share a scale
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """By how many pairs an expert has on average."""
+
+    few: Tile  # fewer than FEW
+    many: Tile
+
+
+FEW = 48
+
+# Chosen without hardware: no spills, and loads as far ahead as fits.
+SHIPPED: Mapping[int, Mapping[str, Tiles]] = {
+    80: {
+        "plain": Tiles(few=Tile(32, 128, 4, 4), many=Tile(128, 128, 8, 3)),
+        "bytes": Tiles(few=Tile(32, 128, 4, 3), many=Tile(128, 128, 8, 3)),
+        "groupwise": Tiles(few=Tile(32, 128, 4, 4), many=Tile(64, 128, 8, 4)),
+    },
+    86: {
+        "plain": Tiles(few=Tile(32, 128, 4, 4), many=Tile(128, 128, 8, 3)),
+        "bytes": Tiles(few=Tile(32, 128, 4, 3), many=Tile(64, 128, 8, 2)),
+        "groupwise": Tiles(few=Tile(32, 128, 4, 4), many=Tile(64, 128, 8, 4)),
+    },
+    89: {
+        "plain": Tiles(few=Tile(32, 128, 4, 4), many=Tile(128, 128, 8, 3)),
+        "e4m3": Tiles(few=Tile(32, 256, 8, 3), many=Tile(64, 256, 8, 3)),
+        "groupwise": Tiles(few=Tile(32, 128, 4, 4), many=Tile(64, 128, 8, 4)),
+    },
+    90: {
+        "plain": Tiles(few=Tile(64, 128, 4, 4), many=Tile(128, 256, 8, 3)),
+        "e4m3": Tiles(few=Tile(64, 256, 8, 4), many=Tile(64, 256, 8, 4)),
+        "groupwise": Tiles(few=Tile(32, 128, 4, 4), many=Tile(64, 128, 8, 4)),
+    },
+    120: {
+        "plain": Tiles(few=Tile(32, 128, 4, 4), many=Tile(128, 128, 8, 3)),
+        "e4m3": Tiles(few=Tile(32, 256, 8, 3), many=Tile(64, 256, 8, 3)),
+        "groupwise": Tiles(few=Tile(32, 128, 4, 4), many=Tile(64, 128, 8, 4)),
+    },
+}

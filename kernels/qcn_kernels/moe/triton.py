@@ -1,0 +1,495 @@
+"""The mixture on a GPU: router, experts of a block of tokens, experts of a few tokens.
+
+Prefill sorts the (token, expert) pairs by expert and cuts each expert's into tiles; a tile that is
+not full is padded, never shared. Two launches multiply: gate and up, whose rows are taken by turns
+so that a thread holds both of what it multiplies, and down, which leaves a part for each pair. A
+third adds the parts of a token, in the order in which its experts were chosen. Nothing is split or
+added up by atomics, and sums run over the columns in one order: a token's result does not depend
+on what shares its launch.
+
+Decode has a program for some rows of one pair, then one for some rows of a token, which takes its
+experts one after the other. Only chosen experts are read.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from qcn_kernels.chip import INTERPRETED, configuration
+from qcn_kernels.fp8.matrices import BLOCK, Fp8Matrices
+from qcn_kernels.fp8.triton import activations
+from qcn_kernels.groupwise.triton import is_groupwise
+from qcn_kernels.matrices.triton import (
+    STEP,
+    Matrices,
+    operand,
+    quantised,
+    row_products,
+    stored,
+    tile_product,
+)
+from qcn_kernels.moe.tiles import FEW, SHIPPED, Tile
+
+PLAIN_COLUMNS = 64  # at once in prefill, where no blocks of scales say otherwise
+ROUTED_TOKENS = 4  # of a program
+GATE_UP_ROWS = 128 if INTERPRETED else 8  # of a program in decode; many cost no more there
+DOWN_ROWS = 128 if INTERPRETED else 4
+STEP_COLUMNS = 512  # at once in decode
+MOST_STEP_TOKENS = 16
+COMBINED = 1024  # elements of a program that adds up
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def _route(
+    p_logits,  # [T, E], and the gate of the shared expert behind them
+    p_weights,  # [T, SLOTS] fp32
+    p_chosen,  # [T, SLOTS] int64
+    tokens,
+    stride,
+    E: tl.constexpr,
+    TOP_K: tl.constexpr,
+    SLOTS: tl.constexpr,  # TOP_K, and one for the shared expert
+    NORMALISE: tl.constexpr,
+    BT: tl.constexpr,
+    BE: tl.constexpr,
+    BS: tl.constexpr,
+):
+    """The largest logit, TOP_K times over, of equals the first."""
+    o_t = tl.program_id(0).to(tl.int64) * BT + tl.arange(0, BT)
+    o_e, o_s = tl.arange(0, BE), tl.arange(0, BS)
+    p_row = p_logits + tl.minimum(o_t, tokens - 1) * stride
+    left = tl.load(p_row[:, None] + o_e[None, :], mask=(o_e < E)[None, :], other=float("-inf"))
+    left = left.to(tl.float32)
+    peak = tl.max(left, axis=1)
+    total = tl.sum(tl.exp(left - peak[:, None]), axis=1)
+    chosen = tl.zeros([BT, BS], dtype=tl.int32)
+    weight = tl.zeros([BT, BS], dtype=tl.float32)
+    of_chosen = tl.zeros([BT], dtype=tl.float32)
+    for slot in tl.static_range(TOP_K):
+        largest, at = tl.max(left, axis=1, return_indices=True, return_indices_tie_break_left=True)
+        at = tl.minimum(at, E - 1)  # logits that are no number must not lead out of the weights
+        mass = tl.exp(largest - peak)
+        of_chosen += mass
+        this = (o_s == slot)[None, :]
+        chosen = tl.where(this, at[:, None], chosen)
+        weight = tl.where(this, mass[:, None], weight)
+        left = tl.where(o_e[None, :] == at[:, None], float("-inf"), left)
+    weight /= (of_chosen if NORMALISE else total)[:, None]
+    if SLOTS > TOP_K:
+        gate = tl.sigmoid(tl.load(p_row + E).to(tl.float32))
+        chosen = tl.where((o_s == TOP_K)[None, :], E, chosen)
+        weight = tl.where((o_s == TOP_K)[None, :], gate[:, None], weight)
+    at_out = o_t[:, None] * SLOTS + o_s[None, :]
+    mask = (o_t < tokens)[:, None] & (o_s < SLOTS)[None, :]
+    tl.store(p_weights + at_out, weight, mask=mask)
+    tl.store(p_chosen + at_out, chosen.to(tl.int64), mask=mask)
+
+
+def route(logits: Tensor, *, top_k: int, normalise: bool, shared: bool) -> tuple[Tensor, Tensor]:
+    """Choose experts; as `moe.route`. logits: [T, experts] or [experts], columns without gaps."""
+    if logits.ndim == 1:
+        weights, chosen = route(
+            logits.unsqueeze(0), top_k=top_k, normalise=normalise, shared=shared
+        )
+        return weights.squeeze(0), chosen.squeeze(0)
+    tokens, experts = logits.shape
+    experts, slots = experts - shared, top_k + shared
+    assert top_k <= experts
+    assert logits.stride(1) == 1
+    weights = logits.new_empty(tokens, slots, dtype=torch.float32)
+    chosen = logits.new_empty(tokens, slots, dtype=torch.int64)
+    _route[(triton.cdiv(tokens, ROUTED_TOKENS),)](
+        logits,
+        weights,
+        chosen,
+        tokens,
+        logits.stride(0),
+        E=experts,
+        TOP_K=top_k,
+        SLOTS=slots,
+        NORMALISE=normalise,
+        BT=ROUTED_TOKENS,
+        BE=triton.next_power_of_2(experts),
+        BS=triton.next_power_of_2(slots),
+        num_warps=4,
+    )
+    return weights, chosen
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Which pairs a tile takes. All on the device: the host knows only how many may be needed."""
+
+    order: Tensor  # [pairs] int64: pair numbers, sorted by expert
+    ends: Tensor  # [experts] int64: where each expert's pairs end
+    expert: Tensor  # [tiles] int64: whose pairs a tile takes, `experts` where there are no more
+    first: Tensor  # [tiles] int64: the first of them
+
+
+def _plan(chosen: Tensor, experts: int, rows: int) -> _Plan:
+    """Sort pairs by expert and cut each expert's into tiles of at most `rows`."""
+    by_expert, order = chosen.flatten().sort(stable=True)
+    numbers = torch.arange(experts, device=chosen.device)
+    ends = torch.searchsorted(by_expert, numbers, right=True)
+    counts = ends.diff(prepend=ends.new_zeros(1))
+    tiles = (counts + rows - 1) // rows
+    tile_ends = tiles.cumsum(0)
+    most = triton.cdiv(len(order), rows) + min(experts, len(order))
+    tile = torch.arange(most, device=chosen.device)
+    expert = torch.searchsorted(tile_ends, tile, right=True)
+    here = expert.clamp(max=experts - 1)
+    first = (ends - counts)[here] + (tile - (tile_ends - tiles)[here]) * rows
+    return _Plan(order, ends, expert, first)
+
+
+@triton.jit
+def _tile_rows(p_order, p_ends, p_first, i_tile, i_expert, BM: tl.constexpr):
+    """Places of a tile's pairs in the order, their numbers, and which rows are not padding."""
+    end = tl.load(p_ends + i_expert).to(tl.int32)
+    o_row = tl.load(p_first + i_tile).to(tl.int32) + tl.arange(0, BM)
+    here = o_row < end
+    o_row = tl.minimum(o_row, end - 1)
+    return o_row, tl.load(p_order + o_row).to(tl.int32), here
+
+
+@triton.jit
+def _gate_up(
+    activations,
+    weights,  # [E, 2 · INTERMEDIATE, HIDDEN]
+    p_order,
+    p_ends,
+    p_expert,
+    p_first,
+    out,  # [pairs, INTERMEDIATE] in order, and for "e4m3" their scales
+    stride,
+    SLOTS: tl.constexpr,
+    EXPERTS: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    INTERMEDIATE: tl.constexpr,
+    FORMAT: tl.constexpr,
+    QUANTISED: tl.constexpr,  # whether the output is to be
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    OPERAND: tl.constexpr,
+):
+    """silu(gate) · up of a tile's pairs, BN / 2 columns of it."""
+    i_n, i_tile = tl.program_id(0), tl.program_id(1)
+    i_expert = tl.load(p_expert + i_tile)
+    if i_expert < EXPERTS:
+        o_row, pair, here = _tile_rows(p_order, p_ends, p_first, i_tile, i_expert, BM)
+        o_n = tl.arange(0, BN)
+        o_r = tl.minimum(i_n * (BN // 2) + o_n // 2, INTERMEDIATE - 1) + o_n % 2 * INTERMEDIATE
+        i_row = i_n * (BN // 2)
+        acc = tile_product(
+            activations,
+            stride,
+            pair // SLOTS,
+            weights,
+            i_expert,
+            o_r,
+            i_row,
+            i_row + INTERMEDIATE,
+            o_n % 2 == 1,
+            2 * INTERMEDIATE,
+            HIDDEN,
+            FORMAT,
+            BM,
+            BN,
+            BK,
+            OPERAND,
+        )
+        gate, up = tl.split(tl.reshape(acc, [BM, BN // 2, 2]))
+        b_h = gate * tl.sigmoid(gate) * up
+        o_i = i_n * (BN // 2) + tl.arange(0, BN // 2)
+        mask = here[:, None] & (o_i < INTERMEDIATE)[None, :]
+        p_out = out[0] + o_row[:, None].to(tl.int64) * INTERMEDIATE + o_i[None, :]
+        if QUANTISED:
+            b_h, b_scale = quantised(b_h)
+            tl.store(p_out, b_h, mask=mask)
+            tl.store(out[1] + o_row * (INTERMEDIATE // (BN // 2)) + i_n, b_scale, mask=here)
+        else:
+            tl.store(p_out, b_h.to(out[0].dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _down(
+    activations,  # as `_gate_up` left them
+    weights,  # [E, HIDDEN, INTERMEDIATE]
+    p_order,
+    p_ends,
+    p_expert,
+    p_first,
+    p_parts,  # [pairs, HIDDEN]
+    EXPERTS: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    INTERMEDIATE: tl.constexpr,
+    FORMAT: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    OPERAND: tl.constexpr,
+):
+    """The output of a tile's pairs, BN columns of it, each where its pair has its place."""
+    i_n, i_tile = tl.program_id(0), tl.program_id(1)
+    i_expert = tl.load(p_expert + i_tile)
+    if i_expert < EXPERTS:
+        o_row, pair, here = _tile_rows(p_order, p_ends, p_first, i_tile, i_expert, BM)
+        o_n = tl.arange(0, BN)
+        o_r = i_n * BN + o_n
+        acc = tile_product(
+            activations,
+            INTERMEDIATE,
+            o_row,
+            weights,
+            i_expert,
+            tl.minimum(o_r, HIDDEN - 1),
+            i_n * BN,
+            i_n * BN + STEP,
+            o_n >= STEP,
+            HIDDEN,
+            INTERMEDIATE,
+            FORMAT,
+            BM,
+            BN,
+            BK,
+            OPERAND,
+        )
+        mask = here[:, None] & (o_r < HIDDEN)[None, :]
+        p_part = p_parts + pair[:, None].to(tl.int64) * HIDDEN + o_r[None, :]
+        tl.store(p_part, acc.to(p_parts.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _combine(
+    p_parts,  # [T, SLOTS, HIDDEN]
+    p_weights,  # [T, SLOTS] fp32
+    p_out,  # [T, HIDDEN] fp32
+    SLOTS: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    B: tl.constexpr,
+):
+    i_t = tl.program_id(0).to(tl.int64)
+    o_h = tl.program_id(1) * B + tl.arange(0, B)
+    mask = o_h < HIDDEN
+    acc = tl.zeros([B], dtype=tl.float32)
+    for slot in tl.static_range(SLOTS):
+        i_pair = i_t * SLOTS + slot
+        b_part = tl.load(p_parts + i_pair * HIDDEN + o_h, mask=mask, other=0.0)
+        acc += b_part.to(tl.float32) * tl.load(p_weights + i_pair)
+    tl.store(p_out + i_t * HIDDEN + o_h, acc, mask=mask)
+
+
+@triton.jit
+def _gate_up_step(
+    p_x,  # [T, HIDDEN]
+    p_chosen,  # [T · SLOTS] int64
+    weights,
+    p_hidden,  # [T · SLOTS, INTERMEDIATE] fp32
+    stride,
+    SLOTS: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    INTERMEDIATE: tl.constexpr,
+    FORMAT: tl.constexpr,
+    BR: tl.constexpr,
+    BC: tl.constexpr,
+):
+    """BR rows of gate and of up for one pair."""
+    i_pair = tl.program_id(1)
+    i_expert = tl.load(p_chosen + i_pair)
+    first = tl.program_id(0) * BR
+    o_i, o_c = first + tl.arange(0, BR), tl.arange(0, BC)
+    rows: tl.constexpr = 2 * INTERMEDIATE
+    gate = tl.zeros([BR, BC], dtype=tl.float32)
+    up = tl.zeros([BR, BC], dtype=tl.float32)
+    p_x += i_pair // SLOTS * stride
+    for at in tl.static_range(0, HIDDEN, BC):
+        o = at + o_c
+        b_x = tl.load(p_x + o, mask=o < HIDDEN, other=0.0).to(tl.float32)
+        gate += row_products(b_x, weights, i_expert, first, at, rows, HIDDEN, FORMAT, BR, BC)
+        up += row_products(
+            b_x, weights, i_expert, INTERMEDIATE + first, at, rows, HIDDEN, FORMAT, BR, BC
+        )
+    b_gate, b_up = tl.sum(gate, axis=1), tl.sum(up, axis=1)
+    b_h = b_gate * tl.sigmoid(b_gate) * b_up
+    tl.store(p_hidden + i_pair * INTERMEDIATE + o_i, b_h, mask=o_i < INTERMEDIATE)
+
+
+@triton.jit
+def _down_step(
+    p_hidden,  # [T, SLOTS, INTERMEDIATE] fp32
+    p_chosen,  # [T, SLOTS] int64
+    p_weights,  # [T, SLOTS] fp32
+    weights,
+    p_out,  # [T, HIDDEN] fp32
+    SLOTS: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    INTERMEDIATE: tl.constexpr,
+    FORMAT: tl.constexpr,
+    BR: tl.constexpr,
+    BC: tl.constexpr,
+):
+    """BR elements of one token, expert after expert."""
+    i_t = tl.program_id(1)
+    first = tl.program_id(0) * BR
+    o_h, o_c = first + tl.arange(0, BR), tl.arange(0, BC)
+    acc = tl.zeros([BR, BC], dtype=tl.float32)
+    for slot in tl.static_range(SLOTS):  # unrolled: all experts' weights are on their way at once
+        i_pair = i_t * SLOTS + slot
+        i_expert = tl.load(p_chosen + i_pair)
+        weight = tl.load(p_weights + i_pair)
+        for at in tl.static_range(0, INTERMEDIATE, BC):
+            o = at + o_c
+            b_x = tl.load(p_hidden + i_pair * INTERMEDIATE + o, mask=o < INTERMEDIATE, other=0.0)
+            acc += row_products(
+                b_x * weight, weights, i_expert, first, at, HIDDEN, INTERMEDIATE, FORMAT, BR, BC
+            )
+    tl.store(p_out + i_t * HIDDEN + o_h, tl.sum(acc, axis=1), mask=o_h < HIDDEN)
+
+
+def experts(
+    x: Tensor, *, weights: Tensor, chosen: Tensor, gate_up: Matrices, down: Matrices
+) -> Tensor:
+    """Run T tokens through their experts; as `moe.experts`. x: columns without gaps."""
+    tokens, slots = chosen.shape
+    count, hidden, intermediate = down.shape
+    _check(x, weights, chosen, gate_up, down)
+    given, gate_up_format = stored(gate_up)
+    tile = _tile(x, gate_up_format, pairs=tokens * slots, experts=count)
+    plan = _plan(chosen, count, tile.rows)
+    sizes = {"EXPERTS": count, "HIDDEN": hidden, "INTERMEDIATE": intermediate, "BM": tile.rows}
+    sizes |= {"BN": tile.columns, "num_warps": tile.warps, "num_stages": tile.stages}
+
+    read = activations(x, gate_up_format)
+    down_given, down_format = stored(down)
+    between = _between(x, tokens * slots, intermediate, down_format)
+    _gate_up[(triton.cdiv(2 * intermediate, tile.columns), len(plan.expert))](
+        read,
+        given,
+        plan.order,
+        plan.ends,
+        plan.expert,
+        plan.first,
+        between,
+        read[0].stride(0),
+        SLOTS=slots,
+        FORMAT=gate_up_format,
+        QUANTISED=len(between) > 1,
+        BK=_columns(gate_up_format),
+        OPERAND=operand(gate_up_format),
+        **sizes,
+    )
+    parts = x.new_empty(tokens, slots, hidden)
+    _down[(triton.cdiv(hidden, tile.columns), len(plan.expert))](
+        between,
+        down_given,
+        plan.order,
+        plan.ends,
+        plan.expert,
+        plan.first,
+        parts,
+        FORMAT=down_format,
+        BK=_columns(down_format),
+        OPERAND=operand(down_format),
+        **sizes,
+    )
+    out = x.new_empty(tokens, hidden, dtype=torch.float32)
+    _combine[(tokens, triton.cdiv(hidden, COMBINED))](
+        parts, weights, out, SLOTS=slots, HIDDEN=hidden, B=COMBINED, num_warps=4
+    )
+    return out
+
+
+def _tile(x: Tensor, format_name: str, *, pairs: int, experts: int) -> Tile:
+    name = "groupwise" if is_groupwise(format_name) else format_name
+    tiles = configuration(SHIPPED, x)[name]
+    return tiles.few if pairs < FEW * experts else tiles.many
+
+
+def _columns(format_name: str) -> int:
+    """Columns that a product takes at once."""
+    return BLOCK if format_name in ("e4m3", "bytes") else PLAIN_COLUMNS
+
+
+def _between(x: Tensor, pairs: int, intermediate: int, down_format: str) -> tuple[Tensor, ...]:
+    """Room for what stands between the two products, as the second reads it."""
+    if down_format != "e4m3":
+        return (x.new_empty(pairs, intermediate),)
+    values = torch.empty(pairs, intermediate, dtype=torch.float8_e4m3fn, device=x.device)
+    return values, x.new_empty(pairs, intermediate // BLOCK, dtype=torch.float32)
+
+
+def experts_step(
+    x: Tensor, *, weights: Tensor, chosen: Tensor, gate_up: Matrices, down: Matrices
+) -> Tensor:
+    """Run one token [hidden] or a few [T, hidden]; as `moe.experts_step`."""
+    if x.ndim == 1:
+        return experts_step(
+            x.unsqueeze(0),
+            weights=weights.unsqueeze(0),
+            chosen=chosen.unsqueeze(0),
+            gate_up=gate_up,
+            down=down,
+        ).squeeze(0)
+    tokens, slots = chosen.shape
+    _, hidden, intermediate = down.shape
+    _check(x, weights, chosen, gate_up, down)
+    assert tokens <= MOST_STEP_TOKENS
+    given, gate_up_format = stored(gate_up)
+    between = x.new_empty(tokens, slots, intermediate, dtype=torch.float32)
+    _gate_up_step[(triton.cdiv(intermediate, GATE_UP_ROWS), tokens * slots)](
+        x,
+        chosen,
+        given,
+        between,
+        x.stride(0),
+        SLOTS=slots,
+        HIDDEN=hidden,
+        INTERMEDIATE=intermediate,
+        FORMAT=gate_up_format,
+        BR=GATE_UP_ROWS,
+        BC=min(STEP_COLUMNS, triton.next_power_of_2(hidden)),
+        num_warps=_step_warps(gate_up_format),
+    )
+    given, down_format = stored(down)
+    out = x.new_empty(tokens, hidden, dtype=torch.float32)
+    _down_step[(triton.cdiv(hidden, DOWN_ROWS), tokens)](
+        between,
+        chosen,
+        weights,
+        given,
+        out,
+        SLOTS=slots,
+        HIDDEN=hidden,
+        INTERMEDIATE=intermediate,
+        FORMAT=down_format,
+        BR=DOWN_ROWS,
+        BC=min(STEP_COLUMNS, triton.next_power_of_2(intermediate)),
+        num_warps=_step_warps(down_format),
+    )
+    return out
+
+
+def _step_warps(format_name: str) -> int:
+    """Codes on their way, dequantised, take more registers than a thread of four warps has."""
+    return 8 if is_groupwise(format_name) else 4
+
+
+def _check(x: Tensor, weights: Tensor, chosen: Tensor, gate_up: Matrices, down: Matrices) -> None:
+    """Assert what the kernels take for granted."""
+    tokens, hidden = x.shape
+    experts, _, intermediate = down.shape
+    assert weights.shape == chosen.shape
+    assert len(chosen) == tokens
+    assert gate_up.shape == (experts, 2 * intermediate, hidden)
+    assert down.shape == (experts, hidden, intermediate)
+    assert x.stride(1) == 1
+    assert weights.is_contiguous()
+    assert chosen.is_contiguous()
+    assert weights.dtype == torch.float32
+    assert chosen.dtype == torch.int64
+    if isinstance(gate_up, Fp8Matrices):  # no block of 128 rows holds both gate and up
+        assert intermediate % BLOCK == 0
