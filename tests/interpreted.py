@@ -11,15 +11,16 @@ In both, memory that nobody wrote holds NaN.
 
 import contextlib
 import dataclasses
+import io
 import multiprocessing
 import os
-import pickle
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -42,6 +43,18 @@ class Caller:
         return result
 
 
+def as_on(capability: int, function: Callable[..., Any], **arguments: Any) -> Any:
+    """Call `function` as if on a chip of this compute capability; for `Caller`, within `partial`.
+
+    Whoever imports this may not import Triton: so the import is here.
+    """
+    from qcn_kernels import chip
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chip, "capability", lambda _: capability)
+        return function(**arguments)
+
+
 @contextlib.contextmanager
 def interpreter() -> Iterator[Caller]:
     """Keep a child that interprets."""
@@ -49,8 +62,8 @@ def interpreter() -> Iterator[Caller]:
     with ProcessPoolExecutor(1, mp_context=spawn, initializer=_interpret) as child:
 
         def run(function: Callable[..., Any], arguments: Arguments) -> tuple[Any, Arguments]:
-            call = pickle.dumps((function, arguments))
-            after: tuple[Any, Arguments] = pickle.loads(child.submit(_answer, call).result())
+            call = _packed((function, arguments))
+            after: tuple[Any, Arguments] = _unpacked(child.submit(_answer, call).result())
             return after
 
         yield Caller(hardware=False, _run=run)
@@ -88,8 +101,18 @@ def _poison_memory() -> None:
 
 
 def _answer(call: bytes) -> bytes:
-    function, arguments = pickle.loads(call)
-    return pickle.dumps(_run(function, arguments, "cpu"))
+    function, arguments = _unpacked(call)
+    return _packed(_run(function, arguments, "cpu"))
+
+
+def _packed(value: Any) -> bytes:
+    buffer = io.BytesIO()  # torch's own: pickle alone does not know FP8
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def _unpacked(packed: bytes) -> Any:
+    return torch.load(io.BytesIO(packed), weights_only=False)
 
 
 def _run(function: Callable[..., Any], arguments: Arguments, device: str) -> tuple[Any, Arguments]:

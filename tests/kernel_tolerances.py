@@ -18,8 +18,14 @@ INTERPRETED = {
     "rms_norm": 1e-5,
     "rotary": 1e-5,
     "attention": 2e-5,
-    "groupwise_experts": 2e-5,  # sums of up to 256 products, twice
-    "groupwise_experts_step": 2e-5,
+    "linear_fp8": 1e-5,
+    "route": 1e-6,
+    "moe": 1e-5,
+    "moe_step": 1e-5,
+    "moe_bf16": 1e-2,  # what stands between the products, and parts, are stored as bf16, cut off
+    # Where a value between the two products lies near the border of two e4m3 codes, the reference
+    # may take the other: one value of a token is then 2^-4 off.
+    "moe_e4m3": 5e-3,
 }
 # On hardware operands of matrix products are rounded to bf16, 2^-9 each. The bounds are at least
 # twice what fp16 operands, 8 times finer, cost under the interpreter, times 8.
@@ -31,8 +37,12 @@ ON_HARDWARE = {
     "rms_norm": 2e-6,
     "rotary": 2e-6,
     "attention": 1e-2,  # q, k, v and the probabilities
-    "groupwise_experts": 3e-2,  # weights, x and what lies between the products; the parts are bf16
-    "groupwise_experts_step": 1e-4,  # nothing is rounded but sums
+    "linear_fp8": 1e-2,  # x as bf16; of e4m3 products, tensor cores keep 14 bits of 128 columns
+    "route": 1e-6,
+    "moe_step": 1e-5,  # products in fp32
+    "moe_bf16": 1e-2,
+    "moe": 1e-2,  # x, what stands between the products, and the parts that are added up
+    "moe_e4m3": 2e-2,  # as both, and as interpreted
 }
 STORED = {
     torch.float32: 0.0,

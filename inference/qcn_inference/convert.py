@@ -32,7 +32,6 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from qcn_kernels.groupwise import GroupwiseMatrices
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -179,10 +178,10 @@ def _write_weights(folder: Path, source: Source, progress: _Progress) -> None:
 def _part(source: Source, part: int) -> dict[str, Tensor]:
     tensors = dict(source.tensors(part))
     for name, matrices in source.experts(part):
-        if isinstance(matrices, GroupwiseMatrices):
-            tensors |= {f"{name}.{piece}": tensor for piece, tensor in matrices.parts().items()}
-        else:
+        if isinstance(matrices, Tensor):
             tensors[name] = matrices
+        else:
+            tensors |= {f"{name}.{piece}": tensor for piece, tensor in matrices.parts().items()}
     return tensors
 
 

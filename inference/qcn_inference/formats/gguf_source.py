@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from qcn_kernels.groupwise import concatenate
-from qcn_kernels.moe import Matrices
+from qcn_kernels.moe.cpu import Matrices
 from torch import Tensor
 
 from qcn_inference.config import ModelConfig, parse_config

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import torch
 from qcn_kernels.groupwise import GroupwiseMatrices, concatenate, pack
-from qcn_kernels.moe import Matrices
+from qcn_kernels.moe.cpu import Matrices
 from torch import Tensor
 
 from qcn_inference.config import parse_config

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from qcn_kernels.groupwise import GroupwiseMatrices, concatenate
-from qcn_kernels.moe import Matrices
+from qcn_kernels.moe.cpu import Matrices
 from torch import Tensor
 
 from qcn_inference.config import load_config

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from qcn_kernels.moe import Matrices
+from qcn_kernels.moe.cpu import Matrices
 from torch import Tensor
 
 

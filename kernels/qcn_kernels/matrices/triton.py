@@ -16,7 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qcn_kernels.chip import INTERPRETED, OPERAND, capability
+from qcn_kernels import chip
+from qcn_kernels.chip import INTERPRETED, OPERAND
 from qcn_kernels.fp8 import reference
 from qcn_kernels.fp8.matrices import BLOCK, Fp8Matrices
 from qcn_kernels.groupwise import GroupwiseMatrices
@@ -47,7 +48,7 @@ def stored(matrices: Matrices) -> tuple[tuple[Tensor, ...], str]:
     values, scales = matrices.values, matrices.scale_inv
     assert values.is_contiguous()
     assert scales.is_contiguous()
-    if capability(values) < MULTIPLIES_E4M3:
+    if chip.capability(values) < MULTIPLIES_E4M3:
         return (values.view(torch.uint8), scales), "bytes"
     return (values, scales), "e4m3"
 

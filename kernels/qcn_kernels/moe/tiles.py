@@ -43,7 +43,7 @@ SHIPPED: Mapping[int, Mapping[str, Tiles]] = {
     },
     89: {
         "plain": Tiles(few=Tile(32, 128, 4, 4), many=Tile(128, 128, 8, 3)),
-        "e4m3": Tiles(few=Tile(32, 256, 8, 3), many=Tile(64, 256, 8, 3)),
+        "e4m3": Tiles(few=Tile(32, 256, 8, 3), many=Tile(64, 256, 8, 2)),
         "groupwise": Tiles(few=Tile(32, 128, 4, 4), many=Tile(64, 128, 8, 4)),
     },
     90: {

@@ -68,7 +68,7 @@ def _route(
     chosen = tl.zeros([BT, BS], dtype=tl.int32)
     weight = tl.zeros([BT, BS], dtype=tl.float32)
     of_chosen = tl.zeros([BT], dtype=tl.float32)
-    for slot in tl.static_range(TOP_K):
+    for slot in range(TOP_K):
         largest, at = tl.max(left, axis=1, return_indices=True, return_indices_tie_break_left=True)
         at = tl.minimum(at, E - 1)  # logits that are no number must not lead out of the weights
         mass = tl.exp(largest - peak)

@@ -11,15 +11,23 @@ from pathlib import Path
 import pytest
 import torch
 from ahead_of_time import SHARED_MEMORY, compile_launches
+from groupwise_stacks import eight_bit, four_bit, mxfp4
 from qcn_kernels.causal_conv1d.triton import causal_conv1d_step
 from qcn_kernels.chip import CHIPS
+from qcn_kernels.fp8 import Fp8Matrices
+from qcn_kernels.fp8.triton import linear as linear_fp8
+from qcn_kernels.fp8.triton import linear_step as linear_fp8_step
 from qcn_kernels.gated_delta_net import triton as gated_delta_net
 from qcn_kernels.gated_delta_net.weights import DeltaNetWeights
 from qcn_kernels.gated_delta_rule.grid import chunk_grid
+from qcn_kernels.moe import Matrices
+from qcn_kernels.moe import triton as moe
+from qcn_kernels.moe.tiles import FEW
 from qcn_kernels.paged_attention import PagedKv
 from qcn_kernels.paged_attention.triton import paged_attention_decode, paged_attention_prefill
 from qcn_kernels.rms_norm.triton import add_rms_norm, rms_norm
 from qcn_kernels.rotary.triton import rms_norm_rotary
+from qcn_kernels.sampling.triton import sample
 from sampling import FULL
 from torch import Tensor
 
@@ -27,6 +35,7 @@ TOKENS = 130
 KEY_HEADS, HEADS, DIM, KERNEL = 16, 32, 128, 4
 CHANNELS = (2 * KEY_HEADS + HEADS) * DIM
 HIDDEN = 2048
+EXPERTS, TOP_K, INTERMEDIATE = 8, 10, 512  # fewer experts than the model's 512: no code knows
 
 
 def bf16(*shape: int) -> Tensor:
@@ -97,6 +106,85 @@ def attention(launcher: Callable[..., Tensor], tokens: int) -> None:
     launcher(bf16(tokens, 16, 256), PagedKv(pages, pages, table, length, max_length=TOKENS))
 
 
+def fp8(*shape: int) -> Fp8Matrices:
+    blocks = (*shape[:-2], shape[-2] // 128, shape[-1] // 128)
+    return Fp8Matrices(torch.zeros(shape, dtype=torch.float8_e4m3fn), torch.zeros(blocks))
+
+
+def run_experts(
+    launcher: Callable[..., Tensor], tokens: int, stack: Callable[..., Matrices]
+) -> None:
+    launcher(
+        bf16(tokens, HIDDEN),
+        weights=torch.zeros(tokens, TOP_K),
+        chosen=torch.zeros(tokens, TOP_K, dtype=torch.int64),
+        gate_up=stack(EXPERTS, 2 * INTERMEDIATE, HIDDEN),
+        down=stack(EXPERTS, HIDDEN, INTERMEDIATE),
+    )
+
+
+def experts_few() -> None:
+    run_experts(moe.experts, 1, bf16)
+
+
+def experts_many() -> None:
+    run_experts(moe.experts, FEW * EXPERTS, bf16)
+
+
+def experts_few_fp8() -> None:
+    run_experts(moe.experts, 1, fp8)
+
+
+def experts_many_fp8() -> None:
+    run_experts(moe.experts, FEW * EXPERTS, fp8)
+
+
+def experts_step() -> None:
+    run_experts(moe.experts_step, 1, bf16)
+
+
+def experts_step_fp8() -> None:
+    run_experts(moe.experts_step, 1, fp8)
+
+
+def experts_many_int4() -> None:
+    run_experts(moe.experts, FEW * EXPERTS, four_bit)
+
+
+def experts_step_int4() -> None:
+    run_experts(moe.experts_step, 1, four_bit)
+
+
+def experts_few_groupwise() -> None:
+    for stack in (four_bit, eight_bit, mxfp4):
+        run_experts(moe.experts, 1, stack)
+
+
+def experts_many_groupwise() -> None:
+    for stack in (eight_bit, mxfp4):
+        run_experts(moe.experts, FEW * EXPERTS, stack)
+
+
+def experts_step_groupwise() -> None:
+    for stack in (eight_bit, mxfp4):
+        run_experts(moe.experts_step, 1, stack)
+
+
+def router() -> None:
+    moe.route(bf16(TOKENS, 513), top_k=TOP_K, normalise=True, shared=True)
+
+
+def linears_fp8() -> None:
+    linear_fp8(bf16(TOKENS, HIDDEN), fp8(12_288, HIDDEN))
+    linear_fp8_step(bf16(HIDDEN), fp8(12_288, HIDDEN))
+    linear_fp8_step(bf16(2 * HIDDEN), fp8(HIDDEN, 2 * HIDDEN))
+
+
+def sampling() -> None:
+    logits, uniform = torch.zeros(1, 151_936), torch.zeros(1)
+    sample(logits, temperature=1.0, top_k=40, top_p=0.95, uniform=uniform)
+
+
 # What is launched, and the kernels in it that multiply matrices with the instruction they use on
 # a 90: `wgmma` wants 64 rows, which decode has not.
 OPERATIONS: dict[Callable[[], None], dict[str, str]] = {
@@ -107,7 +195,28 @@ OPERATIONS: dict[Callable[[], None], dict[str, str]] = {
     rotary: {},
     attention_step: {"_attend": "mma"},
     attention_prefill: {"_attend": "wgmma"},
+    experts_many: {"_gate_up": "wgmma", "_down": "wgmma"},
+    experts_many_fp8: {"_gate_up": "wgmma", "_down": "wgmma"},
+    experts_step: {},
+    experts_step_fp8: {},
+    experts_many_int4: {"_gate_up": "wgmma", "_down": "wgmma"},
+    experts_step_int4: {},
+    router: {},
+    linears_fp8: {"_linear": "wgmma"},
+    sampling: {},
 }
+
+if FULL:
+    OPERATIONS |= {
+        operation: {"_gate_up": "wgmma", "_down": "wgmma"}
+        for operation in (
+            experts_few,
+            experts_few_fp8,
+            experts_few_groupwise,
+            experts_many_groupwise,
+        )
+    }
+    OPERATIONS[experts_step_groupwise] = {}
 
 
 @pytest.mark.long
