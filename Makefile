@@ -14,10 +14,10 @@ demo: $(VENV)/.ready ## complete code in this repository with the embedded model
 	$(BIN)/qcn demo
 
 test: $(VENV)/.ready-test checks ## every check; long property tests with the sample each test states
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-long: $(VENV)/.ready-test ## the long property tests with their full counts
-	OMP_NUM_THREADS=1 QCN_TEST_FULL=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m long
+	OMP_NUM_THREADS=1 QCN_TEST_FULL=1 $(BIN)/python -m pytest -n 2 -m long
 
 checks: $(VENV)/.ready-test
 	$(BIN)/ruff check .

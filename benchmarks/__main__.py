@@ -11,6 +11,7 @@ from benchmarks import (
     edit,
     evaluation,
     inference,
+    lookup,
     machine,
     peers,
     replay,
@@ -21,7 +22,17 @@ from benchmarks import (
     startup,
 )
 
-RUNS = ("inference", "completion", "startup", "edit", "restart", "replay", "scale", "evaluation")
+RUNS = (
+    "inference",
+    "completion",
+    "startup",
+    "edit",
+    "restart",
+    "replay",
+    "lookup",
+    "scale",
+    "evaluation",
+)
 
 
 def main() -> int:
@@ -46,8 +57,9 @@ def main() -> int:
 
 def _run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     threads, quick = arguments.threads, arguments.quick
-    if name == "replay":
-        return replay.run(threads, quick=quick, repository=arguments.repository)
+    if name in ("replay", "lookup"):
+        of_history = replay.run if name == "replay" else lookup.run
+        return of_history(threads, quick=quick, repository=arguments.repository)
     if name == "edit":
         lengths = (arguments.tokens,) if arguments.tokens else edit.LENGTHS
         return edit.run(threads, quick=quick, lengths=lengths)

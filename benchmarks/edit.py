@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from qcn_indexer.layout import Layout
@@ -114,7 +115,10 @@ class Prompts:
                 path = str(one.path)
                 self._encoded[one.hash] = contexts.Segment.of(self._tokenizer, path, one.text)
         segments = [self._encoded[one.hash] for one in layout.segments]
-        places: Any = layout.segments  # frozen, which is all that is asked of them
+        places: Any = [
+            SimpleNamespace(hash=one.hash, zone=one.zone, hot=one.hot, superseded=())
+            for one in layout.segments
+        ]
         composed = contexts.Contexts().compose(
             self._tokenizer, CONTEXT, REPOSITORY_NAME, places, segments
         )

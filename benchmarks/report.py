@@ -29,6 +29,7 @@ def _page(folder: Path) -> Iterator[str]:
         "edit": _edit,
         "restart": _restart,
         "replay": _replay,
+        "lookup": _lookup,
         "evaluation": _evaluation,
         "scale": _scale,
     }
@@ -212,6 +213,45 @@ def _replay(result: dict[str, Any]) -> Iterator[str]:
         yield "|---|---:|---:|---:|---:|---:|---:|"
         for history in result["histories"]:
             yield _overlays_life(history["name"], history["contexts"][place])
+
+
+LOOKUP_KINDS = {
+    "rewrite": "a changed place written anew",
+    "typed": "new lines alone",
+    "foreign": "code from elsewhere",
+    "unlike": "random tokens",
+    "own": "qcn-nano's own completions",
+}
+
+
+def _lookup(result: dict[str, Any]) -> Iterator[str]:
+    yield (
+        f"Decoding with prompt lookup beside plain decoding, {result['model']}; texts of the "
+        f"history of {result['history']}, behind prompts of up to "
+        f"{result['prompt_tokens_at_most']:,} tokens. A ratio is taken within a text; in all: of "
+        "the seconds of all texts together, and of CPU seconds."
+    )
+    yield ""
+    yield (
+        "| text | texts | tokens | with lookup, tokens/s | plain | ratio | in all | CPU | drafted "
+        "| accepted |"
+    )
+    yield "|---|" + "---:|" * 9
+    for kind, figures in result["kinds"].items():
+        share = figures["accepted_tokens"] / max(1, figures["drafted_tokens"])
+        speeds = " | ".join(_spread(figures[name]) for name in ("with_lookup", "plain", "ratio"))
+        yield (
+            f"| {LOOKUP_KINDS[kind]} | {figures['texts']} | {figures['tokens']:,} | {speeds} | "
+            f"{figures['ratio_of_all_seconds']:.2f} | {figures['ratio_of_all_cpu_seconds']:.2f} | "
+            f"{figures['drafted_tokens']:,} | {share:.0%} |"
+        )
+    yield ""
+    busy = [figures["cores_busy_with_other_work"] for figures in result["kinds"].values()]
+    most = max(one["median"] for one in busy)
+    yield (
+        f"Other work on the machine meanwhile: up to {_short(most)} cores (median of a kind)"
+        + ("." if most < QUIET_CORES else ": the speeds do not count, the ratios with caution.")
+    )
 
 
 def _evaluation(result: dict[str, Any]) -> Iterator[str]:

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SECONDS = 240.0
+from deadlines import DEADLINE_SECONDS
 
 
 def qcn(*arguments: str | Path, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
@@ -15,5 +15,5 @@ def qcn(*arguments: str | Path, cwd: Path | None = None) -> "subprocess.Complete
         text=True,
         cwd=cwd,
         stdin=subprocess.DEVNULL,
-        timeout=SECONDS,
+        timeout=DEADLINE_SECONDS,
     )

@@ -5,13 +5,19 @@ import os
 from collections.abc import Iterator
 
 import pytest
+import sampling  # noqa: F401 - its profile holds for every property
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_test_writes_to_the_users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Whatever a test starts inherits a cache directory of the session's own."""
+def nothing_of_the_users_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Whatever a test starts inherits a cache directory of the session's own, and git as it comes.
+
+    A user's or a machine's hooks, signing, line ends or templates would be in every repository.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(os.environ, "XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+        patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
         yield
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
+from deadlines import DEADLINE_SECONDS as DEADLINE_SECONDS
 from engine_support import finish
 from qcn_inference.checkpoint import load_model
 from qcn_inference.disk_cache import DiskCache, fingerprint_of
@@ -17,7 +18,6 @@ from qcn_inference.state_cache import StateCache
 from qcn_inference.tokenizer import Tokenizer
 from torch import Tensor
 
-DEADLINE_SECONDS = 60.0
 REPO = "shop"
 
 

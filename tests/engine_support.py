@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+from deadlines import DEADLINE_SECONDS as DEADLINE_SECONDS
 from qcn_inference.__main__ import main
 from qcn_inference.request import Chunk, Finished, GenerationRequest, Prompt, SamplingParams
 from random_checkpoints import random_checkpoint
@@ -49,7 +50,9 @@ CONTROL_STRINGS = SPECIAL_TOKENS + TOOL_TOKENS
 
 VOCAB_SIZE = 512  # of the test models; the tokenizer has fewer entries, as published ones have
 CONTEXT_LENGTH = 1024
-DEADLINE_SECONDS = 60.0
+# Of a model whose answers take minutes, so that none ends by itself while a test looks at it.
+LONG_CONTEXT = 2**17
+LONG_ANSWER = 100_000  # tokens
 
 DAMAGED = "the state cache is damaged"
 """What an engine logs when `check_integrity` fails, which it asks whenever it is idle."""
@@ -81,14 +84,17 @@ def write_tokenizer(folder: Path, *, without: Iterable[str] = ()) -> Path:
     return folder
 
 
-def write_model(folder: Path, seed: int = 7) -> Path:
-    """Write a random checkpoint with a tokenizer; fp32, a few hundred thousand parameters."""
+def write_model(folder: Path, seed: int = 7, *, context_length: int = CONTEXT_LENGTH) -> Path:
+    """Write a random checkpoint with a tokenizer; fp32, a few hundred thousand parameters.
+
+    Greedily it repeats itself and never ends but with its context, at a thousand tokens a second.
+    """
     write_tokenizer(folder)
     random_checkpoint(
         folder,
         seed,
         vocab_size=VOCAB_SIZE,
-        max_position_embeddings=CONTEXT_LENGTH,
+        max_position_embeddings=context_length,
         eos_token_id=VOCAB_SIZE - 1,
     )
     return folder
@@ -216,8 +222,12 @@ def start_engine(
         yield process
     finally:
         process.terminate()
-        _, log = process.communicate(timeout=DEADLINE_SECONDS)
-    assert DAMAGED not in log, log
+        try:
+            _, log = process.communicate(timeout=DEADLINE_SECONDS)
+        finally:
+            process.kill()  # one that did not leave fails the test, and goes all the same
+    print(log)  # pytest shows it with a test that failed
+    assert DAMAGED not in log
 
 
 @contextmanager
@@ -258,6 +268,7 @@ def forked_engine(
         finally:
             process.terminate()
             process.join(DEADLINE_SECONDS)
+            process.kill()
         assert DAMAGED not in log.read_text()
 
 

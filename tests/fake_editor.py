@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from deadlines import DEADLINE_SECONDS as DEADLINE_SECONDS
 from lsprotocol import types
 from lsprotocol.converters import get_converter
 from pytest_lsp import LanguageClient
@@ -20,7 +21,6 @@ from pytest_lsp.client import make_test_lsp_client
 
 CLIENTS = Path(__file__).parent / "lsp" / "clients"
 CURSOR = "‸"
-DEADLINE_SECONDS = 60.0
 
 _CODECS = {"utf-8": "utf-8", "utf-16": "utf-16-le", "utf-32": "utf-32-le"}
 _UNIT = {"utf-8": 1, "utf-16": 2, "utf-32": 4}

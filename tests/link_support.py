@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import Any
 
 import psutil
 import pytest
+from deadlines import DEADLINE_SECONDS
 
 STANDIN = Path(__file__).parent / "link" / "standin_engine.py"
-DEADLINE_SECONDS = 60.0
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -21,6 +22,12 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(DEADLINE_SECONDS):
         while not condition():  # noqa: ASYNC110 - other processes set no event of ours
             await asyncio.sleep(0.01)
+
+
+def listens(path: Path) -> bool:
+    """Whether somebody listens on a Unix socket; that it is there is not enough."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
 
 
 async def kill(pid: int) -> None:
@@ -55,10 +62,10 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     left = processes_of(folder)
     for process in left:
         process.terminate()
-    _, stubborn = psutil.wait_procs(left, timeout=20)
+    _, stubborn = psutil.wait_procs(left, timeout=DEADLINE_SECONDS)
     for process in stubborn:
         process.kill()
-    psutil.wait_procs(stubborn, timeout=20)
+    psutil.wait_procs(stubborn, timeout=DEADLINE_SECONDS)
     assert not processes_of(folder)
     assert not stubborn, "an engine did not leave on SIGTERM"
     shutil.rmtree(folder)

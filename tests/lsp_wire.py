@@ -14,11 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from deadlines import DEADLINE_SECONDS as DEADLINE_SECONDS
+
 HERE = Path(__file__).parent
 CLIENTS = HERE / "lsp" / "clients"
 PRODUCT = (sys.executable, "-m", "qcn_lsp")
 PROBE = (sys.executable, str(HERE / "lsp_probe_server.py"))
-DEADLINE_SECONDS = 60.0
 
 Message = dict[str, Any]
 

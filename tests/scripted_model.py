@@ -50,6 +50,8 @@ class ScriptedModel:
         self.bodies: list[dict[str, Any]] = []
         self.layouts: dict[str, list[tuple[str, str, str]]] = {}
         """The contexts that it was given: (path, text, zone) of each segment, in their order."""
+        self.superseded: dict[str, list[list[list[int]]]] = {}
+        """Of those the spans of lines of each segment that are said to be no longer so."""
         self.deleted: list[str] = []
         self.read: int | None = None
         """How many segments of a context, of one token each, it says to have read; None: all."""
@@ -122,6 +124,7 @@ class ScriptedModel:
         self.layouts[name] = [
             (part["path"], self._texts[part["hash"]], part["zone"]) for part in segments
         ]
+        self.superseded[name] = [part.get("superseded", []) for part in segments]
         send(writer, 202, {"tokens": 1})
 
     def _described(self, name: str) -> dict[str, Any]:

@@ -53,14 +53,28 @@ class Segment:
     hash: str
     path: str
     ids: "array[int]"
+    lines: tuple[tuple[int, int], ...]  # of the text: for each, the span of ids that touch it
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, path: str, text: str) -> "Segment":
         """Encode a segment; takes about a second for a megabyte."""
         body = text if text.endswith("\n") or not text else text + "\n"
-        plain = tokenizer.encode_plain(path + "\n") + tokenizer.encode_plain(body)
-        ids = array("i", [tokenizer.control_id(FILE_SEP), *plain])
-        return cls(segment_hash(path, text), path, ids)
+        header = [tokenizer.control_id(FILE_SEP), *tokenizer.encode_plain(path + "\n")]
+        ids = array("i", header + tokenizer.encode_plain(body))
+        return cls(segment_hash(path, text), path, ids, _lines(tokenizer, ids, len(header)))
+
+
+def _lines(tokenizer: Tokenizer, ids: Sequence[int], start: int) -> tuple[tuple[int, int], ...]:
+    """For each line that ends in `ids` from `start` on, from where to where it stands in them."""
+    lines = []
+    for at in range(start, len(ids)):
+        piece = tokenizer.token_bytes(ids[at])
+        for _ in range(piece.count(b"\n")):
+            lines.append((start, at + 1))
+            start = at  # more of this token may belong to the next line,
+        if piece.endswith(b"\n"):
+            start = at + 1  # or none
+    return tuple(lines)
 
 
 class Placed(Protocol):
@@ -69,6 +83,10 @@ class Placed(Protocol):
     hash: str
     zone: Zone
     hot: bool
+
+    @property
+    def superseded(self) -> Sequence[tuple[int, int]]:
+        """Spans of lines of its text that say what is no longer so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +97,17 @@ class Span:
     zone: Zone
     hot: bool
     start: int
+    superseded: tuple[tuple[int, int], ...] = ()  # spans of its lines that are no longer so
+
+    @property
+    def superseded_ids(self) -> list[tuple[int, int]]:
+        """Where the ids stand that are no longer so; lines the text does not have are ignored."""
+        lines = self.segment.lines
+        return [
+            (self.start + lines[first][0], self.start + lines[min(behind, len(lines)) - 1][1])
+            for first, behind in self.superseded
+            if first < len(lines)
+        ]
 
     @property
     def end(self) -> int:
@@ -105,6 +134,20 @@ class Context:
             [span.start for span in self.spans if span.hot or span.zone == "overlay"]
             + [len(self.ids)]
         )
+
+    def superseded(self, current: str) -> tuple[tuple[int, int], ...]:
+        """Spans of ids that say what is no longer so, behind which the `current` file is shown.
+
+        Of that file all that stands here: its text behind is the newer one.
+        """
+        found: list[tuple[int, int]] = []
+        for span in self.spans:
+            whole = span.segment.path == current
+            for start, end in [(span.start, span.end)] if whole else span.superseded_ids:
+                if found and start <= found[-1][1]:  # a token may belong to two lines
+                    start, end = found.pop()[0], end
+                found.append((start, end))
+        return tuple(found)
 
 
 class Contexts:
@@ -146,7 +189,7 @@ class Contexts:
         spans = []
         for place in layout:
             segment = known[place.hash]
-            spans.append(Span(segment, place.zone, place.hot, len(ids)))
+            spans.append(Span(segment, place.zone, place.hot, len(ids), tuple(place.superseded)))
             ids += segment.ids
         return Context(name, repo, tuple(spans), ids)
 

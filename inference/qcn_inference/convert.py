@@ -44,7 +44,7 @@ from qcn_inference.grid import BLOCK
 from qcn_inference.loading import Loader
 from qcn_inference.tensors import INDEX, TensorFiles
 from qcn_inference.tokenizer import Tokenizer
-from qcn_inference.weights import streamed_model
+from qcn_inference.weights import declared_model, streamed_model
 
 FORMAT = 1
 """Raised when what a part becomes changes: an older half of a copy is then not gone on with."""
@@ -90,6 +90,7 @@ def convert(
         with lock:
             _begin(folder, source)
             _write_weights(folder, source, progress)
+            _check(folder, source)
             measured = None if source.lossless else _compare(origin, folder, source, report)
             _finish(folder, source, measured)
     except Timeout as error:
@@ -173,6 +174,20 @@ def _write_weights(folder: Path, source: Source, progress: _Progress) -> None:
     _write(folder / INDEX, json.dumps(index, indent=1).encode())
     for name, text in source.texts.items():
         _write(folder / name, text)
+
+
+def _check(folder: Path, source: Source) -> None:
+    """See that the copy is a whole model, before it is called one; nothing large is read.
+
+    Raises:
+        CheckpointError: the origin lacked a tensor, or had one of another shape or of no use.
+    """
+    config = parse_config(folder / "config.json", _values(source, None))
+    loader = Loader(
+        TensorFiles(folder), fp8_block=config.fp8_block, dtype=None, device="meta", progress=None
+    )
+    with closing(loader):
+        declared_model(config, loader, "", mtp=True)
 
 
 def _part(source: Source, part: int) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""One completion, step by step: prompt, prefill, decode.
+"""One completion, step by step: prompt, prefill, decode, with or without drafts.
 
 `Loaded.generate` is a job for the scheduler: it yields between layers of the prefill and between
 tokens. What it allocates belongs to it alone and goes with it, so it may be dropped at any yield.
@@ -7,12 +7,13 @@ tokens. What it allocates belongs to it alone and goes with it, so it may be dro
 import math
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from torch import Tensor
 
 from qcn_inference.disk_cache import DiskCache, in_background
+from qcn_inference.lookup import BlockIndexes
 from qcn_inference.model import Model
 from qcn_inference.request import (
     CacheView,
@@ -26,6 +27,7 @@ from qcn_inference.request import (
     TokenLogprobs,
 )
 from qcn_inference.sampling import Sampler, StopStrings, token_logprobs
+from qcn_inference.speculation import Speculation
 from qcn_inference.state import State
 from qcn_inference.state_cache import StateCache
 from qcn_inference.tokenizer import TextStream, Tokenizer
@@ -43,6 +45,7 @@ class Loaded:
     tokenizer: Tokenizer
     cache: StateCache
     disk: DiskCache | None = None
+    indexes: BlockIndexes = field(default_factory=BlockIndexes)
 
     @property
     def context_length(self) -> int:
@@ -71,7 +74,8 @@ class Loaded:
         prompt_read = time.perf_counter()
         decoding = _Decoding(self, request, emit, prompt_read)
         limit = min(request.max_tokens, self.context_length - len(prompt.ids))
-        reason, word = yield from decoding.run(state, logits, limit)
+        speculation = yield from self._speculation(state, prompt, keep=request.cache_prompt)
+        reason, word = yield from decoding.run(speculation, logits, limit)
         return Finished(
             reason=reason,
             stopping_word=word,
@@ -80,6 +84,8 @@ class Loaded:
             completion_tokens=decoding.count,
             context_tokens=prompt.context_tokens,
             truncated=prompt.truncated,
+            drafted_tokens=speculation.drafted,
+            accepted_tokens=speculation.accepted,
             prompt_seconds=prompt_read - started,
             predicted_seconds=time.perf_counter() - prompt_read,
         )
@@ -108,6 +114,7 @@ class Loaded:
             yield
         if not reading.blocks:
             self._keep_on_disk(ids, context, repo)  # it is in use
+        yield from self.indexes.lookup(self.cache.pieces(ids))
         known = reading.position
         seconds = time.perf_counter() - started
         return Refreshed(known, max(0, known - in_memory), len(ids) - known, seconds)
@@ -137,6 +144,16 @@ class Loaded:
         if self.disk is not None and repo is not None:
             self.disk.keep(context, repo, self.cache.stretches(ids))
 
+    def _speculation(
+        self, state: State, prompt: Prompt, *, keep: bool
+    ) -> Generator[None, None, Speculation]:
+        """What decodes behind a prompt; what is indexed of it stays for the next if it is to."""
+        indexes = self.indexes if keep else BlockIndexes()
+        lookup = yield from indexes.lookup(
+            self.cache.pieces(prompt.ids), superseded=prompt.superseded, control=self.stop_ids
+        )
+        return Speculation(self.model, state, lookup)
+
     def unread(self, ids: Sequence[int]) -> int:
         """How many tokens of a text would have to be read to continue it."""
         return len(ids) - max(self.cache.checkpoints_of(ids), default=0)
@@ -144,6 +161,7 @@ class Loaded:
     def forget(self, ids: Sequence[int]) -> Generator[None, None, None]:
         """Drop all texts that begin as this one does."""
         self.cache.forget(ids)
+        self.indexes.clear()
         yield
 
     def view(self, ids: Sequence[int]) -> Generator[None, None, CacheView]:
@@ -229,9 +247,13 @@ class _Decoding:
         self._line_complete = False
 
     def run(
-        self, state: State, logits: Tensor, limit: int
+        self, behind: Speculation, logits: Tensor, limit: int
     ) -> Generator[None, None, tuple[FinishReason, str]]:
-        """Decode at most `limit` tokens. Returns why it ended, and the stop string met."""
+        """Choose at most `limit` tokens. Returns why it ended, and the stop string met.
+
+        Drafts make no difference here: token by token is chosen, shown and held against what ends
+        the text, wherever its logits came from.
+        """
         stop_ids = self._loaded.stop_ids
         while self.count < limit:
             token = self._sampler.choose(logits)
@@ -244,7 +266,7 @@ class _Decoding:
                 return "word", word
             if self.count == limit or self._out_of_time():
                 break
-            logits = self._loaded.model.decode(token, state)
+            logits = behind.after(token, limit - self.count)
             yield
         self._show(self._stop_strings.flush())
         return "limit", ""

@@ -1,5 +1,8 @@
 """The parts of a decoder layer, each with a path for T tokens (`prefill`) and for one (`decode`).
 
+Drafted tokens take a third path (`verify`) where a part keeps what does not grow with the text: it
+is left as it is until it is known how many of them stay. Elsewhere they are T tokens as any.
+
 The residual stream is fp32. Matrix products run in the weights' dtype, everything between them
 (norms, convolution, decay, router, state) in fp32. Weights are kept as decode wants them: what
 reads the same input is one matrix, what a formula adds or negates is done once at load
@@ -12,7 +15,13 @@ from dataclasses import dataclass
 import torch
 from qcn_kernels.attention import attention, attention_step
 from qcn_kernels.causal_conv1d import causal_conv1d, causal_conv1d_step
-from qcn_kernels.gated_delta_rule import chunk_gated_delta_rule, gated_delta_rule_step
+from qcn_kernels.gated_delta_rule import (
+    Verified,
+    chunk_gated_delta_rule,
+    commit_gated_delta_rule,
+    gated_delta_rule_step,
+    verify_gated_delta_rule,
+)
 from qcn_kernels.moe import Matrices, experts, experts_step, route
 from qcn_kernels.rms_norm import gated_rms_norm, l2_norm, rms_norm
 from qcn_kernels.rotary import apply_rotary
@@ -20,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from qcn_inference.config import ModelConfig
-from qcn_inference.state import State
+from qcn_inference.state import DeltaNetState, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +38,22 @@ class Positions:
 
     cos: Tensor  # [T, 1, rotary_dim] fp32, or [1, rotary_dim] for one token
     sin: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class DraftedDeltaNet:
+    """What drafted tokens would do to one DeltaNet layer's past."""
+
+    past: DeltaNetState
+    inputs: Tensor  # [T, channels] fp32, of the convolution
+    verified: Verified
+
+    def commit(self, tokens: int) -> None:
+        """Read the first `tokens` of them into the past, which is still what it was."""
+        convolution = self.past.convolution
+        history = torch.cat((convolution, self.inputs[:tokens]))
+        convolution.copy_(history[tokens:])
+        commit_gated_delta_rule(self.verified, tokens, state=self.past.recurrent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +110,27 @@ class GatedDeltaNet:
             out, gate=z.view(out.shape), scale=self.norm, eps=self.config.rms_norm_eps
         )
         return functional.linear(out.flatten().to(self.out_proj.dtype), self.out_proj)
+
+    def verify(self, x: Tensor, state: State) -> tuple[Tensor, DraftedDeltaNet]:
+        """As `prefill`; the state is left as it is, and what it would become comes back."""
+        projected = functional.linear(x.to(self.in_proj.dtype), self.in_proj).float()
+        inputs, z, b, a = self._split(projected)
+        past = state.deltanet[self.slot]
+        mixed = causal_conv1d(inputs, weight=self.conv, state=past.convolution.clone())
+        q, k, v = self._heads(mixed)
+        out, verified = verify_gated_delta_rule(
+            q=q,
+            k=k,
+            v=v,
+            g=self.neg_a * functional.softplus(a + self.dt_bias),
+            beta=b.sigmoid(),
+            state=past.recurrent,
+        )
+        out = gated_rms_norm(
+            out, gate=z.reshape(out.shape), scale=self.norm, eps=self.config.rms_norm_eps
+        )
+        mixed_out = functional.linear(out.flatten(1).to(self.out_proj.dtype), self.out_proj)
+        return mixed_out, DraftedDeltaNet(past, inputs, verified)
 
     def _split(self, projected: Tensor) -> tuple[Tensor, ...]:
         """Cut the projection into the convolution's input, z, b and a."""
@@ -234,3 +280,19 @@ class DecoderLayer:
         x += self.mixer.decode(rms_norm(x, scale=self.mixer_norm, eps=self.eps), state, positions)
         x += self.mlp.decode(rms_norm(x, scale=self.mlp_norm, eps=self.eps))
         return x
+
+    def verify(
+        self, x: Tensor, state: State, positions: Positions
+    ) -> tuple[Tensor, DraftedDeltaNet | None]:
+        """As `prefill`, for drafted tokens; with what a DeltaNet layer's past would become.
+
+        Keys and values are appended: those of tokens that do not stay are written over.
+        """
+        normed, drafted = rms_norm(x, scale=self.mixer_norm, eps=self.eps), None
+        if isinstance(self.mixer, GatedDeltaNet):
+            mixed, drafted = self.mixer.verify(normed, state)
+        else:
+            mixed = self.mixer.prefill(normed, state, positions)
+        x += mixed
+        x += self.mlp.prefill(rms_norm(x, scale=self.mlp_norm, eps=self.eps))
+        return x, drafted

@@ -32,6 +32,12 @@ class Metrics:
         self._generated_tokens = Counter(
             "qcn_generated_tokens", "Tokens generated", registry=registry
         )
+        self._drafted_tokens = Counter(
+            "qcn_drafted_tokens", "Tokens that prompt lookup proposed", registry=registry
+        )
+        self._accepted_tokens = Counter(
+            "qcn_accepted_tokens", "Drafted tokens that were generated", registry=registry
+        )
         self._requests = Counter(
             "qcn_requests", "Completion requests, by how they ended", ["outcome"], registry=registry
         )
@@ -73,6 +79,8 @@ class Metrics:
         self._prompt_tokens.inc(finished.prompt_tokens)
         self._cached_tokens.inc(finished.cached_tokens)
         self._generated_tokens.inc(finished.completion_tokens)
+        self._drafted_tokens.inc(finished.drafted_tokens)
+        self._accepted_tokens.inc(finished.accepted_tokens)
         self._prefill.inc(finished.prompt_seconds)
         self._decode.inc(finished.predicted_seconds)
 

@@ -1,4 +1,4 @@
-"""The model: embedding, decoder layers, head; prefill in blocks and decode token by token.
+"""The model: embedding, decoder layers, head; prefill in blocks, decode token by token, verify.
 
 Blocks. A prompt goes through all layers BLOCK tokens at a time, so that what prefill needs beside
 weights and state does not grow with the prompt. Block and chunk grid start at the first token of
@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from qcn_inference.config import ModelConfig
 from qcn_inference.grid import BLOCK
-from qcn_inference.layers import DecoderLayer, Positions
+from qcn_inference.layers import DecoderLayer, DraftedDeltaNet, Positions
 from qcn_inference.mtp import MtpHead
 from qcn_inference.state import State
 
@@ -25,6 +25,36 @@ LITTLE = 64_000_000
 """Operations of one token, below which one thread decodes it. To wake and await others for products
 of so few rows costs more than it saves: on two quiet cores qcn-nano takes 6.5 ms a token with one
 thread and 6.0 to 6.9 with two; beside four busy processes 7 with one and 16 to 200 with two."""
+
+
+class Drafted:
+    """Tokens that were run through the model and are not in `state` yet, which waits for `commit`.
+
+    Nothing of the state was copied: each DeltaNet layer's past is as it was, and the keys and
+    values of the tokens stand behind the state's own, where the next ones are written over them.
+    """
+
+    def __init__(
+        self, hidden: Tensor, logits: Tensor, state: State, parts: Sequence[DraftedDeltaNet]
+    ) -> None:
+        self.hidden = hidden  # fp32 [T, hidden], what the head was applied to
+        self.logits = logits  # fp32 [T, vocab], behind each of the tokens
+        self._state = state
+        self._parts = parts
+
+    @torch.inference_mode()
+    def commit(self, tokens: int) -> None:
+        """Read the first `tokens` of them into the state. Called once; 0 to T.
+
+        Raises:
+            ValueError: there are not so many.
+        """
+        if not 0 <= tokens <= len(self.logits):
+            raise ValueError(f"{tokens} of {len(self.logits)} drafted tokens cannot be read")
+        for part in self._parts:
+            part.commit(tokens)
+        self._state.position += tokens
+        self._state.end_reading()
 
 
 class Model:
@@ -146,6 +176,29 @@ class Model:
 
     def _takes_little(self, position: int) -> bool:
         return self.config.prefill_operations(position, position + 1) < LITTLE
+
+    @torch.inference_mode()
+    def verify(self, ids: Sequence[int] | Tensor, state: State) -> Drafted:
+        """Run drafted tokens through the model; agrees with as many calls of `decode` to rounding.
+
+        `state` is unusable until the result's `commit` says how many of them it is to hold.
+
+        Raises:
+            ValueError: no ids, or one that is no token.
+        """
+        tokens = self._checked(ids)
+        state.begin_reading(len(tokens))
+        with _threads(1 if self._takes_little(state.position) else torch.get_num_threads()):
+            x = functional.embedding(tokens, self._embedding).to(torch.float32)
+            cos, sin = self._rotary(state.position, len(tokens))
+            positions = Positions(cos.unsqueeze(1), sin.unsqueeze(1))
+            parts = []
+            for layer in self._layers:
+                x, part = layer.verify(x, state, positions)
+                if part is not None:
+                    parts.append(part)
+            hidden = self._normed(x)
+            return Drafted(hidden, self._projected(hidden), state, parts)
 
     def _checked(self, ids: Sequence[int] | Tensor) -> Tensor:
         tokens = torch.as_tensor(ids, dtype=torch.int64)

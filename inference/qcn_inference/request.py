@@ -34,6 +34,7 @@ class Prompt:
     keep: tuple[int, ...] = ()  # ascending numbers of tokens, each below len(ids)
     truncated: bool = False  # something of what was sent did not fit
     context_tokens: int = 0  # how many of the ids are those of a context in front
+    superseded: tuple[tuple[int, int], ...] = ()  # spans of ids that say what is no longer so
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,8 @@ class Finished:
     completion_tokens: int
     context_tokens: int
     truncated: bool
+    drafted_tokens: int  # proposed by prompt lookup, and verified
+    accepted_tokens: int  # those of them that were chosen
     prompt_seconds: float
     predicted_seconds: float
 

@@ -26,10 +26,20 @@ def build_model(config: ModelConfig, tensors: Loader, fingerprint: str, *, mtp: 
 
     Raises CheckpointError.
     """
+    model = declared_model(config, tensors, fingerprint, mtp=mtp)
+    tensors.load()
+    return model
+
+
+def declared_model(config: ModelConfig, tensors: Loader, fingerprint: str, *, mtp: bool) -> Model:
+    """Return a model whose matrices are still to be read, by `Loader.load`.
+
+    Raises:
+        CheckpointError: a tensor is missing, of another shape or dtype, or of no use.
+    """
     layers = tuple(_numbered_layer(config, tensors, i) for i in range(len(config.layer_types)))
     model = _around(config, tensors, fingerprint, layers, mtp=mtp)
     tensors.refuse_unused()
-    tensors.load()
     return model
 
 

@@ -38,7 +38,8 @@ from qcn_lsp.engine.runtime import (
 from qcn_lsp.settings import EngineSettings
 
 HEALTH_SECONDS = 3.0
-END_SECONDS = 3.0
+LEAVE_SECONDS = 30.0  # for one that has agreed to leave: a large model's memory takes a while
+END_SECONDS = 3.0  # after a signal, until a stronger one
 LOOK_AGAIN_SECONDS = 0.02
 
 
@@ -220,9 +221,9 @@ async def _stop_one(address: Address, health: Health | None) -> str:
 def _wait_for_engine(pid: int) -> None:
     """Wait until an engine that listens no more has given its memory back."""
     with suppress(psutil.NoSuchProcess):
-        if not _ends(psutil.Process(pid)):
+        if not _ends(psutil.Process(pid), LEAVE_SECONDS):
             raise EngineUnavailable(
-                f"it stopped listening and has not ended within {END_SECONDS:g} seconds"
+                f"it stopped listening and has not ended within {LEAVE_SECONDS:g} seconds"
             )
 
 
@@ -237,9 +238,9 @@ def _end_process(address: Address) -> int | None:
             if not wanted <= set(process.cmdline()):
                 continue
             process.terminate()
-            if not _ends(process):
+            if not _ends(process, END_SECONDS):
                 process.kill()
-                if not _ends(process):
+                if not _ends(process, END_SECONDS):
                     raise EngineUnavailable(f"its process {process.pid} does not end when killed")
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
@@ -247,12 +248,12 @@ def _end_process(address: Address) -> int | None:
     return None
 
 
-def _ends(process: psutil.Process) -> bool:
-    """Return whether a process, which need not be a child of ours, ends within `END_SECONDS`.
+def _ends(process: psutil.Process, seconds: float) -> bool:
+    """Return whether a process, which need not be a child of ours, ends within so many seconds.
 
     A zombie has ended: its memory is given back, only whoever started it has not asked yet.
     """
-    end = time.monotonic() + END_SECONDS
+    end = time.monotonic() + seconds
     while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
         if time.monotonic() >= end:
             return False

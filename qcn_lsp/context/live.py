@@ -234,7 +234,6 @@ class LiveContext:
         try:
             await self._read()
             self._settled.set()
-            await self._watch()
             while True:
                 await self._until_work()
                 await self._take_in()
@@ -249,6 +248,7 @@ class LiveContext:
         self.ready = False
         self._settled.set()
         self._end_bar("Not read")
+        self._stop_watching()
 
     async def _read(self) -> None:
         from qcn_lsp.context.repository import Repository
@@ -265,6 +265,7 @@ class LiveContext:
             raise EngineUnavailable(f"{budget} tokens are too few for one")
         self._bar = self._server.status.progress_bar(f"Reading {self._root.name}", self.stop)
         repository = Repository(self._root, count=self._count, budget=budget)
+        await self._watch()  # before the first look, or what changes during it is never heard of
         await asyncio.to_thread(repository.read, self._buffers(), self._report)
         self._repository = repository
         async with self._turn:
@@ -327,12 +328,14 @@ class LiveContext:
     async def _take_in(self) -> None:
         repository, buffers = self._repository, self._buffers()
         assert repository is not None
-        async with self._turn:  # no completion looks for itself from now on
-            self._looking = self._unseen = True
-        seen = await asyncio.to_thread(self._look, repository)
+        async with self._turn:  # a completion waits for a look at a few changes
+            if self._reconcile or not await self._catch_up(repository):
+                self._looking = self._unseen = True  # and does without a longer one
+        seen = await asyncio.to_thread(self._look, repository) if self._looking else None
         async with self._turn:
-            await asyncio.to_thread(repository.take_in, seen)
-            self._looking = False
+            if seen is not None:
+                await asyncio.to_thread(repository.take_in, seen)
+                self._looking = False
             self._is_outdated(repository)
             layout = repository.layout
             if not repository.compaction_due:
@@ -379,13 +382,22 @@ class LiveContext:
         if layout == self.sent:
             return
         self.generation += 1
-        await self.engine.put_context(self._message(layout))
+        await self.engine.put_context(self._message(repository))
         self.sent = layout
 
-    def _message(self, layout: "Layout") -> ContextLayout:
+    def _message(self, repository: "Repository") -> ContextLayout:
         segments = tuple(
-            ContextSegment(segment.hash, str(segment.path), segment.text, segment.zone, segment.hot)
-            for segment in layout.segments
+            ContextSegment(
+                segment.hash,
+                str(segment.path),
+                segment.text,
+                segment.zone,
+                segment.hot,
+                superseded,
+            )
+            for segment, superseded in zip(
+                repository.layout.segments, repository.superseded, strict=True
+            )
         )
         return ContextLayout(self.name, self.repo, segments)
 

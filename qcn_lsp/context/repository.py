@@ -34,6 +34,7 @@ from qcn_indexer.ranking import File, Ranked, likeliest, rank
 from qcn_indexer.read import Text, digest_of, read_text
 from qcn_indexer.secrets import looks_secret
 from qcn_indexer.snapshot import EMPTY, Difference, Snapshot, difference, look_again
+from qcn_indexer.superseded import superseded_lines
 from qcn_indexer.walk import EMPTY_FILE, Found, Skipped, walk
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,11 @@ class Repository:
     def layout(self) -> Layout:
         """What the model should read now."""
         return self._overlay.layout
+
+    @property
+    def superseded(self) -> tuple[tuple[tuple[int, int], ...], ...]:
+        """For each segment of the layout the spans of lines that say what is no longer so."""
+        return superseded_lines(self._overlay)
 
     @property
     def left_out(self) -> tuple[tuple[PurePosixPath, str], ...]:

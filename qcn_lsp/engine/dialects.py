@@ -228,12 +228,14 @@ class OpenAIEndpoint:
 
 
 def _segment(segment: ContextSegment, with_text: bool) -> dict[str, Any]:
-    place = {
+    place: dict[str, Any] = {
         "hash": segment.hash,
         "path": segment.path,
         "zone": segment.zone,
         "hot": segment.hot,
     }
+    if segment.superseded:
+        place["superseded"] = segment.superseded
     return place | ({"text": segment.text} if with_text else {})
 
 

@@ -42,7 +42,8 @@ class ContextFile:
 class ContextSegment:
     """A part of what the model reads of a repository.
 
-    `hash` is SHA-256 of path, a NUL and text, hexadecimal; `hot`: likely to change.
+    `hash` is SHA-256 of path, a NUL and text, hexadecimal; `hot`: likely to change; `superseded`:
+    spans of its lines that say what is no longer so.
     """
 
     hash: str
@@ -50,6 +51,7 @@ class ContextSegment:
     text: str
     zone: Literal["base", "overlay"]
     hot: bool = False
+    superseded: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)

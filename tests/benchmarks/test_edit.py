@@ -11,7 +11,6 @@ from benchmarks.contenders import WorkerError
 from benchmarks.edit import OURS
 from benchmarks.shapes import TOY
 
-pytestmark = pytest.mark.xdist_group("benchmarks")  # one process makes the toy checkpoint
 LENGTH = 4_096
 TAIL = 400  # tokens of a completion's own text, at the most
 

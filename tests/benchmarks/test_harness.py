@@ -13,8 +13,6 @@ from benchmarks.floor import cost
 from benchmarks.inference import Work, measure_model, random_prompt
 from benchmarks.shapes import TOY
 
-pytestmark = pytest.mark.xdist_group("benchmarks")  # one process makes the toy checkpoint
-
 WORK = Work(prompt_tokens=80, steps=4, rounds=2, fewest_rounds=2, seconds=0)
 OURS = Contender("ours", "fp32")
 ABSENT = Contender("llama.cpp", "fp32")

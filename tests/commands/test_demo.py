@@ -78,7 +78,7 @@ class TestPlaces:
         assert source_files(shop) == [shop / "cart.py"]
 
 
-def test_it_shows_a_row_for_each_place_and_leaves_nothing_behind(
+async def test_it_shows_a_row_for_each_place_and_leaves_nothing_behind(
     standin: StandInModel, runtime: Path, shop: Path
 ) -> None:
     done = qcn("demo", shop)
@@ -89,7 +89,7 @@ def test_it_shows_a_row_for_each_place_and_leaves_nothing_behind(
     assert "small embedded model" in done.stdout
     assert f"0 of {len(expected)} lines" in done.stdout
     assert (shop / "cart.py").read_text() == SHOP
-    assert not processes_of(runtime)
+    await until(lambda: not processes_of(runtime))  # it was asked to leave
 
 
 def test_names_of_files_are_printed_as_they_are(standin: StandInModel, tmp_path: Path) -> None:

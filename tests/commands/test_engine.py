@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from command_support import qcn
-from link_support import StandInModel, processes_of, until
+from link_support import StandInModel, listens, processes_of, until
 from standin_endpoint import endpoint
 
 from qcn_lsp.cli import main
@@ -68,11 +68,14 @@ def test_an_engine_that_cannot_serve_exits_with_1_and_the_reason(standin: StandI
 
 
 def test_an_engine_on_a_port_gets_a_token_file(standin: StandInModel, runtime: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
     token = runtime / "token"
-    where = ("--port", str(port), "--token-file", token)
-    started = qcn("engine", "start", "--model", standin.folder, *where)
+    # Bound and not listening, so that the engine may have the port and the system gives it nobody.
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+        where = ("--port", str(port), "--token-file", token)
+        started = qcn("engine", "start", "--model", standin.folder, *where)
     assert (started.returncode, started.stderr) == (0, "")
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     assert running() == [], "windows do not look for it there"
@@ -178,11 +181,6 @@ async def test_one_that_its_starter_has_not_collected_has_ended_all_the_same(
 def left_uncollected(command: list[str]) -> "subprocess.Popen[bytes]":
     """Start a process that is a zombie, once it has ended, until the caller asks for it."""
     return subprocess.Popen(command)
-
-
-def listens(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as client:
-        return client.connect_ex(str(path)) == 0
 
 
 def test_one_that_cannot_be_stopped_keeps_no_other_from_it(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from engine_support import EngineProcess, engine_on, write_model
+from engine_support import LONG_CONTEXT, EngineProcess, engine_on, write_model
 from qcn_inference.checkpoint import load_model
 from qcn_inference.generate import Loaded
 from qcn_inference.grid import Grid
@@ -17,6 +17,13 @@ from qcn_inference.tokenizer import Tokenizer
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("models") / "small")
+
+
+@pytest.fixture(scope="session")
+def long_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model with a context in which an answer takes minutes."""
+    folder = tmp_path_factory.mktemp("models") / "small"
+    return write_model(folder, context_length=LONG_CONTEXT)
 
 
 @pytest.fixture(scope="session")

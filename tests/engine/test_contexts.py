@@ -5,10 +5,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from context_support import BASE, Layout, body_of, put, segment_hash, source, view
 from engine_support import EngineProcess, engine_on
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -17,7 +20,11 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from qcn_inference.contexts import Context, Contexts, Segment, Span
+from qcn_inference.generate import Loaded
 from qcn_inference.grid import BLOCK
+from qcn_inference.service import completions, infill
+from qcn_inference.service.schemas import CompletionBody, InfillBody
 from qcn_inference.tokenizer import Tokenizer
 from sampling import examples
 
@@ -93,6 +100,91 @@ def test_a_completion_behind_a_context_is_the_one_behind_its_tokens(
     assert behind["tokens_cached"] >= tokens
     own = behind["tokens_evaluated"] - tokens
     assert behind["timings"]["prompt_n"] <= own
+
+
+def test_superseded_lines_are_named_by_their_tokens(
+    engine: EngineProcess, name: str, tokenizer: Tokenizer
+) -> None:
+    """The second line of a base file, and of its change all but the updated line."""
+    text = "a = 1\nb = 2\nc = 3\n"
+    change = "original:\nb = 2\nupdated:\nb = 3\n"
+    body = body_of([("a.py", text, "base"), ("a.py", change, "overlay")])
+    body["segments"][0]["superseded"] = [[1, 2]]
+    body["segments"][1]["superseded"] = [[0, 3]]
+    assert engine.client.put(f"/v1/contexts/{name}", json=body).status_code == 200
+    found = []
+    for segment, whole in zip(view(engine, name)["segments"], (text, change), strict=True):
+        header = tokenizer.encode_plain(segment["path"] + "\n")
+        ids = [0, *header, *tokenizer.encode_plain(whole)]
+        for start, end in segment["superseded"]:
+            found.append(tokenizer.decode(ids[start - segment["start"] : end - segment["start"]]))
+    assert found == ["b = 2\n", "original:\nb = 2\nupdated:\n"]
+
+
+@pytest.mark.parametrize("spans", [[[2, 1]], [[1, 1]], [[3, 4], [1, 2]], [[-1, 2]], [["1", 2]]])
+def test_superseded_lines_that_make_no_sense_are_refused(
+    engine: EngineProcess, name: str, spans: list[list[Any]]
+) -> None:
+    body = body_of(BASE)
+    body["segments"][0]["superseded"] = spans
+    answer = engine.client.put(f"/v1/contexts/{name}", json=body)
+    assert answer.status_code == 400
+    assert "superseded" in answer.json()["error"]["message"]
+
+
+LINES = st.lists(
+    st.sampled_from(["", "x = 1", "    y", "\t", "é", "    return x()", "# a\r"]),
+    min_size=1,
+    max_size=12,
+)
+
+
+@pytest.mark.long
+@examples(sample=200, full=3000)
+@given(lines=LINES, bounds=st.sets(st.integers(0, 14), max_size=6), ended=st.booleans())
+def test_superseded_tokens_are_all_that_touch_a_superseded_line(
+    tokenizer: Tokenizer, lines: list[str], bounds: set[int], ended: bool
+) -> None:
+    text = "\n".join(lines) + "\n" * ended
+    superseded = tuple(zip(sorted(bounds)[::2], sorted(bounds)[1::2], strict=False))
+    span = Span(Segment.of(tokenizer, "a.py", text), "base", False, 7, superseded)
+    context = Context("c", "r", (span,), span.segment.ids)
+    taken = {at for start, end in context.superseded("") for at in range(start, end)}
+    assert {at for start, end in context.superseded("a.py") for at in range(start, end)} == set(
+        range(7, span.end)
+    )
+    # Which bytes each token holds, and which bytes each line.
+    header, at = len("a.py\n"), 0
+    marked = {line for start, end in superseded for line in range(start, end)}
+    touched = set()
+    for place, token in enumerate(span.segment.ids[1:], start=8):
+        length = len(tokenizer.token_bytes(token))
+        for byte in range(at, at + length):
+            if byte >= header:
+                line = text.encode()[: byte - header].count(b"\n")
+                touched |= {place} if line in marked else set()
+        at += length
+    assert taken == touched
+
+
+def test_a_completion_is_told_what_is_superseded(loaded: Loaded) -> None:
+    """And of the file that `/infill` completes nothing in front is a source: it is shown behind."""
+    contexts, texts = Contexts(), {"a.py": "a = 1\nb = 2\n", "b.py": "c = 3\n"}
+    segments = [Segment.of(loaded.tokenizer, path, text) for path, text in texts.items()]
+    layout: Any = [
+        SimpleNamespace(hash=segments[0].hash, zone="base", hot=False, superseded=[(0, 1)]),
+        SimpleNamespace(hash=segments[1].hash, zone="base", hot=False, superseded=[]),
+    ]
+    context = contexts.compose(loaded.tokenizer, "c", "shop", layout, segments)
+    contexts.put(context, contexts.arrive())
+    engine: Any = SimpleNamespace(ready=lambda: loaded, contexts=contexts)
+    line = context.spans[0].superseded_ids
+    asked = CompletionBody(prompt="x", context="c")
+    assert completions._generation(engine, asked).prompt().superseded == tuple(line)
+    whole = (context.spans[1].start, len(context.ids))
+    for path, spans in (("x.py", line), ("b.py", [*line, whole])):
+        filled = InfillBody(filename=path, context="c", n_predict=4)
+        assert infill._generation(engine, filled).prompt().superseded == tuple(spans)
 
 
 def test_openais_completion_takes_a_context_too(engine: EngineProcess, name: str) -> None:

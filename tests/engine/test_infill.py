@@ -102,6 +102,7 @@ def test_what_llama_vscode_sends_is_answered_as_it_reads_it(engine: EngineProces
     assert timings["predicted_n"] == answer["tokens_predicted"]
     for name in ("prompt_ms", "prompt_per_second", "predicted_ms", "predicted_per_second"):
         assert timings[name] >= 0
+    assert 0 <= timings["draft_n_accepted"] <= timings["draft_n"]
 
 
 def test_an_empty_body_is_a_completion_of_nothing(engine: EngineProcess) -> None:

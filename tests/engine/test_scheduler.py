@@ -5,6 +5,7 @@ from collections.abc import Generator
 from concurrent.futures import CancelledError, Future
 
 import pytest
+from deadlines import DEADLINE_SECONDS
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from qcn_inference.scheduler import Closed, Priority, QueueFull, Scheduler, Superseded
@@ -162,8 +163,8 @@ def test_idle_is_told_when_the_queue_has_run_dry() -> None:
     thread = threading.Thread(target=scheduler.run, args=(idle.set,))
     future = scheduler.submit(job("a", log))
     thread.start()
-    assert future.result(60) == "a"
-    assert idle.wait(60)
+    assert future.result(DEADLINE_SECONDS) == "a"
+    assert idle.wait(DEADLINE_SECONDS)
     scheduler.close()
     thread.join()
 

@@ -6,6 +6,7 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sampling import examples
 
 from qcn_lsp.evaluation.scores import Estimate, is_exact, mean, share, similarity
 
@@ -28,7 +29,9 @@ def test_shares_have_the_intervals_of_wilson() -> None:
     assert (half.value, half.low, half.high) == pytest.approx((0.5, 0.2366, 0.7634), abs=1e-3)
 
 
-@given(st.data())
+@pytest.mark.long
+@examples(sample=100, full=5000)
+@given(data=st.data())
 def test_a_share_lies_in_its_interval_and_that_within_0_and_1(data: st.DataObject) -> None:
     count = data.draw(st.integers(1, 1000))
     hits = data.draw(st.integers(0, count))

@@ -3,9 +3,11 @@
 import asyncio
 import os
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_editor import DEADLINE_SECONDS, Buffer, FakeEditor, capabilities, fake_editor
@@ -13,9 +15,11 @@ from lsprotocol import types
 from scripted_model import ScriptedModel, scripted_model
 
 from qcn_lsp.context import live
+from qcn_lsp.context.repository import Repository
+from qcn_lsp.documents import Document
 from qcn_lsp.engine.client import HttpClient
 from qcn_lsp.engine.dialects import OwnEngine
-from qcn_lsp.server import create_server
+from qcn_lsp.server import QcnServer, create_server
 
 Layout = list[tuple[str, str, str]]
 HEALTH = {"state": "ready", "model": "scripted", "context_limit": 20_000}
@@ -116,6 +120,22 @@ async def test_a_completion_right_after_a_change_elsewhere_sees_it(root: Path) -
         assert "def cost(item)" in text
 
 
+async def test_the_engine_is_told_which_lines_are_superseded(root: Path) -> None:
+    async with session(root) as (editor, model):
+        prices = editor.open("lib/prices.py", (root / "lib/prices.py").read_text())
+        buffer = editor.open("main.py", (root / "main.py").read_text())
+        await laid_out(buffer, model)
+        name = model.bodies[-1]["context"]
+        assert not any(model.superseded[name])
+        start = prices.text.index("price(")
+        prices.replace(start, start + len("price"), "cost")
+        await complete(buffer)
+        said = dict(zip(layout_of(model), model.superseded[name], strict=True))
+        [old, new] = [(part, spans) for part, spans in said.items() if part[0] == "lib/prices.py"]
+        assert (old[1], new[1]) == ([[0, 3]], [])  # so short a file is said whole
+        assert sum(map(bool, said.values())) == 1
+
+
 @pytest.mark.parametrize("how", ["saved and closed", "checked out"])
 async def test_a_completion_right_after_a_change_on_disk_sees_it(root: Path, how: str) -> None:
     renamed = root / "lib" / "prices.py"
@@ -134,7 +154,7 @@ async def test_a_completion_right_after_a_change_on_disk_sees_it(root: Path, how
         if how == "checked out":
             editor.close("lib/prices.py")
             git(root, "checkout", "-q", "new")
-            tell(editor, renamed, types.FileChangeType.Changed)
+            tell(editor, types.FileChangeType.Changed, renamed)
         else:
             start = prices.text.index("price(")
             prices.replace(start, start + len("price"), "cost")
@@ -153,11 +173,11 @@ async def test_a_file_that_was_emptied_and_is_then_removed_is_gone(root: Path) -
         buffer = editor.open("main.py", (root / "main.py").read_text())
         await laid_out(buffer, model)
         (root / ".gitignore").write_text("")
-        tell(editor, root / ".gitignore", types.FileChangeType.Changed)
+        tell(editor, types.FileChangeType.Changed, root / ".gitignore")
         [name] = model.layouts
         await until(lambda: (".gitignore", "", "overlay") in model.layouts[name])
         (root / ".gitignore").unlink()
-        tell(editor, root / ".gitignore", types.FileChangeType.Deleted)
+        tell(editor, types.FileChangeType.Deleted, root / ".gitignore")
         await until(lambda: (".gitignore", "(deleted)\n", "overlay") in model.layouts[name])
 
 
@@ -167,10 +187,10 @@ async def test_a_completion_right_after_many_changes_on_disk_has_them_all_or_no_
     async with session(root, WATCHING) as (editor, model):
         buffer = editor.open("main.py", (root / "main.py").read_text())
         await laid_out(buffer, model)
-        for number in range(100):
-            new = root / f"{number}.py"
+        created = [root / f"{number}.py" for number in range(100)]
+        for new in created:
             new.write_text("x = 1\n")
-            tell(editor, new, types.FileChangeType.Created)
+        tell(editor, types.FileChangeType.Created, *created)
         await complete(buffer)
         if "context" in model.bodies[-1]:  # the burst was over by then, on a slow machine
             assert "99.py" in {path for path, _, _ in layout_of(model)}
@@ -225,8 +245,8 @@ async def test_a_change_on_disk_is_taken_in(root: Path, client: str) -> None:
         gone = root / "lib" / "prices.py"
         gone.unlink()
         if client == WATCHING:
-            tell(editor, new, types.FileChangeType.Created)
-            tell(editor, gone, types.FileChangeType.Deleted)
+            tell(editor, types.FileChangeType.Created, new)
+            tell(editor, types.FileChangeType.Deleted, gone)
         await until(lambda: {"lib/tax.py", "lib/prices.py"} <= overlay_paths(model.layouts[name]))
         assert ("lib/tax.py", new.read_text(), "overlay") in model.layouts[name]
 
@@ -237,7 +257,7 @@ async def test_what_becomes_ignored_is_gone_and_the_engine_forgets_it(root: Path
         await laid_out(buffer, model)
         [name] = model.layouts
         (root / ".gitignore").write_text("build.log\nlib/\n")
-        tell(editor, root / ".gitignore", types.FileChangeType.Changed)
+        tell(editor, types.FileChangeType.Changed, root / ".gitignore")
         await until(lambda: model.deleted == [name])
         await until(lambda: name in model.layouts)
         assert not any(path.startswith("lib/") for path, _, _ in model.layouts[name])
@@ -310,8 +330,7 @@ async def test_what_becomes_ignored_among_many_changes_is_forgotten_too(root: Pa
         changed = [root / ".gitignore", *(root / f"part{number}.py" for number in range(150))]
         for path in changed[1:]:
             path.write_text("x = 1\n")
-        for path in changed:
-            tell(editor, path, types.FileChangeType.Changed)
+        tell(editor, types.FileChangeType.Changed, *changed)
         await until(lambda: model.deleted == [name])
         await until(lambda: name in model.layouts)
         paths = {path for path, _, _ in model.layouts[name]}
@@ -328,34 +347,83 @@ async def test_a_buffer_that_holds_a_secret_is_in_no_layout(root: Path) -> None:
         assert "ghp_" not in "".join(map(str, model.bodies))
 
 
-async def test_a_change_that_nothing_told_of_is_found_by_content(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In this process, so that the look which is due now and then is due at once."""
-    monkeypatch.setattr(live, "RECONCILE_SECONDS", 0.0)
-    file = root / "lib" / "prices.py"
-    long_ago = (1_700_000_000, 1_700_000_000)
-    os.utime(file, long_ago)
+@asynccontextmanager
+async def in_this_process(
+    root: Path, monkeypatch: pytest.MonkeyPatch, *, watches: bool
+) -> AsyncIterator[tuple[QcnServer, Document, ScriptedModel]]:
+    """A server without a client that has begun to read `root`, where its times can be changed."""
     server = create_server()
     server.workspace_roots = [root]
     uri = (root / "main.py").as_uri()
     server.documents.open(types.TextDocumentItem(uri, "python", 1, "x = "))
     document = server.documents.get(uri)
     assert document is not None
-    monkeypatch.setattr(type(server), "client_watches_files", True)
+    monkeypatch.setattr(type(server), "client_watches_files", watches)
     monkeypatch.setattr(server.status, "progress_bar", lambda *_: None)
     async with scripted_model() as model:
         model.health = HEALTH
         engine = OwnEngine(HttpClient(model.url, name="the model"), None)
         server.contexts.begin(root, engine)
         await until(lambda: server.contexts.state(root) is not None)
+        yield server, document, model
+        server.contexts.end_all()
+        await engine.close()
+
+
+async def test_a_change_that_nothing_told_of_is_found_by_content(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look which is due now and then is due at once here."""
+    monkeypatch.setattr(live, "RECONCILE_SECONDS", 0.0)
+    file = root / "lib" / "prices.py"
+    long_ago = (1_700_000_000, 1_700_000_000)
+    os.utime(file, long_ago)
+    async with in_this_process(root, monkeypatch, watches=True) as (server, document, model):
         file.write_text(file.read_text().replace("item", "good"))  # as long as before
         os.utime(file, long_ago)
         name = await server.contexts.name_for(root, document)
         assert name is not None
         await until(lambda: any("def price(good)" in text for _, text, _ in model.layouts[name]))
-        server.contexts.end_all()
-        await engine.close()
+
+
+async def test_a_change_during_the_first_reading_is_taken_in(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the client tells of none: the system must be watched by then."""
+    file, read = root / "lib" / "prices.py", Repository.read
+
+    def slow(*given: Any) -> None:
+        read(*given)
+        file.write_text("def price(good): ...\n")
+
+    monkeypatch.setattr(Repository, "read", slow)
+    async with in_this_process(root, monkeypatch, watches=False) as (_, _, model):
+        [name] = model.layouts
+        await until(lambda: any("def price(good)" in text for _, text, _ in model.layouts[name]))
+
+
+async def test_a_completion_waits_for_the_look_at_few_changes_that_is_under_way(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, look = root / "lib" / "prices.py", Repository.look
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(*given: Any, **named: Any) -> Any:
+        begun.set()
+        go_on.wait()
+        return look(*given, **named)
+
+    async with in_this_process(root, monkeypatch, watches=True) as (server, document, model):
+        monkeypatch.setattr(Repository, "look", slow)
+        file.write_text("def price(good): ...\n")
+        server.contexts.changed_on_disk([file])
+        await until(begun.is_set)  # when the burst of one change is over
+        asked = asyncio.create_task(server.contexts.name_for(root, document))
+        await asyncio.sleep(0)  # it comes as far as it can
+        go_on.set()
+        name = await asked
+        assert name is not None
+        assert any("def price(good)" in text for _, text, _ in model.layouts[name])
 
 
 async def test_an_engine_that_lost_the_context_is_given_it_again(root: Path) -> None:
@@ -419,6 +487,7 @@ async def test_a_reading_that_the_user_ends_is_over_until_the_settings_change(ro
         [name], [token] = model.layouts, editor.client.progress_reports
         editor.client.window_work_done_progress_cancel(types.WorkDoneProgressCancelParams(token))
         await until(lambda: model.layouts[name] == [])
+        await editor.caught_up()
         assert reports(editor)[-1] == types.WorkDoneProgressEnd(message="Not read")
         [message] = editor.client.messages
         assert "turn the setting qcn.context.repository off and on" in message.message
@@ -459,8 +528,7 @@ async def test_going_back_to_a_branch_takes_the_layout_that_it_had(root: Path, f
         assert len(first) == 4 + files
         for version, expected in (("'a new branch'", None), ("1", first)):
             write(version)
-            for path in changed:
-                tell(editor, path, types.FileChangeType.Changed)
+            tell(editor, types.FileChangeType.Changed, *changed)
 
             def taken_in(version: str = version, expected: Layout | None = expected) -> bool:
                 layout = model.layouts[name]
@@ -482,7 +550,7 @@ def git(root: Path, *command: str) -> None:
     subprocess.run(["git", "-C", str(root), *who, *command], check=True, capture_output=True)
 
 
-def tell(editor: FakeEditor, path: Path, kind: types.FileChangeType) -> None:
-    """What a client that watches says."""
-    event = types.FileEvent(path.as_uri(), kind)
-    editor.client.workspace_did_change_watched_files(types.DidChangeWatchedFilesParams([event]))
+def tell(editor: FakeEditor, kind: types.FileChangeType, *paths: Path) -> None:
+    """What a client that watches says: all at once, so that it is one burst however slow we are."""
+    events = [types.FileEvent(path.as_uri(), kind) for path in paths]
+    editor.client.workspace_did_change_watched_files(types.DidChangeWatchedFilesParams(events))

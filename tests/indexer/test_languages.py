@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from deadlines import DEADLINE_SECONDS
 from pygments.lexers import get_lexer_for_filename
 from qcn_indexer.languages import language_of, languages
 from qcn_indexer.names import unfit_file
@@ -65,4 +66,4 @@ def test_asking_for_nothing_loads_nothing_and_asking_loads_no_lexer() -> None:
         "assert 'pygments' not in sys.modules; assert language_of('a.py') == 'python'; "
         "assert 'pygments.lexers.python' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=DEADLINE_SECONDS)

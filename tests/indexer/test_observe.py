@@ -10,12 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import pytest
+from deadlines import DEADLINE_SECONDS
 from indexer.tree_support import write
 from qcn_indexer.changes import EVERYTHING, Changes
 from qcn_indexer.observe import Watcher
 from watchdog.observers import Observer
-
-LONG = 60  # a limit for what should come at once; nothing is judged by it
 
 
 class Told:
@@ -29,7 +28,7 @@ class Told:
     def until(self, *expected: str) -> None:
         wanted = {PurePosixPath(path) for path in expected}
         while wanted:
-            assert self.woken.wait(LONG), f"nothing was told of {wanted}"
+            assert self.woken.wait(DEADLINE_SECONDS), f"nothing was told of {wanted}"
             self.woken.clear()
             wanted -= self.changes.take()
 
@@ -63,7 +62,7 @@ def test_reading_is_no_change(tmp_path: Path) -> None:
     with watched(tmp_path) as told:
         (tmp_path / "a.py").read_text()
         write(tmp_path, {"b.py": "2"})
-        assert told.woken.wait(LONG)
+        assert told.woken.wait(DEADLINE_SECONDS)
         assert PurePosixPath("a.py") not in told.changes.take()
 
 
@@ -112,6 +111,6 @@ def test_a_limit_reached_below_the_folder_is_noticed(
     if subprocess.run([*namespace, own_limit + "true"], capture_output=True).returncode:
         pytest.skip("user namespaces are not allowed here")
     program = [*namespace, own_limit + '"$@"', "sh", sys.executable, "-c", LIMITED, str(tmp_path)]
-    answer = subprocess.run(program, capture_output=True, text=True, timeout=LONG)
+    answer = subprocess.run(program, capture_output=True, text=True, timeout=DEADLINE_SECONDS)
     assert (answer.returncode, answer.stderr) == (0, "")
     assert answer.stdout.count("inotify watch limit reached") == messages

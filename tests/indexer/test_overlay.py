@@ -20,6 +20,7 @@ from qcn_indexer.overlay import (
 )
 from qcn_indexer.ranking import Ranked
 from qcn_indexer.skeleton import skeleton
+from qcn_indexer.superseded import superseded_lines
 from sampling import examples
 
 A, B, C = Path("a.py"), Path("b.py"), Path("c.py")
@@ -273,3 +274,47 @@ def test_compaction_leaves_nothing_superseded_and_keeps_the_front(
         changed = [files.get(segment.path) != segment.text for segment in overlay.base]
         front = changed.index(True) if any(changed) else len(changed)
         assert compacted.base[:front] == overlay.base[:front]
+
+
+def current_lines(overlay: Overlay) -> list[str]:
+    """All lines of the layout that are not superseded; a change's own line feed is none of them."""
+    found = []
+    segments = overlay.layout.segments
+    for segment, spans in zip(segments, superseded_lines(overlay), strict=True):
+        text = segment.text.removesuffix("\n") if segment.kind == "change" else segment.text
+        superseded = {line for start, end in spans for line in range(start, end)}
+        lines = enumerate(text.split("\n"))
+        found += [line for number, line in lines if number not in superseded]
+    return found
+
+
+def test_what_a_change_takes_back_is_superseded_and_what_it_says_is_not() -> None:
+    overlay = over((A, LONG), (B, "x\n")).after(Written(A, LONG.replace("line 9\n", "line nine\n")))
+    lines = current_lines(overlay)
+    assert "line nine" in lines
+    assert not {"line 9", "original:", "updated:"} & set(lines)
+    base, untouched, change = superseded_lines(overlay)
+    assert base == ((6, 13),)  # three lines on each side are said again
+    assert untouched == ()
+    assert change == ((0, 9),)
+
+
+def test_a_renamed_file_is_current_and_a_deleted_one_is_not() -> None:
+    overlay = after(over((A, "a\n"), (B, "b\n")), Renamed(A, C), Deleted(B))
+    assert current_lines(overlay) == ["a", ""]
+
+
+@pytest.mark.long
+@examples(sample=300, full=4000)
+@given(files=FILES, events=EVENTS, limits=LIMITS)
+def test_what_is_not_superseded_is_the_current_text_of_every_file_once(
+    files: dict[Path, str], events: Sequence[Event], limits: Limits
+) -> None:
+    overlay = over(*files.items(), budget=limits.budget, rewrite=limits.rewrite)
+    for event in events:
+        overlay = overlay.after(event)
+        known = read(overlay.layout.segments).values()
+        texts = [text for kind, text in known if kind != "note"]
+        lines = [line for text in texts for line in text.split("\n")]
+        assert sorted(current_lines(overlay)) == sorted(lines)
+        assert all(not spans for spans in superseded_lines(overlay)) or overlay.entries

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from deadlines import DEADLINE_SECONDS
 
 
 def write(root: Path, files: Mapping[str, str | bytes]) -> Path:
@@ -18,17 +19,20 @@ def write(root: Path, files: Mapping[str, str | bytes]) -> Path:
 
 
 def own_git_home(home: Path, patch: pytest.MonkeyPatch) -> Path:
-    """Keep the machine's own settings of git out of the test, and return the folder of ours."""
+    """Have git read a user's settings from a folder of the test's own, and return that."""
     home.mkdir(parents=True, exist_ok=True)
     patch.setenv("HOME", str(home))
     patch.delenv("XDG_CONFIG_HOME", raising=False)
-    patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    patch.delenv("GIT_CONFIG_GLOBAL")
     return home
 
 
 def git(folder: Path, *arguments: str, stdin: bytes = b"") -> bytes:
     ran = subprocess.run(
-        ["git", "-C", folder, *arguments], input=stdin, capture_output=True, timeout=60
+        ["git", "-C", folder, *arguments],
+        input=stdin,
+        capture_output=True,
+        timeout=DEADLINE_SECONDS,
     )
     assert ran.returncode in (0, 1), ran.stderr
     return ran.stdout

@@ -219,6 +219,25 @@ class TestDamage:
         with pytest.raises(CheckpointError, match="is no GGUF file"):
             converted(file, tmp_path / "copy")
 
+    @pytest.mark.parametrize(
+        ("name", "problem"),
+        [
+            ("model.layers.1.self_attn.k_proj.weight", "no file holds the tensor"),
+            ("model.layers.0.mlp.experts.2.up_proj.weight", "experts of block 0"),
+        ],
+    )
+    def test_without_a_tensor(
+        self, name: str, problem: str, tensors: dict[str, Tensor], tmp_path: Path
+    ) -> None:
+        """Told when it is converted, not when the copy is first loaded."""
+        prefix = name.rpartition("experts.")[0]
+        lost = {n for n in tensors if n == name or (prefix and n.startswith(prefix) and "up" in n)}
+        kept = {n: tensor for n, tensor in tensors.items() if n not in lost}
+        file = write_gguf(tmp_path / "model.gguf", CONFIG, kept)
+        with pytest.raises(CheckpointError, match=problem):
+            converted(file, tmp_path / "copy")
+        assert not (tmp_path / "copy" / "config.json").exists()
+
     def test_of_an_unknown_type(self, tensors: dict[str, Tensor], tmp_path: Path) -> None:
         file = write_gguf(tmp_path / "model.gguf", CONFIG, tensors, matrices=Kind.Q4_0)
         with pytest.raises(CheckpointError, match=r"is of GGML type 2; read are BF16, .*Q4_K"):

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from deadlines import DEADLINE_SECONDS
+
 KERNELS = Path(__file__).parents[2] / "kernels"
 
 PROGRAM = """
@@ -11,7 +13,7 @@ import sys
 sys.modules["triton"] = None  # whoever imports it fails
 import torch
 from qcn_kernels import attention, causal_conv1d, fp8, gated_delta_net, gated_delta_rule
-from qcn_kernels import groupwise, moe, paged_attention, rms_norm, rotary
+from qcn_kernels import groupwise, moe, paged_attention, rms_norm, rotary, sampling
 
 ones = torch.ones
 x = ones(70, 8)
@@ -27,6 +29,10 @@ gated_delta_rule.gated_delta_rule_on_grid(
     q=heads, k=heads, v=heads, g=-ones(70, 2), beta=ones(70, 2), state=ones(2, 8, 8),
     grid=gated_delta_rule.chunk_grid([70]), checkpoints=ones(0, 2, 8, 8),
 )
+_, verified = gated_delta_rule.verify_gated_delta_rule(
+    q=heads[:4], k=heads[:4], v=heads[:4], g=-ones(4, 2), beta=ones(4, 2), state=ones(2, 8, 8)
+)
+gated_delta_rule.commit_gated_delta_rule(verified, 2, state=ones(2, 8, 8))
 weights = gated_delta_net.DeltaNetWeights(
     conv=ones(4, 48), neg_a=-ones(2), dt_bias=ones(2), norm=ones(8), eps=1e-6, key_heads=2,
     key_dim=8,
@@ -42,6 +48,13 @@ paged_attention.paged_attention_decode(heads[:1], kv)
 packed = groupwise.quantise(ones(64, 32), torch.float32)
 moe.experts(ones(3, 32), weights=ones(3, 1), chosen=torch.zeros(3, 1, dtype=torch.int64),
             gate_up=packed, down=groupwise.quantise(ones(32, 32), torch.float32))
+weights, chosen = moe.route(ones(70, 5), top_k=2, normalise=True, shared=True)
+routed = {"weights": weights, "chosen": chosen}
+moe.experts(x, **routed, gate_up=ones(5, 6, 8), down=ones(5, 8, 3))
+moe.experts_step(x[:2], weights=weights[:2], chosen=chosen[:2], gate_up=ones(5, 6, 8),
+                 down=ones(5, 8, 3))
+sampling.greedy(x)
+sampling.sample(x, temperature=1.0, top_k=4, top_p=0.9, uniform=0.5 * ones(70))
 """
 
 
@@ -50,5 +63,5 @@ def test_every_operation_runs_on_the_cpu_where_triton_cannot_be_imported() -> No
         [sys.executable, "-c", PROGRAM],
         check=True,
         env={"PYTHONPATH": str(KERNELS), "OMP_NUM_THREADS": "1"},
-        timeout=300,
+        timeout=DEADLINE_SECONDS,
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from deadlines import DEADLINE_SECONDS
 from link_support import processes_of
 from pydantic import SecretStr
 from standin_endpoint import Endpoint, endpoint, html, redirect, refusal
@@ -224,8 +225,8 @@ async def test_a_cancelled_request_closes_its_connection(runtime: Path) -> None:
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as listener:
         link = link_to(f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}")
         request = asyncio.create_task(link.complete(REQUEST))
-        await asyncio.wait_for(asked.wait(), 20)
+        await asyncio.wait_for(asked.wait(), DEADLINE_SECONDS)
         request.cancel()
-        await asyncio.wait_for(closed.wait(), 20)
+        await asyncio.wait_for(closed.wait(), DEADLINE_SECONDS)
         await link.close()
     assert request.cancelled()

@@ -6,6 +6,7 @@ import signal
 import socket
 import stat
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -346,8 +347,11 @@ class TestFailures:
             await link.complete(REQUEST)
 
     async def test_a_crash_loop_is_slowed_down_and_still_says_why(
-        self, make_link: MakeLink, standin: StandInModel
+        self, make_link: MakeLink, standin: StandInModel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        """On a clock that stands still: two seconds may go by before the third attempt."""
+        stopped = partial(Failures, clock=lambda: 0.0)
+        monkeypatch.setattr("qcn_lsp.engine.link.Failures", stopped)
         standin.behave(exit=4)
         link = make_link()
         for _ in range(2):

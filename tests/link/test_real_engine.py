@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from deadlines import DEADLINE_SECONDS
 from link_support import until
 
 from qcn_lsp.engine.dialects import engine_health
@@ -65,7 +66,7 @@ async def active_requests() -> tuple[int, int]:
 
 async def working() -> int:
     """Return the engine's process id as soon as it works on a request."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         while True:
             active, pid = await active_requests()
             if active:
@@ -114,7 +115,7 @@ async def test_a_cancelled_request_stops_the_work(nano: Recorded) -> None:
     await nano.link.ensure_ready()
     await working()
     request.cancel()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         while (await active_requests())[0]:
             pass
     await until(request.cancelled)

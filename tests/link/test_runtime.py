@@ -67,14 +67,15 @@ def test_without_any_safe_directory_the_message_says_what_to_set(
     # The owner of what is there is somebody else than the user that asks.
     monkeypatch.setenv("XDG_RUNTIME_DIR", "relative/paths/are/ignored")
     monkeypatch.setattr("tempfile.tempdir", str(runtime))
-    monkeypatch.setattr("os.getuid", lambda: 4_000_000)
+    nobody = 2**31 + os.getpid()  # another one in each process that runs this test
+    monkeypatch.setattr("os.getuid", lambda: nobody)
     for folder in (runtime, Path("/tmp")):
-        (folder / "qcn-4000000").mkdir(mode=0o700, exist_ok=True)
+        (folder / f"qcn-{nobody}").mkdir(mode=0o700)
     try:
         with pytest.raises(EngineUnavailable, match=r"another user.*Set XDG_RUNTIME_DIR"):
             runtime_directory()
     finally:
-        Path("/tmp/qcn-4000000").rmdir()
+        Path(f"/tmp/qcn-{nobody}").rmdir()
 
 
 def test_a_model_has_one_key_however_its_folder_is_written(

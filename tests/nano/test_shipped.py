@@ -86,6 +86,6 @@ def test_the_manifest_names_a_permissive_licence_for_every_package() -> None:
 
 def test_no_machine_path_is_shipped() -> None:
     texts = [path for path in DATA.iterdir() if path.suffix in {".json", ".md"}]
-    home = str(Path.home())
-
-    assert not [path.name for path in [*texts, MANIFEST] if home in path.read_text()]
+    home = f"{Path.home()}/"
+    named = [path.name for path in [*texts, MANIFEST] if home in path.read_text()]
+    assert home == "//" or not named  # the home of who has none stands in every address

@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from deadlines import DEADLINE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
@@ -56,5 +57,5 @@ def test_the_server_imports_where_torch_cannot(tmp_path: Path) -> None:
         [sys.executable, "-c", blocked + "import qcn_lsp.server, qcn_lsp.cli"],
         check=True,
         cwd=tmp_path,
-        timeout=60,
+        timeout=DEADLINE_SECONDS,
     )

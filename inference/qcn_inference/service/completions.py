@@ -3,12 +3,13 @@
 import codecs
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from qcn_inference.contexts import Context
 from qcn_inference.fim import bare_infill_prompt
 from qcn_inference.request import (
     Chunk,
@@ -83,12 +84,17 @@ def _prompt(loaded: "Loaded", body: CompletionBody) -> Prompt:
     return Prompt(ids, (len(ids) - 1,) if len(ids) > 1 else ())
 
 
-def _behind(context: Sequence[int], prompt: Prompt) -> Prompt:
+def _behind(context: Context | None, prompt: Prompt) -> Prompt:
     """A prompt behind a context."""
-    if not context:
+    if context is None:
         return prompt
-    keep = tuple(len(context) + at for at in prompt.keep)
-    return Prompt([*context, *prompt.ids], keep, context_tokens=len(context))
+    length = len(context.ids)
+    return Prompt(
+        [*context.ids, *prompt.ids],
+        tuple(length + at for at in prompt.keep),
+        context_tokens=length,
+        superseded=context.superseded(""),
+    )
 
 
 class _Completions:
@@ -185,4 +191,6 @@ def _usage(finished: Finished) -> dict[str, Any]:
         "completion_tokens": finished.completion_tokens,
         "total_tokens": finished.prompt_tokens + finished.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": finished.cached_tokens},
+        "draft_n": finished.drafted_tokens,
+        "draft_n_accepted": finished.accepted_tokens,
     }

@@ -7,7 +7,7 @@ without the context, and says so.
 """
 
 import asyncio
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -149,6 +149,7 @@ def _described(engine: Engine, context: Context, view: CacheView) -> dict[str, A
                 "hot": span.hot,
                 "start": span.start,
                 "tokens": len(span.segment.ids),
+                "superseded": span.superseded_ids,
             }
             for span in context.spans
         ],
@@ -239,14 +240,14 @@ def bring(loaded: "Loaded", context: Context | None) -> Generator[None, None, No
         yield from loaded.restore(context.ids, context.repo, MOST_RESTORED_BYTES)
 
 
-def readable(loaded: "Loaded", context: Context | None) -> Sequence[int]:
-    """A context, or nothing where a completion would have to wait too long for it to be read.
+def readable(loaded: "Loaded", context: Context | None) -> Context | None:
+    """A context, or none where a completion would have to wait too long for it to be read.
 
     Called on the model's thread, when the completion begins.
     """
     if context is None or loaded.unread(context.ids) > MOST_UNREAD:
-        return ()
-    return context.ids
+        return None
+    return context
 
 
 async def _run(request: Request, engine: Engine, job: Generator[None, None, T]) -> T:

@@ -323,7 +323,7 @@ class Engine:
         if self._threads is not None:
             torch.set_num_threads(self._threads)
         self._become(EngineState.LOADING)
-        model = load_model(self.folder, progress=self._on_progress)
+        model = load_model(self.folder, mtp=True, progress=self._on_progress)
         cache = StateCache(model.config, Grid(tokenizer), self._room())
         disk = None
         if self._budgets.disk != 0:

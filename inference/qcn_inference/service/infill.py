@@ -1,6 +1,7 @@
 """`POST /infill`: llama.cpp's, as its editor plugins send it."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
@@ -39,9 +40,11 @@ def _generation(engine: Engine, body: InfillBody) -> GenerationRequest:
 
     def prompt() -> Prompt:
         front = readable(loaded, context)
-        free = loaded.context_length - len(front)
+        ids = () if front is None else front.ids
+        free = loaded.context_length - len(ids)
         room = max(int(free * PROMPT_SHARE), free - max_tokens)
-        return infill_prompt(loaded.tokenizer, text, room, loaded.model.config.fim_order, front)
+        made = infill_prompt(loaded.tokenizer, text, room, loaded.model.config.fim_order, ids)
+        return made if front is None else replace(made, superseded=front.superseded(text.path))
 
     return GenerationRequest(
         prompt=prompt,
@@ -114,4 +117,6 @@ def _timings(finished: Finished) -> dict[str, Any]:
         "predicted_ms": finished.predicted_seconds * 1000,
         "predicted_per_token_ms": finished.predicted_seconds * 1000 / max(1, predicted),
         "predicted_per_second": predicted / max(1e-9, finished.predicted_seconds),
+        "draft_n": finished.drafted_tokens,
+        "draft_n_accepted": finished.accepted_tokens,
     }

@@ -171,6 +171,16 @@ class SegmentBody(Body):
     zone: Literal["base", "overlay"] = "base"
     hot: bool = False
     text: str | None = None
+    superseded: list[tuple[Annotated[int, Field(ge=0)], int]] = []
+    """Spans of lines of the text that say what is no longer so: nothing is copied from them."""
+
+    @field_validator("superseded")
+    @classmethod
+    def _spans_follow_each_other(cls, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        bounds = [bound for span in spans for bound in span]
+        if any(start >= end for start, end in spans) or bounds != sorted(bounds):
+            raise ValueError("each span must end behind its start, and before the next begins")
+        return spans
 
 
 class ContextBody(Body):

@@ -37,7 +37,8 @@ def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
         product is x, rounded: the largest of 128 columns becomes 448, the largest of e4m3.
     """
     columns = x.shape[1]
-    padded = functional.pad(x.to(torch.float32), (0, -columns % BLOCK)).unflatten(1, (-1, BLOCK))
+    padded = functional.pad(x.to(torch.float32), (0, -columns % BLOCK))
+    padded = torch.unflatten(padded, 1, (-1, BLOCK))
     scales = padded.abs().amax(dim=2).clamp(min=SMALLEST) / LARGEST
     values = (padded / scales.unsqueeze(2)).to(torch.float8_e4m3fn)
     return values.flatten(1)[:, :columns].contiguous(), scales

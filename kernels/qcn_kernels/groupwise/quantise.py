@@ -18,7 +18,7 @@ BLOCK = 256  # columns; or the largest part of it by a power of two that divides
 LEVELS = 15
 RANGES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)  # of a group's span
 TINY = 1e-30  # what is divided by instead of 0
-AT_ONCE = 1 << 16  # weights: what is computed with them stays in the cache
+AT_ONCE = 1 << 15  # weights: few enough for the cache, and for torch to use one thread
 
 
 def quantise(weights: Tensor, dtype: torch.dtype) -> GroupwiseMatrices:

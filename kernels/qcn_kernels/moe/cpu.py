@@ -51,10 +51,13 @@ def experts(
         chosen, whatever else is in the block.
     """
     tokens, top_k = chosen.shape
+    plain = isinstance(gate_up, Tensor) and isinstance(down, Tensor)
+    if plain and tokens <= ROWS and len(gate_up) <= MOST_WASTE * chosen.numel():
+        return _experts_unsorted(x, weights=weights, chosen=chosen, gate_up=gate_up, down=down)
     flat = chosen.flatten()
     order = flat.argsort(stable=True)
     counts = flat.bincount(minlength=len(gate_up))
-    room = _room(counts) if isinstance(gate_up, Tensor) else _padded(counts)
+    room = _room(counts) if plain else _padded(counts)  # no expert is dequantised for nothing
     # Where each chosen (token, expert) pair stands among the rows of all experts.
     shift = (room.cumsum(0) - room) - (counts.cumsum(0) - counts)
     rows = torch.empty_like(order)
@@ -66,6 +69,22 @@ def experts(
     gate, up = _product_by_expert(gathered, gate_up, sizes).chunk(2, dim=1)
     outputs = _product_by_expert(functional.silu(gate).mul_(up), down, sizes)
     chosen_outputs = outputs.index_select(0, rows).view(tokens, top_k, -1)
+    return torch.bmm(weights.unsqueeze(1), chosen_outputs.to(torch.float32)).squeeze(1)
+
+
+def _experts_unsorted(
+    x: Tensor, *, weights: Tensor, chosen: Tensor, gate_up: Matrices, down: Matrices
+) -> Tensor:
+    """`experts` where all see all tokens, and what was not asked for is left lying.
+
+    For so few tokens and experts it is the same products as sorted, without the sorting: on one
+    core of a busy machine 8 tokens through qcn-nano's 16 experts take 350 us, sorted 600.
+    """
+    assert isinstance(gate_up, Tensor)
+    assert isinstance(down, Tensor)
+    gate, up = torch.matmul(x, gate_up.mT).chunk(2, dim=2)  # [experts, T, intermediate]
+    outputs = torch.bmm(functional.silu(gate).mul_(up), down.mT)
+    chosen_outputs = outputs[chosen, torch.arange(len(x)).unsqueeze(1)]
     return torch.bmm(weights.unsqueeze(1), chosen_outputs.to(torch.float32)).squeeze(1)
 
 

@@ -20,6 +20,10 @@ from qcn_kernels.fp8.triton import linear_step as linear_fp8_step
 from qcn_kernels.gated_delta_net import triton as gated_delta_net
 from qcn_kernels.gated_delta_net.weights import DeltaNetWeights
 from qcn_kernels.gated_delta_rule.grid import chunk_grid
+from qcn_kernels.gated_delta_rule.triton_verify import (
+    commit_gated_delta_rule,
+    verify_gated_delta_rule,
+)
 from qcn_kernels.moe import Matrices
 from qcn_kernels.moe import triton as moe
 from qcn_kernels.moe.tiles import FEW
@@ -72,6 +76,16 @@ def delta_net_step() -> None:
         position=torch.zeros(1, dtype=torch.int64),
         recurrent=torch.zeros(HEADS, DIM, DIM),
     )
+
+
+def delta_rule_verify() -> None:
+    keys = bf16(16, KEY_HEADS, DIM)
+    gates, state = torch.zeros(16, HEADS), torch.zeros(HEADS, DIM, DIM)
+    _, errors, total = verify_gated_delta_rule(
+        q=keys, k=keys, v=bf16(16, HEADS, DIM), g=gates, beta=gates, state=state
+    )
+    tokens = torch.zeros(1, dtype=torch.int32)
+    commit_gated_delta_rule(k=keys, errors=errors, total=total, tokens=tokens, state=state)
 
 
 def convolution_step() -> None:
@@ -190,6 +204,7 @@ def sampling() -> None:
 OPERATIONS: dict[Callable[[], None], dict[str, str]] = {
     delta_net_prefill: {"_prepare": "wgmma", "_scan": "wgmma"},
     delta_net_step: {},
+    delta_rule_verify: {},
     convolution_step: {},
     norms: {},
     rotary: {},

@@ -14,9 +14,12 @@ def check(
     call: Caller, logits: Tensor, temperature: float, top_k: int, top_p: float, uniform: Tensor
 ) -> None:
     """What is drawn has the uniform number between the sums without and with it, and is kept."""
-    parameters = {"temperature": temperature, "top_k": top_k}
-    got = call(sample, logits=logits, uniform=uniform, top_p=top_p, **parameters)
-    ids, kept = reference.distribution(logits.double(), top_p=top_p, **parameters)
+    got = call(
+        sample, logits=logits, temperature=temperature, top_k=top_k, top_p=top_p, uniform=uniform
+    )
+    ids, kept = reference.distribution(
+        logits.double(), temperature=temperature, top_k=top_k, top_p=top_p
+    )
     below = kept.cumsum(-1)
     place = (ids == got.unsqueeze(1)).int().argmax(-1, keepdim=True)
     assert torch.equal(ids.gather(1, place).squeeze(1), got), "not one of the top_k"

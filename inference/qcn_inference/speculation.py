@@ -1,0 +1,253 @@
+"""Several tokens from one step of the model: what was drafted is verified all at once.
+
+Two sources of drafts. A lookup in the prompt (`lookup.py`) costs nothing and is right where a text
+repeats itself. The checkpoint's own head for multi-token prediction (`mtp.py`), where there is one,
+guesses anywhere, and each of its guesses costs a layer and the model's head.
+
+The rule. A token is chosen from the model's logits as ever, one after the other, by the request's
+own sampler. While the chosen token is the one that was drafted, the logits behind it are there
+already. Where it is another, the rest of the draft is dropped. So the choice never depends on the
+draft: with temperature, top-k and top-p every token comes from the distribution it would come from
+without (for a draft that is certain of itself this is the acceptance rule of arXiv 2211.17192: the
+drafted token is kept with its probability, else one of the others is drawn with theirs), and greedy
+keeps exact matches. One draw is made for each token, so the same seed gives the same text, as far
+as `Model.verify` and `Model.decode` agree: to rounding. Two tokens whose chances are so near that
+rounding decides may change places.
+
+How long a draft is. A step over more rows costs more, whether they are kept or not (`StepCost`).
+What they bring depends on how often proposals come true, which is reckoned for each length of match
+apart: three tokens alike say little, thirty-two almost everything. Each proposal counts, drafted
+or not: the next token tells whether it was right, so nothing need be tried to find out that it
+would pay again. The expected tokens for each cost are compared, among `ROWS`, with those of a plain
+step. On text that repeats nothing no draft is made, and what remains is the lookup.
+
+Nothing here looks at a clock: the same request is drafted alike each time, so that its answer is
+the same to the last bit.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+
+from qcn_inference.config import ModelConfig
+from qcn_inference.lookup import GRAM, Lookup
+from qcn_inference.model import Drafted, Model
+from qcn_inference.mtp import MtpDrafter
+from qcn_inference.state import State
+
+ROWS = (2, 4, 8, 16)
+"""Tokens of a step that verifies: the one chosen last, and a draft. Few sizes, because each is
+compiled at its first use (oneDNN's products on the CPU, a graph on a GPU)."""
+
+MATCHES = (GRAM, 5, 9, 17, 32)
+"""Lengths of match from which on proposals are counted together."""
+PRIOR = (0.5, 0.65, 0.8, 0.9, 0.95)
+"""How often a proposal comes true, for each of MATCHES, before anything is known of a request: of
+9,817 tokens typed in this repository's history (`python -m benchmarks lookup` takes them again)."""
+RATE = 1 / 16
+"""Weight of the newest proposal in that: what was more than some 30 ago is forgotten."""
+HEAD_ROWS = (2, 4)
+"""As ROWS, where the head drafts: each of its guesses rests on the one before."""
+HEAD_PRIOR = 0.7
+"""How often the head's guess comes true, before anything is known of a request. Below what is
+published of such heads (DeepSeek-V3: 0.85 to 0.9), which see all of the text; not measured here."""
+WORTH = 1.1
+"""A draft must promise this many times what a plain step does: what costs are reckoned is rough."""
+
+
+class Acceptance:
+    """How often proposals have come true in one request."""
+
+    def __init__(self) -> None:
+        self._shares = list(PRIOR)
+        self._head_share = HEAD_PRIOR
+
+    def of(self, match: int) -> float:
+        """The chance of the token that is proposed behind so long a match."""
+        return self._shares[bisect_right(MATCHES, match) - 1]
+
+    def count(self, match: int, *, came_true: bool) -> None:
+        """Take in what became of a proposal."""
+        place = bisect_right(MATCHES, match) - 1
+        self._shares[place] += RATE * (came_true - self._shares[place])
+
+    def expected_tokens(self, match: int, rows: int) -> float:
+        """Tokens that a step over so many rows brings; each that comes true lengthens the match."""
+        tokens = chance = 1.0
+        for drafted in range(rows - 1):
+            chance *= self.of(match + drafted)
+            tokens += chance
+        return tokens
+
+    def count_by_head(self, *, came_true: bool) -> None:
+        """Take in what became of a guess of the head."""
+        self._head_share += RATE * (came_true - self._head_share)
+
+    def expected_by_head(self, rows: int) -> float:
+        """Tokens that a step over so many rows brings, the head's guesses behind the first."""
+        return sum(self._head_share**drafted for drafted in range(rows))
+
+
+CALLS = 1 / 3
+"""Share of a plain step that reads no weights. This and VERIFYING are fitted to qcn-nano, whose
+steps over 1, 2, 4, 8 and 16 rows behind 2,000 tokens took 7.5, 11.4, 13.9, 14.6 and 15.3 ms on one
+core of a busy machine; on a GPU they are still to be measured."""
+VERIFYING = 0.3
+"""What the calls that only a verifying step makes take, as a share of a plain step."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """What a step takes, reckoned by the bytes that it reads.
+
+    Rows share what they read but for experts: each row brings in some that no other asked for. Keys
+    and values are read once, so behind a long text more rows weigh less.
+    """
+
+    weights: int  # bytes that every step reads, whatever its rows
+    layers: int  # with experts
+    experts: int  # of each of these layers
+    chosen: int  # by each row
+    expert: int  # bytes of one
+    past: int  # bytes of keys and values, for each token of the text
+    guess: int  # bytes that the head for drafts reads, once for each guess
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> "StepCost":
+        """The cost of one model's steps."""
+        element = 2 if config.fp8_block is None else 1
+        full = config.layer_types.count("full_attention")
+        linear = len(config.layer_types) - full
+        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+        attention = (3 * heads + 2 * kv_heads) * config.head_dim
+        deltanet = 2 * config.linear_key_dim + 3 * config.linear_value_dim
+        sparse = len(config.layer_types) - len(config.dense_layers)
+        width = full * attention + linear * deltanet + config.vocab_size
+        width += sparse * (config.num_experts + 3 * config.shared_expert_intermediate_size)
+        width += len(config.dense_layers) * 3 * config.intermediate_size
+        state = 4 * linear * config.linear_value_dim * config.linear_key_head_dim
+        guess = attention + 2 * config.hidden_size + config.vocab_size
+        if config.num_experts:
+            mlp = config.num_experts_per_tok * config.moe_intermediate_size
+            guess += config.num_experts + 3 * (mlp + config.shared_expert_intermediate_size)
+        else:
+            guess += 3 * config.intermediate_size
+        return cls(
+            weights=element * config.hidden_size * width + state,
+            layers=sparse,
+            experts=config.num_experts,
+            chosen=config.num_experts_per_tok,
+            expert=element * 3 * config.hidden_size * config.moe_intermediate_size,
+            past=2 * 2 * full * kv_heads * config.head_dim,
+            guess=element * config.hidden_size * guess,
+        )
+
+    def verifying(self, rows: int, position: int) -> float:
+        """What verifying so many rows behind a text takes, as a multiple of a plain step."""
+        share = self._bytes(rows, position) / self._bytes(1, position)
+        return CALLS + (1 - CALLS) * share + VERIFYING
+
+    def guessing(self, position: int) -> float:
+        """What one guess of the head takes, as a multiple of a plain step."""
+        return self.guess / self._bytes(1, position)
+
+    def _bytes(self, rows: int, position: int) -> float:
+        idle = (1 - self.chosen / self.experts) ** rows if self.experts else 1.0
+        read = self.layers * self.experts * (1 - idle) * self.expert
+        return self.weights + read + position * self.past
+
+
+class Speculation:
+    """What is behind each chosen token of one request, from as few steps of the model as may be."""
+
+    def __init__(self, model: Model, state: State, lookup: Lookup) -> None:
+        """Go on from `state`, which holds what `lookup` was made of; both become its own."""
+        self.drafted = 0
+        """Tokens that were proposed and run through the model."""
+        self.accepted = 0
+        """Those of them that were chosen."""
+        self._model = model
+        self._state = state
+        self._lookup = lookup
+        self._cost = StepCost.of(model.config)
+        self._acceptance = Acceptance()
+        self._next: int | None = None  # what the lookup proposes
+        # None where there is no head, or none that is worth its cost in this request.
+        self._head = None if model.mtp is None else MtpDrafter(model.mtp)
+        self._by_head = False  # whether the draft is the head's
+        self._draft: Sequence[int] = ()
+        self._verified: Drafted | None = None
+        self._taken = 0  # of the draft
+        self._propose()
+
+    def after(self, token: int, wanted: int) -> Tensor:
+        """Return the logits behind a token that was chosen.
+
+        Args:
+            token: chosen from the logits returned last, or from those behind the state's text.
+            wanted: how many more tokens may be chosen, this call's included; at least 1.
+        """
+        if self._next is not None:
+            self._acceptance.count(self._lookup.match, came_true=token == self._next)
+        self._lookup.push(token)
+        self._propose()
+        if self._verified is not None:
+            if self._taken < len(self._draft) and token == self._draft[self._taken]:
+                self._taken += 1
+                self.accepted += 1
+                return self._verified.logits[self._taken]
+            self._end_step(self._verified, token)
+        self._draft, self._taken = self._drafted(wanted), 0
+        # For the head a step is verified even without a draft: that tells the hidden state.
+        if not self._draft and (self._head is None or wanted == 1):
+            self._verified = None
+            return self._model.decode(token, self._state)
+        self.drafted += len(self._draft)
+        self._verified = self._model.verify([token, *self._draft], self._state)
+        return self._verified.logits[0]
+
+    def _propose(self) -> None:
+        self._next = next(iter(self._lookup.proposed(1)), None)
+
+    def _end_step(self, verified: Drafted, token: int) -> None:
+        """Take what was chosen of a step into the state; `token` is what followed it."""
+        tokens, taken = self._draft, self._taken
+        verified.commit(1 + taken)
+        if self._head is not None:
+            if self._by_head:
+                for place in range(min(taken + 1, len(tokens))):
+                    self._acceptance.count_by_head(came_true=place < taken)
+            self._head.see(verified.hidden[: 1 + taken], [*tokens[:taken], token])
+
+    def _drafted(self, wanted: int) -> Sequence[int]:
+        """The tokens to verify, by which a step promises most tokens for what it takes."""
+        found = self._lookup.proposed(min(wanted, ROWS[-1]) - 1)
+        by_match = partial(self._acceptance.expected_tokens, self._lookup.match)
+        rows, promise = self._best(ROWS, len(found) + 1, by_match, 0.0)
+        self._by_head = False
+        if self._head is not None and wanted > 1:
+            guessing = self._cost.guessing(self._state.position)
+            by_head = self._acceptance.expected_by_head
+            rows_by_head, promise_by_head = self._best(HEAD_ROWS, wanted, by_head, guessing)
+            if rows_by_head == 1:
+                self._head = None
+            elif promise_by_head > promise:
+                self._by_head = True
+                return self._head.propose(rows_by_head - 1)
+        return found[: rows - 1]
+
+    def _best(
+        self, sizes: Sequence[int], most: int, expected: Callable[[int], float], guessing: float
+    ) -> tuple[int, float]:
+        """Return the rows that bring most tokens for their cost, and how many; 1: no draft."""
+        best, promise = 1, WORTH
+        for rows in sizes:
+            if rows > most:
+                break
+            cost = self._cost.verifying(rows, self._state.position) + (rows - 1) * guessing
+            if expected(rows) / cost > promise:
+                best, promise = rows, expected(rows) / cost
+        return best, promise
