@@ -155,6 +155,7 @@ def test_the_tokenizer_comes_with_it(tensors: dict[str, Tensor], tmp_path: Path)
     ]
 
 
+@pytest.mark.xdist_group("llama.cpp's converter")  # which writes one file for both
 class TestTheEmbeddedModel:
     """As llama.cpp's own converter writes it; where that is set up (`benchmarks peers`)."""
 

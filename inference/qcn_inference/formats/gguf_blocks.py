@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from qcn_kernels.groupwise import GroupwiseMatrices, pack
+from qcn_kernels.groupwise import GroupwiseMatrices, pack_halves
 from torch import Tensor
 
 ROWS_AT_ONCE = 1 << 24  # elements dequantised at a time: the fp32 in between stays small
@@ -68,8 +68,8 @@ def _q8_0(blocks: Tensor, dtype: torch.dtype) -> GroupwiseMatrices:
 def _q4_k(blocks: Tensor, dtype: torch.dtype) -> GroupwiseMatrices:
     """Eight groups of 32; 32 bytes hold a group in their low halves and the next in their high."""
     scales, mins = _six_bit_scales(blocks[..., 4:16])
-    pairs = torch.unflatten(blocks[..., 16:], -1, (4, 1, 32))
-    codes = pack(torch.cat((pairs & 15, pairs >> 4), dim=-2).flatten(-4))
+    pairs = torch.unflatten(blocks[..., 16:], -1, (4, 32))
+    codes = torch.stack(pack_halves(pairs), dim=-2).flatten(-4)
     return GroupwiseMatrices(
         codes, scales, mins, _halves(blocks[..., :2]), _halves(blocks[..., 2:4]), dtype
     )
@@ -106,8 +106,8 @@ def _q6_k(blocks: Tensor, dtype: torch.dtype) -> GroupwiseMatrices:
 def _mxfp4(blocks: Tensor, dtype: torch.dtype) -> GroupwiseMatrices:
     """Groups of 32: an exponent, and 16 bytes with the first 16 codes in their low halves."""
     exponents, halves = blocks[..., 0].contiguous(), blocks[..., 1:]
-    codes = torch.cat((halves & 15, halves >> 4), dim=-1)
-    return GroupwiseMatrices(pack(codes).flatten(-2), exponents, None, None, None, dtype)
+    codes = torch.cat(pack_halves(halves), dim=-1).flatten(-2)
+    return GroupwiseMatrices(codes, exponents, None, None, None, dtype)
 
 
 def _halves(pairs: Tensor) -> Tensor:

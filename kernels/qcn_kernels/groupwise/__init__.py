@@ -2,6 +2,15 @@
 
 from qcn_kernels.groupwise.matrices import PARTS, GroupwiseMatrices, concatenate, from_parts
 from qcn_kernels.groupwise.quantise import quantise
-from qcn_kernels.groupwise.reference import pack, unpack
+from qcn_kernels.groupwise.reference import pack, pack_halves, unpack
 
-__all__ = ["PARTS", "GroupwiseMatrices", "concatenate", "from_parts", "pack", "quantise", "unpack"]
+__all__ = [
+    "PARTS",
+    "GroupwiseMatrices",
+    "concatenate",
+    "from_parts",
+    "pack",
+    "pack_halves",
+    "quantise",
+    "unpack",
+]
