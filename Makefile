@@ -8,7 +8,7 @@ TORCH := torch==2.13.0
 TORCH_THERE = $(shell $(PYTHON) -c "import torch; assert tuple(map(int, torch.__version__.split('.')[:2])) >= (2, 11)" 2>/dev/null && echo yes)
 VENV_FLAGS = $(if $(TORCH_THERE),--system-site-packages)
 
-.PHONY: demo test test-long checks format bench clean
+.PHONY: demo test test-long gpu checks format bench clean
 
 demo: $(VENV)/.ready ## complete code in this repository with the embedded model
 	$(BIN)/qcn demo
@@ -18,6 +18,9 @@ test: $(VENV)/.ready-test checks ## every check; long property tests with the sa
 
 test-long: $(VENV)/.ready-test ## the long property tests with their full counts
 	OMP_NUM_THREADS=1 QCN_TEST_FULL=1 $(BIN)/python -m pytest -n 2 -m long
+
+gpu: $(VENV)/.ready-test ## what only a GPU shows
+	$(BIN)/python -m pytest -n 0 -m gpu
 
 checks: $(VENV)/.ready-test
 	$(BIN)/ruff check .

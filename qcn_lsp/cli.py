@@ -72,6 +72,13 @@ def _run(options: argparse.Namespace) -> int:
             from qcn_lsp.commands import models
 
             return models.convert(options.origin, options.folder, options.experts)
+        case "bench":
+            from qcn_lsp.commands import bench
+
+            measured = bench.Wanted(
+                options.model, options.synthetic, options.device, options.lengths, options.output
+            )
+            return bench.run(measured, as_json=options.json)
         case "doctor":
             from qcn_lsp.commands import doctor
 
@@ -151,6 +158,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_eval(commands)
     _add_engine(commands)
     _add_models(commands)
+
+    _add_bench(commands)
 
     doctor = commands.add_parser("doctor", help="say what is wrong on this machine, and the remedy")
     _add_json(doctor)
@@ -237,6 +246,30 @@ def _add_models(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     convert.add_argument(
         "--experts", choices=["int4"], help="quantise experts that are stored as floats"
     )
+
+
+def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    bench = commands.add_parser(
+        "bench",
+        help="measure how fast a model is on this machine",
+        description="Measure prefill, decode, the way from an edit to the first token, and a new "
+        "window's first completion; beside each, how near it is to what the machine allows.",
+    )
+    bench.add_argument(
+        "--model", default="qcn-nano", help="a checkpoint's folder (default: the embedded model)"
+    )
+    bench.add_argument(
+        "--synthetic",
+        metavar="NAME",
+        help="random weights in the shape of a model instead: qwen3-coder-next, qwen3.5-35b-a3b, "
+        "qwen3.5-9b or qcn-nano, with -bf16 behind it; the first two also with -fp8",
+    )
+    bench.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    bench.add_argument("--lengths", type=int, nargs="+", metavar="N", help="tokens of the prompts")
+    bench.add_argument(
+        "--output", type=Path, metavar="DIR", help="write bench.json and bench.svg there"
+    )
+    _add_json(bench)
 
 
 def _add_endpoint(parser: argparse.ArgumentParser) -> None:

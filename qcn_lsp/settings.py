@@ -51,6 +51,14 @@ class EngineSettings(_Section):
     token: SecretStr | None = _setting(
         None, "user", "Bearer token sent to `engine.url`. Never logged."
     )
+    device: str = _setting(
+        "auto",
+        "user",
+        "Where the local engine computes: `cpu`; `cuda` or `cuda:N`, the NVIDIA GPU of that "
+        "number; or `auto`, the first GPU if it can be used and the model fits, else the CPU. An "
+        "engine that runs keeps what it was started with, until it is stopped.",
+        pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)$",
+    )
     idle_minutes: float = _setting(
         15.0,
         "user",
@@ -296,6 +304,8 @@ def _expectation(path: tuple[str, ...]) -> str:
     words = _words(_kind_of(field.annotation))
     if path == ("engine", "url"):
         words = "an address such as http://127.0.0.1:8080, without user name or password"
+    if path == ("engine", "device"):
+        words = "auto, cpu, cuda or cuda:N"
     low = f"above {limits['gt']}" if "gt" in limits else f"from {limits.get('ge')}"
     return f"expected {words}" + (f" {low} to {limits['le']}" if "le" in limits else "")
 

@@ -65,9 +65,9 @@ def logits_behind(session: Loaded, ids: Sequence[int], tail: Sequence[int]) -> T
     prompt = as_array([*ids, *tail])
     reading = session.cache.read(prompt)
     state = reading.start(session.model)
-    for start, end in reading.blocks:
-        logits = session.model.prefill(prompt[start:end], state)
-        reading.took((start, end), state)
+    for part in reading.passes(session.model.pass_limits):
+        logits = session.model.prefill(prompt[part.start : part.end], state, part)
+        reading.took(part, state)
     return logits
 
 

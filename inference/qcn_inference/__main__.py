@@ -19,6 +19,7 @@ import argparse
 import asyncio
 import logging
 import math
+import re
 import signal
 import socket
 import sys
@@ -26,6 +27,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
 
+from qcn_inference.embedded import EMBEDDED, checkpoint_folder
 from qcn_inference.service.listen import (
     AlreadyServed,
     CannotListen,
@@ -34,7 +36,6 @@ from qcn_inference.service.listen import (
     unix_socket,
 )
 
-EMBEDDED = "qcn-nano"
 EXIT_CANNOT_LISTEN = 1
 EXIT_ALREADY_SERVED = 3
 
@@ -91,10 +92,11 @@ def _serve(given: argparse.Namespace, listener: socket.socket, token: str | None
     from qcn_inference.service.engine import CacheBudgets
     from qcn_inference.service.server import ServeOptions, serve
 
-    embedded = Path(__file__).parent / "data" / EMBEDDED
-    folder = embedded if given.model == EMBEDDED else Path(given.model).expanduser().absolute()
-    budgets = CacheBudgets(given.cache_mib, given.disk_cache_mib)
-    options = ServeOptions(folder, folder.name, given.idle_minutes, given.threads, budgets)
+    folder = checkpoint_folder(given.model)
+    budgets = CacheBudgets(given.cache_mib, given.disk_cache_mib, given.device_cache_mib)
+    options = ServeOptions(
+        folder, folder.name, given.idle_minutes, given.threads, budgets, given.device
+    )
     asyncio.run(serve(options, listener, token))
 
 
@@ -112,6 +114,13 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     option("--token-file", type=Path, help="the bearer token, in a file of yours alone, for TCP")
     option("--idle-minutes", type=_minutes, default=15.0, help="leave when unused; inf never does")
     option("--threads", type=_threads, help="CPU threads for the model")
+    option(
+        "--device",
+        type=_device,
+        default="auto",
+        help="cpu, cuda, cuda:N, or auto: the first GPU if it can be used, else the CPU",
+    )
+    option("--device-cache-mib", type=_mebibytes, help="GPU memory for what was read, in MiB")
     option("--cache-mib", type=_mebibytes, help="memory for what was read, in MiB")
     option(
         "--disk-cache-mib", type=_mebibytes, help="disk for contexts, in MiB; 0 keeps nothing there"
@@ -127,6 +136,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     if given.socket is not None and over_tcp != (None, None, None):
         command.error("--socket goes without --host, --port and --token-file")
     return given
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch("auto|cpu|cuda(:[0-9]{1,2})?", text):
+        raise argparse.ArgumentTypeError("must be auto, cpu, cuda or cuda:N")
+    return text
 
 
 def _minutes(text: str) -> float:

@@ -9,7 +9,8 @@ import torch
 from qcn_inference.config import load_config
 from qcn_inference.loading import Loader, Progress
 from qcn_inference.model import Model
-from qcn_inference.tensors import TensorFiles
+from qcn_inference.offload.layers import Offload
+from qcn_inference.tensors import TensorFiles, find_files
 from qcn_inference.weights import build_model
 
 
@@ -20,6 +21,7 @@ def load_model(
     device: str = "cpu",
     mtp: bool = False,
     progress: Progress | None = None,
+    offload: Offload | None = None,
 ) -> Model:
     """Load the checkpoint in `folder`.
 
@@ -29,9 +31,11 @@ def load_model(
         device: where the weights are put.
         mtp: whether to load the multi-token-prediction head too, where there is one.
         progress: called with (bytes done, bytes in all) as weights are read.
+        offload: how experts lie in host memory, if they do.
 
     Raises:
         CheckpointError: the folder, a file or a tensor is missing, damaged or not as expected.
+        DeviceMemoryError, torch.OutOfMemoryError: there is no room for it.
     """
     config = load_config(folder)
     files = TensorFiles(folder)
@@ -44,7 +48,23 @@ def load_model(
     )
     with closing(loader):
         identity = fingerprint(folder, files.paths, loader.dtype)
-        return build_model(config, loader, identity, mtp=mtp)
+        return build_model(config, loader, identity, mtp=mtp, offload=offload)
+
+
+def weight_bytes(folder: Path) -> int:
+    """Return about how many bytes the weights take on a GPU: of FP8 the experts stay so."""
+    config = load_config(folder)
+    stored = sum(path.stat().st_size for path in find_files(folder))
+    if config.fp8_block is None:
+        return stored
+    return stored * 11 // 10 if config.num_experts else 2 * stored
+
+
+def stored_bits(folder: Path) -> int:
+    """Return the bits of a weight that is loaded as it is stored: 32 or 16."""
+    files = TensorFiles(folder)
+    loader = Loader(files, fp8_block=None, dtype=None, device="cpu", progress=None)
+    return 8 * loader.dtype.itemsize
 
 
 def fingerprint(folder: Path, files: list[Path], dtype: torch.dtype) -> str:

@@ -38,6 +38,7 @@ from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -48,8 +49,8 @@ from filelock import FileLock, Timeout
 from qcn_inference import disk_files
 from qcn_inference.disk_entry import DamagedError, EntryFormat, keys_of
 from qcn_inference.disk_files import LOCK, NO_PARENT, Entry
+from qcn_inference.kept import KvBlock
 from qcn_inference.model import Model
-from qcn_inference.state import KvBlock
 from qcn_inference.state_cache import Stretch
 from qcn_inference.tokenizer import Tokenizer
 
@@ -69,16 +70,28 @@ def fingerprint_of(model: Model, tokenizer: Tokenizer) -> bytes:
     """An identity of all that a state's bits depend on but its tokens.
 
     Weights and precision, the tokenizer, torch and what the processor offers it, the number of
-    threads (which decides how sums are split), and our own code: any of it may change a rounding.
+    threads (which decides how sums are split), our own code, and where our kernels run, Triton's
+    version and the chip: any of it may change a rounding.
     """
     digest = hashlib.sha256(model.fingerprint.encode())
     digest.update(tokenizer.fingerprint)
-    numerics = (torch.__version__, torch.get_num_threads(), _processor())
+    numerics = (torch.__version__, torch.get_num_threads(), _processor(), *_kernels(model))
     digest.update(repr(numerics).encode())
     for package in (Path(__file__).parent, *map(Path, qcn_kernels.__path__)):
         for source in sorted(package.rglob("*.py")):
             digest.update(hashlib.sha256(source.read_bytes()).digest())
     return digest.digest()
+
+
+def _kernels(model: Model) -> tuple[str, ...]:
+    """What the bits of our kernels depend on, where the model runs by them."""
+    if not model.runs_kernels:
+        return ()
+    chip = "interpreted"
+    if model.device.type == "cuda":
+        capability = torch.cuda.get_device_capability(model.device)
+        chip = f"{torch.cuda.get_device_name(model.device)} {capability} CUDA {torch.version.cuda}"
+    return (version("triton"), chip)
 
 
 def _processor() -> str:
@@ -111,6 +124,7 @@ class _Waiting:
     due: float  # time.monotonic()
     repo: str
     stretches: tuple[Stretch, ...]
+    ready: Callable[[], None]  # waits until they can be read
 
 
 class DiskCache:
@@ -144,13 +158,22 @@ class DiskCache:
 
     # On the model's thread.
 
-    def keep(self, context: str, repo: str, stretches: Sequence[Stretch]) -> None:
-        """Write, soon, what is not there yet of a context's text, which begins with these."""
+    def keep(
+        self,
+        context: str,
+        repo: str,
+        stretches: Sequence[Stretch],
+        ready: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Write, soon, what is not there yet of a context's text, which begins with these.
+
+        `ready` is called on the writer's thread first: it waits until they can be read.
+        """
         with self._changed:
             if self.on and not self._closing:
                 older = self._waiting.get(context)
                 due = time.monotonic() + WINDOW_SECONDS if older is None else older.due
-                self._waiting[context] = _Waiting(due, repo, tuple(stretches))
+                self._waiting[context] = _Waiting(due, repo, tuple(stretches), ready)
                 self._changed.notify_all()
 
     # On any thread.
@@ -285,6 +308,7 @@ class DiskCache:
             return self._times_forgotten[waiting.repo] == times_forgotten
 
         folder = self._folder(waiting.repo)
+        waiting.ready()
         try:
             disk_files.make_private(folder.parent)
             disk_files.make_private(folder)

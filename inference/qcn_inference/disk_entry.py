@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 import torch
 from torch import Tensor
 
-from qcn_inference.state import DeltaNetState, KvBlock, State
+from qcn_inference.kept import DeltaNetState, KvBlock
+from qcn_inference.state import State
 from qcn_inference.state_cache import Stretch
 
 if TYPE_CHECKING:

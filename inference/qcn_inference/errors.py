@@ -14,3 +14,11 @@ class CheckpointError(Exception):
         self.path = path
         self.problem = problem
         self.remedy = remedy
+
+
+class DeviceError(Exception):
+    """A GPU that cannot be used, or not any more; `str()` says why and what to do."""
+
+
+class DeviceMemoryError(DeviceError):
+    """What was asked for does not fit the GPU's memory; what fits can still be asked for."""

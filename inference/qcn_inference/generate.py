@@ -107,9 +107,9 @@ class Loaded:
             yield from self.restore(ids, repo, self.cache.max_bytes)
         reading = self.cache.read(ids, keep, for_logits=False)
         state = reading.start(self.model)
-        for start, end in reading.blocks:
-            yield from self.model.prefill_steps(ids[start:end], state)
-            if reading.took((start, end), state):
+        for part in reading.passes(self.model.pass_limits):
+            yield from self.model.prefill_steps(ids[part.start : part.end], state, part)
+            if reading.took(part, state):
                 self._keep_on_disk(ids, context, repo)
             yield
         if not reading.blocks:
@@ -142,7 +142,8 @@ class Loaded:
 
     def _keep_on_disk(self, ids: Sequence[int], context: str, repo: str | None) -> None:
         if self.disk is not None and repo is not None:
-            self.disk.keep(context, repo, self.cache.stretches(ids))
+            stretches = self.cache.stretches(ids)
+            self.disk.keep(context, repo, stretches, self.model.memory.when_copied())
 
     def _speculation(
         self, state: State, prompt: Prompt, *, keep: bool
@@ -202,9 +203,10 @@ def _read_prompt(
         cache.read(prompt.ids, prompt.keep) if request.cache_prompt else cache.skip(prompt.ids)
     )
     state = reading.start(loaded.model)
-    for start, end in reading.blocks:
-        logits = yield from loaded.model.prefill_steps(prompt.ids[start:end], state)
-        reading.took((start, end), state)
+    for part in reading.passes(loaded.model.pass_limits):
+        ids = prompt.ids[part.start : part.end]
+        logits = yield from loaded.model.prefill_steps(ids, state, part)
+        reading.took(part, state)
         yield
     return state, logits[-1], reading.position
 
@@ -256,7 +258,7 @@ class _Decoding:
         """
         stop_ids = self._loaded.stop_ids
         while self.count < limit:
-            token = self._sampler.choose(logits)
+            token = behind.choose(self._sampler, logits, limit - self.count - 1)
             if token in stop_ids:
                 self._show(self._stop_strings.flush())
                 return "eos", ""

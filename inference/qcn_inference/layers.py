@@ -1,8 +1,5 @@
 """The parts of a decoder layer, each with a path for T tokens (`prefill`) and for one (`decode`).
 
-Drafted tokens take a third path (`verify`) where a part keeps what does not grow with the text: it
-is left as it is until it is known how many of them stay. Elsewhere they are T tokens as any.
-
 The residual stream is fp32. Matrix products run in the weights' dtype, everything between them
 (norms, convolution, decay, router, state) in fp32. Weights are kept as decode wants them: what
 reads the same input is one matrix, what a formula adds or negates is done once at load
@@ -10,50 +7,49 @@ reads the same input is one matrix, what a formula adds or negates is done once 
 its torch calls.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
-from qcn_kernels.attention import attention, attention_step
-from qcn_kernels.causal_conv1d import causal_conv1d, causal_conv1d_step
-from qcn_kernels.gated_delta_rule import (
-    Verified,
-    chunk_gated_delta_rule,
-    commit_gated_delta_rule,
-    gated_delta_rule_step,
-    verify_gated_delta_rule,
-)
+from qcn_kernels.gated_delta_net import DeltaNetWeights
+from qcn_kernels.linear import linear
 from qcn_kernels.moe import Matrices, experts, experts_step, route
-from qcn_kernels.rms_norm import gated_rms_norm, l2_norm, rms_norm
-from qcn_kernels.rotary import apply_rotary
+from qcn_kernels.rms_norm import rms_norm
+from qcn_kernels.rotary import rms_norm_rotary
 from torch import Tensor
 from torch.nn import functional
 
 from qcn_inference.config import ModelConfig
-from qcn_inference.state import DeltaNetState, State
+from qcn_inference.state import State
+
+
+class Seat(Protocol):
+    """The past of a sequence of which one token is read: a `State`, or what stands for it."""
+
+    def mix_step(self, slot: int, projected: Tensor, weights: DeltaNetWeights) -> Tensor:
+        """Read a token in a Gated DeltaNet layer; see `State.mix_step`."""
+
+    def attend_step(self, slot: int, *, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Read a token in an attention layer; see `State.attend_step`."""
+
+
+class RoutedExperts(Protocol):
+    """Runs a layer's routed experts where they do not lie beside the rest; as `qcn_kernels.moe`."""
+
+    def prefill(self, x: Tensor, *, weights: Tensor, chosen: Tensor) -> Tensor:
+        """Run T tokens through their experts; see `experts`."""
+
+    def step(self, x: Tensor, *, weights: Tensor, chosen: Tensor) -> Tensor:
+        """Run one token through its experts; see `experts_step`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Positions:
     """Rotary tables for the tokens at hand, computed once for all attention layers."""
 
-    cos: Tensor  # [T, 1, rotary_dim] fp32, or [1, rotary_dim] for one token
+    cos: Tensor  # [T, rotary_dim] fp32
     sin: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class DraftedDeltaNet:
-    """What drafted tokens would do to one DeltaNet layer's past."""
-
-    past: DeltaNetState
-    inputs: Tensor  # [T, channels] fp32, of the convolution
-    verified: Verified
-
-    def commit(self, tokens: int) -> None:
-        """Read the first `tokens` of them into the past, which is still what it was."""
-        convolution = self.past.convolution
-        history = torch.cat((convolution, self.inputs[:tokens]))
-        convolution.copy_(history[tokens:])
-        commit_gated_delta_rule(self.verified, tokens, state=self.past.recurrent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,86 +64,32 @@ class GatedDeltaNet:
     dt_bias: Tensor  # [value_heads] fp32
     norm: Tensor  # [value_head_dim] fp32
     out_proj: Tensor  # [hidden, value_dim]
+    small: DeltaNetWeights = field(init=False)  # what stands between the two projections
+
+    def __post_init__(self) -> None:
+        """Put the small weights together once."""
+        small = DeltaNetWeights(
+            conv=self.conv,
+            neg_a=self.neg_a,
+            dt_bias=self.dt_bias,
+            norm=self.norm,
+            eps=self.config.rms_norm_eps,
+            key_heads=self.config.linear_num_key_heads,
+            key_dim=self.config.linear_key_head_dim,
+        )
+        object.__setattr__(self, "small", small)
 
     def prefill(self, x: Tensor, state: State, positions: Positions) -> Tensor:
         """Mix T normalised tokens [T, hidden] fp32; return [T, hidden]."""
         del positions  # order is in the state
-        projected = functional.linear(x.to(self.in_proj.dtype), self.in_proj).float()
-        mixed, z, b, a = self._split(projected)
-        past = state.deltanet[self.slot]
-        mixed = causal_conv1d(mixed, weight=self.conv, state=past.convolution)
-        q, k, v = self._heads(mixed)
-        out = chunk_gated_delta_rule(
-            q=q,
-            k=k,
-            v=v,
-            g=self.neg_a * functional.softplus(a + self.dt_bias),
-            beta=b.sigmoid(),
-            state=past.recurrent,
-        )
-        out = gated_rms_norm(
-            out, gate=z.reshape(out.shape), scale=self.norm, eps=self.config.rms_norm_eps
-        )
-        return functional.linear(out.flatten(1).to(self.out_proj.dtype), self.out_proj)
+        projected = linear(x.to(self.in_proj.dtype), self.in_proj)
+        return linear(state.mix(self.slot, projected, self.small), self.out_proj)
 
-    def decode(self, x: Tensor, state: State, positions: Positions) -> Tensor:
+    def decode(self, x: Tensor, seat: Seat, positions: Positions) -> Tensor:
         """Mix one normalised token [hidden] fp32; return [hidden]."""
         del positions
-        projected = functional.linear(x.to(self.in_proj.dtype), self.in_proj).float()
-        mixed, z, b, a = self._split(projected)
-        past = state.deltanet[self.slot]
-        mixed = causal_conv1d_step(mixed, weight=self.conv, state=past.convolution)
-        q, k, v = self._heads(mixed)
-        out = gated_delta_rule_step(
-            q=q,
-            k=k,
-            v=v,
-            g=self.neg_a * functional.softplus(a + self.dt_bias),
-            beta=b.sigmoid(),
-            state=past.recurrent,
-        )
-        out = gated_rms_norm(
-            out, gate=z.view(out.shape), scale=self.norm, eps=self.config.rms_norm_eps
-        )
-        return functional.linear(out.flatten().to(self.out_proj.dtype), self.out_proj)
-
-    def verify(self, x: Tensor, state: State) -> tuple[Tensor, DraftedDeltaNet]:
-        """As `prefill`; the state is left as it is, and what it would become comes back."""
-        projected = functional.linear(x.to(self.in_proj.dtype), self.in_proj).float()
-        inputs, z, b, a = self._split(projected)
-        past = state.deltanet[self.slot]
-        mixed = causal_conv1d(inputs, weight=self.conv, state=past.convolution.clone())
-        q, k, v = self._heads(mixed)
-        out, verified = verify_gated_delta_rule(
-            q=q,
-            k=k,
-            v=v,
-            g=self.neg_a * functional.softplus(a + self.dt_bias),
-            beta=b.sigmoid(),
-            state=past.recurrent,
-        )
-        out = gated_rms_norm(
-            out, gate=z.reshape(out.shape), scale=self.norm, eps=self.config.rms_norm_eps
-        )
-        mixed_out = functional.linear(out.flatten(1).to(self.out_proj.dtype), self.out_proj)
-        return mixed_out, DraftedDeltaNet(past, inputs, verified)
-
-    def _split(self, projected: Tensor) -> tuple[Tensor, ...]:
-        """Cut the projection into the convolution's input, z, b and a."""
-        config = self.config
-        heads = config.linear_num_value_heads
-        sizes = (config.linear_conv_dim, config.linear_value_dim, heads, heads)
-        return torch.split_with_sizes(projected, sizes, dim=-1)
-
-    def _heads(self, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Cut [..., conv_dim] into q, k [..., key_heads, key_dim] and v; normalise q and k."""
-        config = self.config
-        tokens = mixed.shape[:-1]
-        qk, v = mixed.split_with_sizes((2 * config.linear_key_dim, config.linear_value_dim), dim=-1)
-        key_shape = (config.linear_num_key_heads, config.linear_key_head_dim)
-        q, k = l2_norm(qk.reshape(*tokens, 2, *key_shape)).unbind(-3)
-        v = v.reshape(*tokens, config.linear_num_value_heads, config.linear_value_head_dim)
-        return q * config.linear_key_head_dim**-0.5, k, v
+        projected = functional.linear(x.to(self.in_proj.dtype), self.in_proj)
+        return functional.linear(seat.mix_step(self.slot, projected, self.small), self.out_proj)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,38 +106,40 @@ class GatedAttention:
 
     def prefill(self, x: Tensor, state: State, positions: Positions) -> Tensor:
         """Mix T normalised tokens [T, hidden] fp32; return [T, hidden]."""
-        projected = functional.linear(x.to(self.in_proj.dtype), self.in_proj, self.in_bias)
+        projected = linear(x.to(self.in_proj.dtype), self.in_proj, self.in_bias)
         q, k, v, gate = self._heads(projected, positions)
-        k, v = state.extend_kv(self.slot, k=k.transpose(0, 1), v=v.transpose(0, 1))
-        out = attention(q=q.transpose(0, 1).contiguous(), k=k, v=v)
-        out = out.transpose(0, 1).flatten(1) * gate.sigmoid()
-        return functional.linear(out, self.out_proj, self.out_bias)
+        out = state.attend(self.slot, q=q, k=k, v=v).flatten(1)
+        return linear(out * gate.sigmoid(), self.out_proj, self.out_bias)
 
-    def decode(self, x: Tensor, state: State, positions: Positions) -> Tensor:
+    def decode(self, x: Tensor, seat: Seat, positions: Positions) -> Tensor:
         """Mix one normalised token [hidden] fp32; return [hidden]."""
         projected = functional.linear(x.to(self.in_proj.dtype), self.in_proj, self.in_bias)
-        q, k, v, gate = self._heads(projected, positions)
-        k, v = state.extend_kv(self.slot, k=k.unsqueeze(1), v=v.unsqueeze(1))
-        out = attention_step(q=q, k=k, v=v).flatten() * gate.sigmoid()
-        return functional.linear(out, self.out_proj, self.out_bias)
+        q, k, v, gate = self._heads(projected.unsqueeze(0), positions)
+        out = seat.attend_step(self.slot, q=q[0], k=k[0], v=v[0]).flatten()
+        return functional.linear(out * gate[0].sigmoid(), self.out_proj, self.out_bias)
 
     def _heads(
         self, projected: Tensor, positions: Positions
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Cut the projection into q, k, v [..., heads, head_dim] and gate [..., heads · head_dim].
+        """Cut T tokens' projections into q, k, v [T, heads, head_dim], gate [T, heads · head_dim].
 
         q and k are normalised and turned in fp32; all come back in the weights' dtype.
         """
         config = self.config
-        tokens, head_dim = projected.shape[:-1], config.head_dim
+        head_dim = config.head_dim
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
         sizes = ((heads + kv_heads) * head_dim, kv_heads * head_dim, heads * head_dim)
         qk, v, gate = projected.split_with_sizes(sizes, dim=-1)
-        qk = qk.to(torch.float32).reshape(*tokens, heads + kv_heads, head_dim)
-        qk = rms_norm(qk, scale=self.qk_norm, eps=config.rms_norm_eps)
-        qk = apply_rotary(qk, cos=positions.cos, sin=positions.sin).to(projected.dtype)
+        qk = rms_norm_rotary(
+            qk.reshape(-1, heads + kv_heads, head_dim),
+            scale=self.qk_norm,
+            eps=config.rms_norm_eps,
+            cos=positions.cos,
+            sin=positions.sin,
+            dtype=projected.dtype,
+        )
         q, k = qk.split_with_sizes((heads, kv_heads), dim=-2)
-        return q, k, v.reshape(*tokens, kv_heads, head_dim), gate
+        return q, k, v.reshape(-1, kv_heads, head_dim), gate
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,11 +150,14 @@ class DenseMlp:
     down: Tensor  # [hidden, intermediate]
 
     def prefill(self, x: Tensor) -> Tensor:
-        """Map [..., hidden] fp32 to [..., hidden]."""
+        """Map [T, hidden] fp32 to [T, hidden]."""
+        gate, up = linear(x.to(self.gate_up.dtype), self.gate_up).chunk(2, dim=-1)
+        return linear(functional.silu(gate).mul_(up), self.down)
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Map [hidden] fp32 to [hidden]."""
         gate, up = functional.linear(x.to(self.gate_up.dtype), self.gate_up).chunk(2, dim=-1)
         return functional.linear(functional.silu(gate).mul_(up), self.down)
-
-    decode = prefill
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,11 +169,14 @@ class SparseMoe:
     gate_up: Matrices  # [experts, 2 · intermediate, hidden], the gate's rows first
     down: Matrices  # [experts, hidden, intermediate]
     shared_down: Tensor  # [hidden, shared intermediate]
+    elsewhere: RoutedExperts | None = None  # runs `gate_up` and `down`, which lie in host memory
 
     def prefill(self, x: Tensor) -> Tensor:
         """Map [T, hidden] fp32 to [T, hidden] fp32."""
         x = x.to(self.in_proj.dtype)
-        weights, chosen, shared = self._project(x)
+        weights, chosen, shared = self._project(x, linear)
+        if self.elsewhere is not None:
+            return shared.add_(self.elsewhere.prefill(x, weights=weights, chosen=chosen))
         return shared.add_(
             experts(x, weights=weights, chosen=chosen, gate_up=self.gate_up, down=self.down)
         )
@@ -234,19 +184,23 @@ class SparseMoe:
     def decode(self, x: Tensor) -> Tensor:
         """Map [hidden] fp32 to [hidden] fp32."""
         x = x.to(self.in_proj.dtype)
-        weights, chosen, shared = self._project(x)
+        weights, chosen, shared = self._project(x, functional.linear)
+        if self.elsewhere is not None:
+            return shared.add_(self.elsewhere.step(x, weights=weights, chosen=chosen))
         return shared.add_(
             experts_step(x, weights=weights, chosen=chosen, gate_up=self.gate_up, down=self.down)
         )
 
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(
+        self, x: Tensor, product: Callable[[Tensor, Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the router's weights and choice, and the gated output of the shared expert.
 
         All read the same input: `in_proj` is router | gate of the shared expert | its gate and up.
         """
         config = self.config
         size = config.shared_expert_intermediate_size
-        projected = functional.linear(x, self.in_proj)
+        projected = product(x, self.in_proj)
         logits, shared_gate, gate, up = projected.split_with_sizes(
             (config.num_experts, 1, size, size), dim=-1
         )
@@ -255,7 +209,7 @@ class SparseMoe:
             top_k=config.num_experts_per_tok,
             normalise=config.norm_topk_prob,
         )
-        shared = functional.linear(functional.silu(gate).mul_(up), self.shared_down)
+        shared = product(functional.silu(gate).mul_(up), self.shared_down)
         return weights, chosen, shared.to(torch.float32).mul_(shared_gate.sigmoid())
 
 
@@ -275,24 +229,8 @@ class DecoderLayer:
         x += self.mlp.prefill(rms_norm(x, scale=self.mlp_norm, eps=self.eps))
         return x
 
-    def decode(self, x: Tensor, state: State, positions: Positions) -> Tensor:
+    def decode(self, x: Tensor, seat: Seat, positions: Positions) -> Tensor:
         """Add this layer to one token's residual stream [hidden] fp32, in place."""
-        x += self.mixer.decode(rms_norm(x, scale=self.mixer_norm, eps=self.eps), state, positions)
+        x += self.mixer.decode(rms_norm(x, scale=self.mixer_norm, eps=self.eps), seat, positions)
         x += self.mlp.decode(rms_norm(x, scale=self.mlp_norm, eps=self.eps))
         return x
-
-    def verify(
-        self, x: Tensor, state: State, positions: Positions
-    ) -> tuple[Tensor, DraftedDeltaNet | None]:
-        """As `prefill`, for drafted tokens; with what a DeltaNet layer's past would become.
-
-        Keys and values are appended: those of tokens that do not stay are written over.
-        """
-        normed, drafted = rms_norm(x, scale=self.mixer_norm, eps=self.eps), None
-        if isinstance(self.mixer, GatedDeltaNet):
-            mixed, drafted = self.mixer.verify(normed, state)
-        else:
-            mixed = self.mixer.prefill(normed, state, positions)
-        x += mixed
-        x += self.mlp.prefill(rms_norm(x, scale=self.mlp_norm, eps=self.eps))
-        return x, drafted

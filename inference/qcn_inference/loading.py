@@ -13,18 +13,20 @@ Rejected: mapping the files into memory. A file that is cut short while it is re
 fails, would end the process by a signal, with no word of which file it was.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
 import torch
-from qcn_kernels.fp8 import dequantise
+from qcn_kernels.choice import uses_triton
+from qcn_kernels.fp8 import BLOCK, Fp8Matrices, dequantise
 from qcn_kernels.groupwise import PARTS, from_parts
 from qcn_kernels.moe import Matrices
 from torch import Tensor
 
-from qcn_inference.errors import CheckpointError
+from qcn_inference.errors import CheckpointError, DeviceMemoryError
 from qcn_inference.tensors import DOWNLOAD_AGAIN, StoredTensor, TensorFiles
 
 Progress = Callable[[int, int], None]
@@ -66,6 +68,7 @@ class Loader:
         self._bytes_done = 0
         self._open: dict[Path, FileIO] = {}
         self.dtype = dtype or self._default_dtype()
+        self._in_host_memory = False
 
     def __contains__(self, name: str) -> bool:
         """Tell whether the checkpoint holds a tensor of this name."""
@@ -79,6 +82,24 @@ class Loader:
         """Return a matrix to place tensors into, as products want it, on the model's device."""
         return torch.empty(shape, dtype=self.dtype, device=self._device)
 
+    @contextmanager
+    def experts_in_host_memory(self, wanted: bool) -> Iterator[None]:
+        """Let experts that are declared meanwhile lie in host memory, pinned for a GPU."""
+        self._in_host_memory = wanted
+        yield
+        self._in_host_memory = False
+
+    def empty_experts(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Return matrices to place experts into, where experts are to lie.
+
+        Raises:
+            DeviceMemoryError: there is no room for them in host memory.
+        """
+        dtype = dtype or self.dtype
+        if not self._in_host_memory:
+            return torch.empty(shape, dtype=dtype, device=self._device)
+        return host_memory(*shape, dtype=dtype, pinned=torch.device(self._device).type == "cuda")
+
     def place(self, tensor: StoredTensor, *parts: Tensor) -> None:
         """Have `load` read a tensor into `parts` of matrices.
 
@@ -91,6 +112,30 @@ class Loader:
             CheckpointError: its dtype is no weight's, or FP8 without scales.
         """
         self._placements.append(_Placement(tensor, self._scale_of(tensor), parts))
+        self._unread.discard(tensor.name)
+
+    def keeps_fp8(self, tensors: Sequence[StoredTensor]) -> bool:
+        """Whether these, of whole blocks all, may stay in FP8: where our kernels run."""
+        return (
+            uses_triton(torch.empty(0, device=self._device))
+            and self._fp8_block == (BLOCK, BLOCK)
+            and all(f"{tensor.name}_scale_inv" in self._files for tensor in tensors)
+            and all(size % BLOCK == 0 for tensor in tensors for size in tensor.shape[-2:])
+        )
+
+    def empty_fp8(self, *shape: int) -> Fp8Matrices:
+        """Return experts of whole blocks to `place_fp8` tensors into, where experts are to lie."""
+        *stack, rows, columns = shape
+        blocks = (*stack, rows // BLOCK, columns // BLOCK)
+        values = self.empty_experts(*shape, dtype=torch.float8_e4m3fn)
+        return Fp8Matrices(values, self.empty_experts(*blocks, dtype=torch.float32))
+
+    def place_fp8(self, tensor: StoredTensor, into: Fp8Matrices) -> None:
+        """Have `load` read a tensor as it is, with its scales. Raises CheckpointError."""
+        scale = self._scale_of(tensor)
+        assert scale is not None
+        self._placements.append(_Placement(tensor, None, (into.values,)))
+        self._placements.append(_Placement(scale, None, (into.scale_inv,)))
         self._unread.discard(tensor.name)
 
     def take(self, name: str, *shape: int) -> Tensor:
@@ -108,14 +153,17 @@ class Loader:
         self.place(tensor, matrix)
         return matrix
 
-    def matrices(self, name: str, count: int, rows: int, columns: int) -> Matrices:
-        """Return the place of a stack of matrices: in groups if they were converted so.
+    def experts(self, name: str, count: int, rows: int, columns: int) -> Matrices:
+        """Return the place of experts that are stored together, in groups if they were converted.
 
         Raises:
             CheckpointError: as `matrix`, or parts of groups that do not fit each other.
         """
         if f"{name}.codes" not in self:
-            return self.matrix(name, count, rows, columns)
+            tensor = self.find(name, count, rows, columns)  # before memory is taken for it
+            matrices = self.empty_experts(count, rows, columns)
+            self.place(tensor, matrices)
+            return matrices
         path = self._files[f"{name}.codes"].path
         there = {part: f"{name}.{part}" for part in PARTS if f"{name}.{part}" in self}
         try:
@@ -137,9 +185,9 @@ class Loader:
         return part
 
     def _as_stored(self, name: str) -> Tensor:
-        """Return the place of a tensor that stays in the dtype it is stored in."""
+        """Return the place of a part of experts, which stays in the dtype it is stored in."""
         described = self._described(name)
-        part = torch.empty(described.shape, dtype=described.dtype, device=self._device)
+        part = self.empty_experts(*described.shape, dtype=described.dtype)
         self._placements.append(_Placement(self._files[name], None, (part,)))
         self._unread.discard(name)
         return part
@@ -245,8 +293,9 @@ class Loader:
             piece = places[0] if straight else torch.empty(_side_by_side(places), dtype=dtype)
             self._read(tensor, first * group_bytes, piece)
             if not straight:
-                piece = piece.to(self._device)
+                piece = piece.to(whole.device)
                 if scale is not None:
+                    scale = scale.to(whole.device)
                     piece = self._dequantised(tensor, piece, scale, first)
                 _distribute(piece, places)
             if self._progress and total is not None:
@@ -293,6 +342,19 @@ class Loader:
         if path not in self._open:
             self._open[path] = FileIO(path)
         return self._open[path]
+
+
+def host_memory(*shape: int, dtype: torch.dtype, pinned: bool) -> Tensor:
+    """Return memory of the host, pinned where a GPU is to copy from it beside its work.
+
+    Raises:
+        DeviceMemoryError: the system does not give it.
+    """
+    try:
+        return torch.empty(shape, dtype=dtype, pin_memory=pinned)
+    except (RuntimeError, MemoryError) as error:
+        kind = "pinned host memory" if pinned else "host memory"
+        raise DeviceMemoryError(f"{kind} for the experts is not given: {error}") from error
 
 
 def _side_by_side(parts: Sequence[Tensor]) -> tuple[int, ...]:

@@ -1,24 +1,32 @@
-"""The model: embedding, decoder layers, head; prefill in blocks, decode token by token, verify.
+"""The model: embedding, decoder layers, head; prefill in passes, decode token by token, verify.
 
-Blocks. A prompt goes through all layers BLOCK tokens at a time, so that what prefill needs beside
-weights and state does not grow with the prompt. Block and chunk grid start at the first token of
-each call of `prefill`: the same ids read in one call or in several agree to rounding, not bit for
-bit. Who needs that cuts the ids where `grid.py` says, and reads block by block.
+Passes. A prompt goes through all layers pass by pass (`passes.py`), so that what prefill needs
+beside weights and state does not grow with the prompt. Each block of a pass has a chunk grid of its
+own, which begins at its first token. Ids that are given without blocks are cut every BLOCK tokens
+from the first one on: the same ids read in one call or in several then agree to rounding, not bit
+for bit. Who needs that says where `grid.py` cuts.
 """
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from qcn_kernels.choice import uses_triton
 from qcn_kernels.rms_norm import rms_norm
 from qcn_kernels.rotary import rotary_tables
 from torch import Tensor
 from torch.nn import functional
 
 from qcn_inference.config import ModelConfig
+from qcn_inference.decoder import Decoder
+from qcn_inference.device import room_for_states, working_bytes
+from qcn_inference.device_memory import DeviceBudget, DeviceMemory
 from qcn_inference.grid import BLOCK
-from qcn_inference.layers import DecoderLayer, DraftedDeltaNet, Positions
+from qcn_inference.layers import DecoderLayer, Positions, Seat, SparseMoe
+from qcn_inference.memory import HostMemory, Memory
 from qcn_inference.mtp import MtpHead
+from qcn_inference.pace import Pace
+from qcn_inference.passes import ON_GPU, ONE_BLOCK, Pass, passes
 from qcn_inference.state import State
 
 LITTLE = 64_000_000
@@ -27,20 +35,21 @@ of so few rows costs more than it saves: on two quiet cores qcn-nano takes 6.5 m
 thread and 6.0 to 6.9 with two; beside four busy processes 7 with one and 16 to 200 with two."""
 
 
+WARM_UP_TOKENS = 130
+"""More than two chunks and two pages: every kernel of a prefill runs."""
+
+
 class Drafted:
     """Tokens that were run through the model and are not in `state` yet, which waits for `commit`.
 
-    Nothing of the state was copied: each DeltaNet layer's past is as it was, and the keys and
-    values of the tokens stand behind the state's own, where the next ones are written over them.
+    The keys and values of the tokens stand behind the state's own, where the next ones are written
+    over them.
     """
 
-    def __init__(
-        self, hidden: Tensor, logits: Tensor, state: State, parts: Sequence[DraftedDeltaNet]
-    ) -> None:
+    def __init__(self, hidden: Tensor, logits: Tensor, state: State) -> None:
         self.hidden = hidden  # fp32 [T, hidden], what the head was applied to
         self.logits = logits  # fp32 [T, vocab], behind each of the tokens
         self._state = state
-        self._parts = parts
 
     @torch.inference_mode()
     def commit(self, tokens: int) -> None:
@@ -51,10 +60,7 @@ class Drafted:
         """
         if not 0 <= tokens <= len(self.logits):
             raise ValueError(f"{tokens} of {len(self.logits)} drafted tokens cannot be read")
-        for part in self._parts:
-            part.commit(tokens)
-        self._state.position += tokens
-        self._state.end_reading()
+        self._state.end_draft(tokens)
 
 
 class Model:
@@ -84,20 +90,81 @@ class Model:
         """
         self.config = config
         self.fingerprint = fingerprint
+        self.device = embedding.device
+        self.dtype = head.dtype  # of matrix products
         self._embedding = embedding
         self._layers = layers
         self._norm = norm
         self._head = head
         self.mtp = mtp
+        self._pace = Pace(self.device)
+        self.pass_limits = ON_GPU if uses_triton(embedding) else ONE_BLOCK
+        self._memory: Memory | None = None
+        self._decoder: Decoder | None = None
+
+    @property
+    def runs_kernels(self) -> bool:
+        """Whether it runs by our Triton kernels."""
+        return uses_triton(self._head)
+
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether `decode` returns before it is done, and takes a token that nobody has seen."""
+        return self.runs_kernels
+
+    @torch.inference_mode()
+    def reserve(self, nbytes: int) -> None:
+        """Take memory of the GPU for states, once and for all; does nothing on the CPU.
+
+        Raises:
+            DeviceMemoryError: it is too little.
+        """
+        dtype = self._head.dtype
+        if self.runs_kernels:
+            budget = DeviceBudget.of(self.config, dtype, nbytes)
+            memory = DeviceMemory(self.config, dtype, self.device, budget)
+            self._memory = memory
+            self._decoder = Decoder(self.config, memory, self._decode)
+            if any(_is_offloaded(layer) for layer in self._layers):
+                self._decoder.uses_graphs = False  # the host has a say in each layer
+        else:
+            self._memory = HostMemory(self.config, dtype)
+
+    @property
+    def memory(self) -> Memory:
+        """Where its states lie; on a GPU that nobody has reserved, in all of what is free."""
+        if self._memory is None:
+            self.reserve(room_for_states(self.device, working_bytes(self.config)))
+        assert self._memory is not None
+        return self._memory
+
+    def warm_up(self) -> None:
+        """On a GPU: compile the kernels and capture a graph, so that no request waits for it."""
+        if not self.runs_kernels:
+            return
+        state = self.new_state()
+        self.prefill([0] * WARM_UP_TOKENS, state)
+        self.verify([0, 0], state).commit(1)
+        self.decode(0, state)
+
+    def drop_resident(self) -> None:
+        """Give up, on a GPU, what can be fetched from the host again."""
+        if isinstance(self._memory, DeviceMemory):
+            self._memory.drop_resident()
 
     @torch.inference_mode()
     def new_state(self) -> State:
         """Return the state of an empty sequence."""
-        return State(self.config, dtype=self._head.dtype, fingerprint=self.fingerprint)
+        return State(self.config, self.memory, self.fingerprint)
 
     @torch.inference_mode()
     def prefill_steps(
-        self, ids: Sequence[int] | Tensor, state: State, *, all_logits: bool = False
+        self,
+        ids: Sequence[int] | Tensor,
+        state: State,
+        now: Pass | None = None,
+        *,
+        all_logits: bool = False,
     ) -> Generator[None, None, Tensor]:
         """Read `ids` into `state`, pausing after each layer.
 
@@ -107,6 +174,8 @@ class Model:
         Args:
             ids: at least one token id below vocab_size.
             state: advanced by len(ids), in place.
+            now: the pass that they are, in a text that begins where `state` does. None: they are
+                cut every BLOCK tokens, and read in as many passes as it takes.
             all_logits: whether to return the logits of every token, not only of the last.
 
         Returns:
@@ -114,39 +183,58 @@ class Model:
 
         Raises:
             ValueError: no ids, or one that is no token.
+            DeviceMemoryError: there is no room for them on the GPU; `state` is unusable.
         """
-        hidden = yield from self.hidden_steps(ids, state, all_tokens=all_logits)
+        hidden = yield from self.hidden_steps(ids, state, now, all_tokens=all_logits)
         return self._projected(hidden)
 
     @torch.inference_mode()
     def hidden_steps(
-        self, ids: Sequence[int] | Tensor, state: State, *, all_tokens: bool
+        self,
+        ids: Sequence[int] | Tensor,
+        state: State,
+        now: Pass | None = None,
+        *,
+        all_tokens: bool,
     ) -> Generator[None, None, Tensor]:
         """As `prefill_steps`; returns what the head is applied to, fp32 [T, hidden] or [1, hidden].
 
         From this an MTP head guesses on.
         """
         tokens = self._checked(ids)
-        state.begin_reading(len(tokens))
+        state.require_usable()
+        start = state.position
+        todo = [now] if now is not None else self._cut(start, len(tokens))
         hidden = []
-        for block in torch.split(tokens, BLOCK):
-            x = functional.embedding(block, self._embedding).to(torch.float32)
-            cos, sin = self._rotary(state.position, len(block))
-            positions = Positions(cos.unsqueeze(1), sin.unsqueeze(1))
+        for part in todo:
+            state.begin_pass(part.parts, part.kept)
+            x = functional.embedding(tokens[part.start - start : part.end - start], self._embedding)
+            x = x.to(torch.float32)
+            positions = self._positions(torch.arange(part.start, part.end, device=self.device))
             for layer in self._layers:
                 x = layer.prefill(x, state, positions)
+                self._pace.layer_queued()
                 yield
-            state.position += len(block)
+            state.end_pass(part.end - part.start)
             if all_tokens:
                 hidden.append(self._normed(x))
-        state.end_reading()
         return torch.cat(hidden) if all_tokens else self._normed(x[-1:])
 
+    def _cut(self, start: int, tokens: int) -> Iterable[Pass]:
+        end = start + tokens
+        blocks = [(at, min(at + BLOCK, end)) for at in range(start, end, BLOCK)]
+        return passes(blocks, set(), self.pass_limits)
+
     def prefill(
-        self, ids: Sequence[int] | Tensor, state: State, *, all_logits: bool = False
+        self,
+        ids: Sequence[int] | Tensor,
+        state: State,
+        now: Pass | None = None,
+        *,
+        all_logits: bool = False,
     ) -> Tensor:
         """Run `prefill_steps` to its end and return its logits."""
-        steps = self.prefill_steps(ids, state, all_logits=all_logits)
+        steps = self.prefill_steps(ids, state, now, all_logits=all_logits)
         while True:
             try:
                 next(steps)
@@ -155,24 +243,34 @@ class Model:
                 return logits
 
     @torch.inference_mode()
-    def decode(self, token: int, state: State) -> Tensor:
+    def decode(self, token: int | Tensor, state: State) -> Tensor:
         """Read one token into `state` by the one-step recurrence; return fp32 logits [vocab].
+
+        On a GPU nothing is waited for; `token` may be a tensor [1] int64 there, of which nobody
+        has looked at the value.
 
         Raises:
             ValueError: `token` is none.
+            DeviceMemoryError: there is no room for it on the GPU.
         """
-        if not 0 <= token < self.config.vocab_size:
+        if isinstance(token, int) and not 0 <= token < self.config.vocab_size:
             raise ValueError(f"token id {token} is outside the vocabulary")
-        state.begin_reading(1)
+        if self._decoder is not None:
+            return self._decoder.step(state, token)
+        number = torch.as_tensor([token]) if isinstance(token, int) else token
+        state.begin_step()
         with _threads(1 if self._takes_little(state.position) else torch.get_num_threads()):
-            x = self._embedding[token].to(torch.float32, copy=True)  # layers add to it in place
-            cos, sin = self._rotary(state.position, 1)
-            positions = Positions(cos, sin)
-            for layer in self._layers:
-                x = layer.decode(x, state, positions)
-            state.position += 1
-            state.end_reading()
-            return self._logits(x)
+            logits = self._decode(number, torch.tensor([state.position]), state)
+        state.end_pass(1)
+        return logits
+
+    def _decode(self, token: Tensor, position: Tensor, seat: Seat) -> Tensor:
+        """The layers for one token [1] at a position [1], both int64; fp32 logits [vocab]."""
+        x = functional.embedding(token, self._embedding)[0].to(torch.float32, copy=True)
+        positions = self._positions(position)
+        for layer in self._layers:
+            x = layer.decode(x, seat, positions)
+        return self._logits(x)
 
     def _takes_little(self, position: int) -> bool:
         return self.config.prefill_operations(position, position + 1) < LITTLE
@@ -185,20 +283,19 @@ class Model:
 
         Raises:
             ValueError: no ids, or one that is no token.
+            DeviceMemoryError: there is no room for them on the GPU.
         """
         tokens = self._checked(ids)
-        state.begin_reading(len(tokens))
-        with _threads(1 if self._takes_little(state.position) else torch.get_num_threads()):
+        start = state.position
+        state.begin_draft(len(tokens))
+        with _threads(1 if self._takes_little(start) else torch.get_num_threads()):
             x = functional.embedding(tokens, self._embedding).to(torch.float32)
-            cos, sin = self._rotary(state.position, len(tokens))
-            positions = Positions(cos.unsqueeze(1), sin.unsqueeze(1))
-            parts = []
+            numbers = torch.arange(start, start + len(tokens), device=self.device)
+            positions = self._positions(numbers)
             for layer in self._layers:
-                x, part = layer.verify(x, state, positions)
-                if part is not None:
-                    parts.append(part)
+                x = layer.prefill(x, state, positions)
             hidden = self._normed(x)
-            return Drafted(hidden, self._projected(hidden), state, parts)
+            return Drafted(hidden, self._projected(hidden), state)
 
     def _checked(self, ids: Sequence[int] | Tensor) -> Tensor:
         tokens = torch.as_tensor(ids, dtype=torch.int64)
@@ -207,14 +304,14 @@ class Model:
         low, high = tokens.aminmax()
         if low < 0 or high >= self.config.vocab_size:
             raise ValueError(f"token ids reach from {low} to {high}; the vocabulary does not")
-        return tokens
+        return tokens.to(self.device)
 
-    def _rotary(self, start: int, tokens: int) -> tuple[Tensor, Tensor]:
-        return rotary_tables(
-            torch.arange(start, start + tokens),
-            rotary_dim=self.config.rotary_dim,
-            theta=self.config.rope_theta,
+    def _positions(self, numbers: Tensor) -> Positions:
+        """Rotary tables of tokens by their numbers [T] int64."""
+        cos, sin = rotary_tables(
+            numbers, rotary_dim=self.config.rotary_dim, theta=self.config.rope_theta
         )
+        return Positions(cos, sin)
 
     def _normed(self, x: Tensor) -> Tensor:
         return rms_norm(x, scale=self._norm, eps=self.config.rms_norm_eps)
@@ -224,6 +321,10 @@ class Model:
 
     def _logits(self, x: Tensor) -> Tensor:
         return self._projected(self._normed(x))
+
+
+def _is_offloaded(layer: DecoderLayer) -> bool:
+    return isinstance(layer.mlp, SparseMoe) and layer.mlp.elsewhere is not None
 
 
 @contextmanager

@@ -19,14 +19,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from qcn_kernels.choice import uses_triton
 from qcn_kernels.rms_norm import rms_norm
 from qcn_kernels.rotary import rotary_tables
 from torch import Tensor
 from torch.nn import functional
 
 from qcn_inference.config import ModelConfig
+from qcn_inference.device_memory import DeviceBudget, DeviceMemory
 from qcn_inference.layers import DecoderLayer, Positions
+from qcn_inference.memory import HostMemory, Memory
+from qcn_inference.pages import PAGE
 from qcn_inference.state import State
+
+MOST_TOKENS = 1 << 15
+"""Of one request that the head is shown on a GPU, what it generates included: 64 MiB of an 80 B
+model's keys and values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +52,13 @@ class MtpHead:
 
     def new_state(self) -> State:
         """Return what the layer keeps of an empty sequence: keys and values."""
-        return State(self.config, dtype=self.head.dtype, fingerprint="")
+        memory: Memory
+        if uses_triton(self.head):
+            budget = DeviceBudget(pages=MOST_TOKENS // PAGE, checkpoint_bytes=0)
+            memory = DeviceMemory(self.config, self.head.dtype, self.head.device, budget)
+        else:
+            memory = HostMemory(self.config, self.head.dtype)
+        return State(self.config, memory, "")
 
     @torch.inference_mode()
     def read(self, hidden: Tensor, following: Sequence[int] | Tensor, state: State) -> Tensor:
@@ -58,7 +72,8 @@ class MtpHead:
         Returns:
             [T, hidden] fp32: what the guess of the token after `following` is made from.
         """
-        ids, eps = torch.as_tensor(following), self.config.rms_norm_eps
+        eps = self.config.rms_norm_eps
+        ids = torch.as_tensor(following, device=self.embedding.device)
         embedded = functional.embedding(ids, self.embedding).to(torch.float32)
         both = torch.cat(
             (
@@ -68,15 +83,15 @@ class MtpHead:
             dim=-1,
         )
         x = functional.linear(both.to(self.in_proj.dtype), self.in_proj).to(torch.float32)
-        state.begin_reading(len(ids))
+        state.begin_pass([len(ids)], [])
+        numbers = torch.arange(state.position, state.position + len(ids), device=ids.device)
         cos, sin = rotary_tables(
-            torch.arange(state.position, state.position + len(ids)),
+            numbers,
             rotary_dim=self.config.rotary_dim,
             theta=self.config.rope_theta,
         )
-        x = self.layer.prefill(x, state, Positions(cos.unsqueeze(1), sin.unsqueeze(1)))
-        state.position += len(ids)
-        state.end_reading()
+        x = self.layer.prefill(x, state, Positions(cos, sin))
+        state.end_pass(len(ids))
         return rms_norm(x, scale=self.norm, eps=eps)
 
     @torch.inference_mode()

@@ -1,6 +1,8 @@
 """Choosing the next token, and knowing when to stop."""
 
 import torch
+from qcn_kernels.choice import uses_triton
+from qcn_kernels.sampling import greedy, sample
 from torch import Tensor
 
 from qcn_inference.request import SamplingParams, TokenLogprobs
@@ -14,25 +16,54 @@ class Sampler:
 
     def __init__(self, params: SamplingParams) -> None:
         self._params = params
-        self._generator = torch.Generator()
-        if params.seed is None:
-            self._generator.seed()
-        else:
-            self._generator.manual_seed(params.seed)
+        self._generators: dict[torch.device, torch.Generator] = {}
 
     def choose(self, logits: Tensor) -> int:
-        """One token id from fp32 logits [V]; greedy takes the first of equals."""
+        """One token id from fp32 logits [V]."""
+        return int(self.draw(logits))
+
+    def draw(self, logits: Tensor) -> Tensor:
+        """One token id, [1] int64, from fp32 logits [V], on their device, which is not waited for.
+
+        Greedy takes the first of equals.
+        """
         params = self._params
+        if uses_triton(logits):
+            return self._drawn_by_kernels(logits.unsqueeze(0))
         if params.temperature < GREEDY_BELOW:
-            return int(torch.argmax(logits))
+            return torch.argmax(logits, dim=-1, keepdim=True)
         count = min(params.top_k, len(logits)) if params.top_k > 0 else len(logits)
         kept, ids = torch.topk(logits / params.temperature, count)  # descending
         probabilities = torch.softmax(kept, dim=-1)
         # The smallest set whose mass reaches top_p: a token stays while the mass before it is short
         # of that.
         before = torch.cumsum(probabilities, dim=-1) - probabilities
-        probabilities[(before >= params.top_p) & (before > 0)] = 0
-        return int(ids[torch.multinomial(probabilities, 1, generator=self._generator)])
+        probabilities.masked_fill_((before >= params.top_p) & (before > 0), 0)
+        drawn = torch.multinomial(probabilities, 1, generator=self._generator(logits.device))
+        return ids[drawn]
+
+    def _drawn_by_kernels(self, logits: Tensor) -> Tensor:
+        params = self._params
+        if params.temperature < GREEDY_BELOW:
+            return greedy(logits)
+        uniform = torch.rand(1, generator=self._generator(logits.device), device=logits.device)
+        return sample(
+            logits,
+            temperature=params.temperature,
+            top_k=params.top_k,
+            top_p=params.top_p,
+            uniform=uniform,
+        )
+
+    def _generator(self, device: torch.device) -> torch.Generator:
+        """The source of a device's random numbers, seeded when it is first used."""
+        if device not in self._generators:
+            generator = self._generators[device] = torch.Generator(device)
+            if self._params.seed is None:
+                generator.seed()
+            else:
+                generator.manual_seed(self._params.seed)
+        return self._generators[device]
 
 
 def token_logprobs(logits: Tensor, token: int, count: int) -> TokenLogprobs:

@@ -69,8 +69,12 @@ class _Job(Generic[T]):
 class Scheduler:
     """Runs jobs on the thread that calls `run`."""
 
-    def __init__(self, limit: int = 64) -> None:
+    def __init__(
+        self, limit: int = 64, *, after_error: Callable[[Exception], None] = lambda _: None
+    ) -> None:
+        """`after_error` hears of what a job raised; what it raises itself ends `run`."""
         self._limit = limit
+        self._after_error = after_error
         self._changed = threading.Condition()
         self._jobs: list[_Job[Any]] = []
         self._numbers = count()
@@ -148,6 +152,7 @@ class Scheduler:
                 job.future.set_result(end.value)
         except Exception as error:
             _settle(job.future, error)
+            self._after_error(error)
         return True
 
     def close(self) -> None:

@@ -33,9 +33,11 @@ from functools import partial
 from torch import Tensor
 
 from qcn_inference.config import ModelConfig
+from qcn_inference.host_copies import Arriving
 from qcn_inference.lookup import GRAM, Lookup
 from qcn_inference.model import Drafted, Model
 from qcn_inference.mtp import MtpDrafter
+from qcn_inference.sampling import Sampler
 from qcn_inference.state import State
 
 ROWS = (2, 4, 8, 16)
@@ -181,7 +183,23 @@ class Speculation:
         self._draft: Sequence[int] = ()
         self._verified: Drafted | None = None
         self._taken = 0  # of the draft
+        self._ahead: Tensor | None = None  # logits behind the token that was chosen last
         self._propose()
+
+    def choose(self, sampler: Sampler, logits: Tensor, wanted: int) -> int:
+        """Choose a token from the logits returned last, `wanted` more at most behind it.
+
+        On a GPU, where no draft is in sight, the step behind the token is queued before anybody
+        knows which it is: the device goes on while the host looks at it. Where the text ends with
+        this token, one step was for nothing, and the state holds one token more than was shown.
+        """
+        token = sampler.draw(logits)
+        arriving = Arriving(token)
+        drafting = self._verified is not None or self._head is not None
+        may_run_ahead = self._model.runs_ahead and wanted > 0 and not drafting
+        if may_run_ahead and not self._drafted(wanted):
+            self._ahead = self._model.decode(token, self._state)
+        return arriving.wait()
 
     def after(self, token: int, wanted: int) -> Tensor:
         """Return the logits behind a token that was chosen.
@@ -194,6 +212,9 @@ class Speculation:
             self._acceptance.count(self._lookup.match, came_true=token == self._next)
         self._lookup.push(token)
         self._propose()
+        if self._ahead is not None:
+            logits, self._ahead = self._ahead, None
+            return logits
         if self._verified is not None:
             if self._taken < len(self._draft) and token == self._draft[self._taken]:
                 self._taken += 1

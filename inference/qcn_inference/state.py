@@ -4,10 +4,12 @@ Ownership. A `State` belongs to whoever made or forked it; `Model` mutates it in
 reads tokens. Forks never see each other's tokens.
 
 A fork copies the recurrent and convolution parts (their size does not depend on the length) and
-shares the KV cache, which is append-only: a state reads only the entries below its own length. It
-may therefore write behind its length in the shared buffers as long as no other living state reads
-there; otherwise it takes a copy first. So a request forked from a kept prefix, run and dropped,
-copies nothing, request after request, and two living branches cost one copy.
+shares the keys and values, which are append-only. Where both lie is the business of a `Memory`:
+`memory.py` on the CPU, `device_memory.py` on a GPU.
+
+A pass is what goes through all layers at once: the blocks (`grid.py`) that follow each other in
+it have each a chunk grid of their own. Checkpoints behind chosen blocks inside a pass are taken
+while it runs, and can be had until the next one begins.
 
 On disk a state is a safetensors file, written beside its place and renamed into it, with the
 model's fingerprint and a digest of its contents: one that is cut short, altered or of another model
@@ -17,56 +19,51 @@ is refused, never read.
 import hashlib
 import os
 import tempfile
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from qcn_kernels.gated_delta_net import (
+    DeltaNetWeights,
+    DraftedDeltaNet,
+    prefill,
+    step_on_cpu,
+    verify,
+)
+from qcn_kernels.gated_delta_rule import ChunkGrid, chunk_grid
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from qcn_inference.config import ModelConfig
 from qcn_inference.errors import CheckpointError
+from qcn_inference.kept import DeltaNetState, KvBlock, RecurrentPart
+from qcn_inference.memory import Memory
+from qcn_inference.page_table import PageTable
 
 if TYPE_CHECKING:
+    from qcn_inference.decoder import Decoder
     from qcn_inference.model import Model
 
 FORMAT = "qcn-state-1"
-MIN_CAPACITY = 256  # tokens the KV cache starts with; it doubles when full
-
-
-@dataclass(slots=True)
-class DeltaNetState:
-    """One Gated DeltaNet layer's past; both parts fp32."""
-
-    convolution: Tensor  # [kernel - 1, channels], oldest input first
-    recurrent: Tensor  # [value_heads, key_dim, value_dim]
 
 
 @dataclass(frozen=True, slots=True)
-class KvBlock:
-    """Keys and values of some tokens that follow each other, cut out of a state; never changed."""
+class _Pass:
+    """The tokens that are being read, and the checkpoints taken among them."""
 
-    keys: tuple[Tensor, ...]  # per full-attention layer [kv_heads, T, head_dim]
-    values: tuple[Tensor, ...]
+    grid: ChunkGrid
+    start: int  # position
+    kept: tuple[int, ...]  # tokens of the pass in front of each checkpoint, rising
+    convolution: Tensor  # [layers, checkpoints, kernel - 1, channels] fp32
+    recurrent: Tensor  # [layers, checkpoints, value_heads, key_dim, value_dim] fp32
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the tensors."""
-        return sum(x.nbytes for x in self.keys + self.values)
-
-
-@dataclass(slots=True)
-class _KvBuffers:
-    """Keys and values of all full-attention layers, shared by a state and its forks."""
-
-    keys: list[Tensor]  # per layer [kv_heads, capacity, head_dim]
-    values: list[Tensor]
-    capacity: int  # tokens
-    readers: "weakref.WeakSet[State]"  # the living states that share these buffers
+    def checkpoint(self, tokens: int) -> RecurrentPart:
+        """Return the one behind so many tokens of the pass; views."""
+        slot = self.kept.index(tokens)
+        return RecurrentPart(self.convolution[:, slot], self.recurrent[:, slot])
 
 
 class State:
@@ -74,49 +71,72 @@ class State:
 
     position: int  # tokens read so far
 
-    def __init__(self, config: ModelConfig, *, dtype: torch.dtype, fingerprint: str) -> None:
-        """Make the state of an empty sequence, its keys and values in `dtype`."""
+    def __init__(self, config: ModelConfig, memory: Memory, fingerprint: str) -> None:
+        """Make the state of an empty sequence."""
         self.position = 0
+        self.is_reading = False
+        self.seated_in: Decoder | None = None  # where the recurrent part is meanwhile
         self._config = config
-        self._dtype = dtype
+        self._memory = memory
         self._fingerprint = fingerprint
-        self._reading = False
-        self.deltanet = [
-            DeltaNetState(
-                convolution=torch.zeros(config.linear_conv_kernel_dim - 1, config.linear_conv_dim),
-                recurrent=torch.zeros(
-                    config.linear_num_value_heads,
-                    config.linear_key_head_dim,
-                    config.linear_value_head_dim,
-                ),
-            )
-            for layer_type in config.layer_types
-            if layer_type == "linear_attention"
-        ]
-        self._kv = self._new_buffers(0)
+        self._hold(RecurrentPart.of_nothing(config, memory.device))
+        self._nothing_under_way()
+        self._kv = memory.new_kv(self)
+
+    def _hold(self, part: RecurrentPart) -> None:
+        self._recurrent = part
+        self._layers = part.layers()
+
+    def _nothing_under_way(self) -> None:
+        self._pass: _Pass | None = None
+        self._drafted: list[DraftedDeltaNet] | None = None  # layer by layer
 
     @property
     def nbytes(self) -> int:
         """Bytes of the tensors; shared KV buffers count in full in every state that shares them."""
-        recurrent = sum(part.convolution.nbytes + part.recurrent.nbytes for part in self.deltanet)
-        return recurrent + sum(x.nbytes for x in self._kv.keys + self._kv.values)
+        part = self._recurrent
+        return part.convolution.nbytes + part.recurrent.nbytes + self._kv.nbytes
 
     @torch.inference_mode()
     def fork(self) -> "State":
         """Return an independent state of the same sequence; copies no keys and values."""
-        self.require_usable()
+        part = self.recurrent.mapped(torch.clone)
         fork = object.__new__(State)
         fork.position = self.position
-        fork._config, fork._dtype = self._config, self._dtype
+        fork._config, fork._memory = self._config, self._memory
         fork._fingerprint = self._fingerprint
-        fork._reading = False
-        fork.deltanet = [
-            DeltaNetState(part.convolution.clone(), part.recurrent.clone())
-            for part in self.deltanet
-        ]
-        fork._kv = self._kv
-        fork._kv.readers.add(fork)
+        fork.is_reading = False
+        fork.seated_in = None
+        fork._hold(part)
+        fork._nothing_under_way()
+        fork._kv = self._kv.fork(fork)
         return fork
+
+    @property
+    def recurrent(self) -> RecurrentPart:
+        """What does not grow with the text, where it belongs."""
+        self.require_usable()
+        if self.seated_in is not None:
+            self.seated_in.unseat(self)
+        return self._recurrent
+
+    @property
+    def deltanet(self) -> tuple[DeltaNetState, ...]:
+        """The same, layer by layer."""
+        return self.recurrent.layers()
+
+    # What `Decoder` uses.
+
+    @property
+    def unseated(self) -> RecurrentPart:
+        """Where the recurrent part belongs, whatever is there."""
+        return self._recurrent
+
+    def grow(self, tokens: int) -> list[int]:
+        """Have pages for `tokens` more; return all of this sequence's, on a GPU."""
+        assert isinstance(self._kv, PageTable)
+        self._kv.grow(self.position + tokens)
+        return self._kv.pages
 
     # Its parts, for a cache that keeps them apart.
 
@@ -124,100 +144,138 @@ class State:
     def kv_of(self, start: int, stop: int) -> KvBlock:
         """Return a copy of the keys and values of the tokens from `start` to `stop`."""
         self.require_usable()
-        return KvBlock(
-            tuple(keys[:, start:stop].clone() for keys in self._kv.keys),
-            tuple(values[:, start:stop].clone() for values in self._kv.values),
-        )
+        return self._kv.cut(start, stop)
 
     @torch.inference_mode()
-    def recurrent_part(self) -> tuple[DeltaNetState, ...]:
-        """Return a copy of what does not grow with the text: recurrent and convolution state."""
-        self.require_usable()
-        return tuple(
-            DeltaNetState(part.convolution.clone(), part.recurrent.clone())
-            for part in self.deltanet
-        )
+    def recurrent_part(self, at: int | None = None) -> tuple[DeltaNetState, ...]:
+        """Return a copy of what does not grow with the text: recurrent and convolution state.
+
+        It is that behind `at` tokens: `position`, or where the last pass kept a checkpoint.
+        """
+        if at is None or at == self.position:
+            return self._memory.keep(self.recurrent.mapped(torch.clone))
+        assert self._pass is not None
+        part = self._pass.checkpoint(at - self._pass.start)
+        return self._memory.keep(part.mapped(torch.clone))
 
     @torch.inference_mode()
     def put_together(
         self, blocks: Sequence[KvBlock], recurrent: Sequence[DeltaNetState], position: int
     ) -> None:
         """Become the state behind `position` tokens, whose parts are given; they are copied."""
-        self._kv = self._new_buffers(position)
         self.position = position
-        for part, kept in zip(self.deltanet, recurrent, strict=True):
-            part.convolution.copy_(kept.convolution)
-            part.recurrent.copy_(kept.recurrent)
-        at = 0
-        for block in blocks:
-            for slot, (keys, values) in enumerate(zip(block.keys, block.values, strict=True)):
-                stop = at + keys.shape[1]
-                self._kv.keys[slot][:, at:stop] = keys
-                self._kv.values[slot][:, at:stop] = values
-            at += block.keys[0].shape[1] if block.keys else 0
+        self._kv = self._memory.kv_of(blocks, self)
+        self._memory.restore(tuple(recurrent), self.recurrent)
 
-    # What `Model` calls while it reads tokens.
+    # What `Model` and its layers call while they read tokens.
 
     def require_usable(self) -> None:
         """Raise RuntimeError if a read of tokens into this state was begun and never finished."""
-        if self._reading:
+        if self.is_reading:
             raise RuntimeError("this state was left in the middle of a prefill; start from a fork")
 
-    def begin_reading(self, tokens: int) -> None:
-        """Make room for `tokens` more; the state is unusable by others until `end_reading`."""
-        self.require_usable()
-        self._reading = True
-        needed = self.position + tokens
-        shared = len(self._kv.readers) > 1 and any(
-            other.position > self.position or other._reading
-            for other in self._kv.readers
-            if other is not self
+    def begin_pass(self, parts: Sequence[int], keep: Sequence[int]) -> None:
+        """Make room for a pass; the state is unusable by others until `end_pass`.
+
+        Args:
+            parts: tokens of each of its blocks.
+            keep: tokens of the pass in front of each checkpoint that is to be taken inside it;
+                each the end of a block.
+        """
+        recurrent = self.recurrent.recurrent
+        self._pass = None  # gives its memory back
+        tokens = sum(parts)
+        self.begin_step(tokens)
+        layers, *matrix = recurrent.shape
+        inputs = self._recurrent.convolution.shape[1:]
+        self._pass = _Pass(
+            grid=chunk_grid(parts, checkpoints=keep, device=self._memory.device),
+            start=self.position,
+            kept=tuple(keep),
+            convolution=recurrent.new_empty(layers, len(keep), *inputs),
+            recurrent=recurrent.new_empty(layers, len(keep), *matrix),
         )
-        if needed > self._kv.capacity or shared:
-            self._move_to(self._new_buffers(needed))
 
-    def end_reading(self) -> None:
-        """Declare the tokens read: position stands behind them, every layer has taken them in."""
-        self._reading = False
+    def end_pass(self, tokens: int) -> None:
+        """Declare the tokens read: every layer has taken them in."""
+        self.position += tokens
+        self.is_reading = False
 
-    def extend_kv(self, slot: int, *, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append the keys and values of the tokens behind `position` in one attention layer.
+    def begin_draft(self, tokens: int) -> None:
+        """Make room for tokens of which it is known only afterwards how many stay."""
+        if self.seated_in is not None:
+            self.seated_in.unseat(self)
+        self.begin_step(tokens)
+        self._drafted = []
+
+    def end_draft(self, tokens: int) -> None:
+        """Declare the first `tokens` of a draft read, and the others not."""
+        for layer in self._drafted or ():
+            layer.commit(tokens)
+        self._drafted = None
+        self.end_pass(tokens)
+
+    def begin_step(self, tokens: int = 1) -> None:
+        """Make room for tokens; the state is unusable by others until `end_pass`."""
+        self.require_usable()
+        self._kv = self._kv.with_room(self, tokens)
+        self.is_reading = True
+
+    def mix(self, slot: int, projected: Tensor, weights: DeltaNetWeights) -> Tensor:
+        """Read T tokens' projections into one Gated DeltaNet layer; see `gated_delta_net`.
+
+        Args:
+            slot: number of the layer among the Gated DeltaNet layers.
+            projected: [T, q | k | v | z | b | a].
+            weights: of the layer.
+
+        Returns:
+            [T, value_heads · value_dim].
+        """
+        past, now = self._layers[slot], self._pass
+        if self._drafted is not None:
+            out, drafted = verify(
+                projected, weights=weights, convolution=past.convolution, recurrent=past.recurrent
+            )
+            self._drafted.append(drafted)
+            return out
+        assert now is not None
+        for number, end in enumerate(now.kept):
+            inputs = projected[max(0, end - len(past.convolution)) : end, : weights.conv.shape[1]]
+            before = past.convolution[len(inputs) :]
+            torch.cat((before, inputs.to(torch.float32)), out=now.convolution[slot, number])
+        return prefill(
+            projected,
+            weights=weights,
+            convolution=past.convolution,
+            recurrent=past.recurrent,
+            grid=now.grid,
+            checkpoints=now.recurrent[slot],
+        )
+
+    def mix_step(self, slot: int, projected: Tensor, weights: DeltaNetWeights) -> Tensor:
+        """The same for one token's projection [q | k | v | z | b | a], on the CPU."""
+        past = self._layers[slot]
+        return step_on_cpu(
+            projected, weights=weights, convolution=past.convolution, recurrent=past.recurrent
+        )
+
+    def attend(self, slot: int, *, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Append T tokens to one attention layer's keys and values, and let them attend.
 
         Args:
             slot: number of the layer among the full-attention layers.
-            k, v: [kv_heads, T, head_dim].
+            q: [T, heads, head_dim].
+            k, v: [T, kv_heads, head_dim].
 
         Returns:
-            Views of all keys and values, [kv_heads, position + T, head_dim].
+            [T, heads, head_dim].
         """
-        keys, values = self._kv.keys[slot], self._kv.values[slot]
-        start, stop = self.position, self.position + k.shape[1]
-        keys[:, start:stop] = k
-        values[:, start:stop] = v
-        return keys[:, :stop], values[:, :stop]
+        return self._kv.attend(slot, self.position, q=q, k=k, v=v)
 
-    def _new_buffers(self, tokens: int) -> _KvBuffers:
-        config = self._config
-        capacity = 0
-        if tokens:
-            capacity = max(MIN_CAPACITY, 1 << (tokens - 1).bit_length())
-        layers = config.layer_types.count("full_attention")
-        shape = (config.num_key_value_heads, capacity, config.head_dim)
-        return _KvBuffers(
-            keys=[torch.empty(shape, dtype=self._dtype) for _ in range(layers)],
-            values=[torch.empty(shape, dtype=self._dtype) for _ in range(layers)],
-            capacity=capacity,
-            readers=weakref.WeakSet([self]),
-        )
-
-    def _move_to(self, buffers: _KvBuffers) -> None:
-        """Copy this state's own entries into fresh buffers and leave the shared ones."""
-        length = self.position
-        pairs = zip(buffers.keys + buffers.values, self._kv.keys + self._kv.values, strict=True)
-        for new, old in pairs:
-            new[:, :length] = old[:, :length]
-        self._kv.readers.discard(self)
-        self._kv = buffers
+    def attend_step(self, slot: int, *, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The same for one token: q [heads, head_dim], k and v [kv_heads, head_dim]."""
+        return self._kv.attend_step(slot, self.position, q=q, k=k, v=v)
 
     # On disk.
 
@@ -275,12 +333,14 @@ class State:
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {}
-        for i, part in enumerate(self.deltanet):
-            tensors[f"deltanet.{i}.convolution"] = part.convolution
-            tensors[f"deltanet.{i}.recurrent"] = part.recurrent
-        for i, (keys, values) in enumerate(zip(self._kv.keys, self._kv.values, strict=True)):
-            tensors[f"attention.{i}.keys"] = keys[:, : self.position].contiguous()
-            tensors[f"attention.{i}.values"] = values[:, : self.position].contiguous()
+        for i, part in enumerate(self.recurrent_part()):
+            tensors[f"deltanet.{i}.convolution"] = part.convolution.contiguous()
+            tensors[f"deltanet.{i}.recurrent"] = part.recurrent.contiguous()
+        kv = self.kv_of(0, self.position)
+        for i, (keys, values) in enumerate(zip(kv.keys, kv.values, strict=True)):
+            tensors[f"attention.{i}.keys"] = keys
+            tensors[f"attention.{i}.values"] = values
+        self._memory.when_copied()()
         return tensors
 
     @torch.inference_mode()
@@ -288,9 +348,9 @@ class State:
         """Take over tensors whose digest and fingerprint have been checked."""
         recurrent = [
             DeltaNetState(tensors[f"deltanet.{i}.convolution"], tensors[f"deltanet.{i}.recurrent"])
-            for i in range(len(self.deltanet))
+            for i in range(len(self._layers))
         ]
-        layers = range(len(self._kv.keys))
+        layers = range(self._config.layer_types.count("full_attention"))
         whole = KvBlock(
             tuple(tensors[f"attention.{i}.keys"] for i in layers),
             tuple(tensors[f"attention.{i}.values"] for i in layers),

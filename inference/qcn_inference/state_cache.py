@@ -28,8 +28,10 @@ from dataclasses import dataclass, field
 
 from qcn_inference.config import ModelConfig
 from qcn_inference.grid import Grid, as_array
+from qcn_inference.kept import DeltaNetState, KvBlock
 from qcn_inference.model import Model
-from qcn_inference.state import DeltaNetState, KvBlock, State
+from qcn_inference.passes import Pass, PassLimits, passes
+from qcn_inference.state import State
 
 SPACING = 4096
 """Tokens. About as many as have keys and values of the size of one checkpoint of the 80 B model."""
@@ -167,13 +169,13 @@ class StateCache:
         return path
 
     def store(self, tokens: "array[int]", blocks: Sequence[tuple[int, int]], state: State) -> None:
-        """Keep a checkpoint of `state`, which has read exactly these blocks of a text."""
+        """Keep a checkpoint of `state` behind these blocks of a text: where it is, or was."""
         raw, size, node = tokens.tobytes(), tokens.itemsize, self._root
         for start, end in blocks:
             piece = raw[start * size : end * size]
             below = node.children.get(piece)
             node = below or self._grow(node, piece, state.kv_of(start, end))
-        self._use_checkpoint(node, node.checkpoint or state.recurrent_part())
+        self._use_checkpoint(node, node.checkpoint or state.recurrent_part(node.end))
         self._make_room()
 
     def _grow(self, node: _Node, piece: bytes, kv: KvBlock) -> _Node:
@@ -274,14 +276,19 @@ class Reading:
         """Start and end of each block that is left to read, from `position` on."""
         return [block for block in self._blocks if block[0] >= self.position]
 
-    def took(self, block: tuple[int, int], state: State) -> bool:
-        """Note that `state` has read a block; where it is worth a checkpoint, it gets one."""
-        forgotten = self._cache.times_forgotten != self._times_forgotten
-        if block[1] not in self._keep or forgotten:
+    def passes(self, limits: PassLimits) -> Iterator[Pass]:
+        """What is left to read, in order."""
+        return passes(self.blocks, self._keep, limits)
+
+    def took(self, part: Pass, state: State) -> bool:
+        """Note that `state` has read a pass; it gets a checkpoint wherever it is worth one."""
+        if self._cache.times_forgotten != self._times_forgotten:
             return False
-        done = [other for other in self._blocks if other[1] <= block[1]]
-        self._cache.store(self._tokens, done, state)
-        return True
+        kept = [end for end in (*part.keep, part.end) if end in self._keep]
+        for end in kept:
+            done = [block for block in self._blocks if block[1] <= end]
+            self._cache.store(self._tokens, done, state)
+        return bool(kept)
 
 
 def _worth_keeping(ends: Sequence[int], keep: Sequence[int]) -> set[int]:

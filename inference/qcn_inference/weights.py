@@ -7,10 +7,11 @@ Qwen3.5 stores the same rows in that order, in four matrices. Which way a layer 
 from the names that are there, not from the family.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from qcn_kernels.fp8 import BLOCK, Fp8Matrices
 from qcn_kernels.moe import Matrices
 from torch import Tensor
 
@@ -19,25 +20,48 @@ from qcn_inference.layers import DecoderLayer, DenseMlp, GatedAttention, GatedDe
 from qcn_inference.loading import Loader
 from qcn_inference.model import Model
 from qcn_inference.mtp import MtpHead
+from qcn_inference.offload.layers import Offload
+from qcn_inference.tensors import StoredTensor
 
 
-def build_model(config: ModelConfig, tensors: Loader, fingerprint: str, *, mtp: bool) -> Model:
+def build_model(
+    config: ModelConfig,
+    tensors: Loader,
+    fingerprint: str,
+    *,
+    mtp: bool,
+    offload: Offload | None = None,
+) -> Model:
     """Read every tensor of the model and put it together; with `mtp`, its head for drafts too.
 
-    Raises CheckpointError.
+    With `offload`, experts lie in host memory; slots for them are taken before anything large is
+    read.
+
+    Raises:
+        CheckpointError: a tensor is missing or not as expected.
+        DeviceMemoryError: there is no room for the experts in host memory.
+        torch.OutOfMemoryError: there is none for the rest on the device.
     """
-    model = declared_model(config, tensors, fingerprint, mtp=mtp)
+    model = declared_model(config, tensors, fingerprint, mtp=mtp, offload=offload)
     tensors.load()
     return model
 
 
-def declared_model(config: ModelConfig, tensors: Loader, fingerprint: str, *, mtp: bool) -> Model:
-    """Return a model whose matrices are still to be read, by `Loader.load`.
-
-    Raises:
-        CheckpointError: a tensor is missing, of another shape or dtype, or of no use.
-    """
-    layers = tuple(_numbered_layer(config, tensors, i) for i in range(len(config.layer_types)))
+def declared_model(
+    config: ModelConfig,
+    tensors: Loader,
+    fingerprint: str,
+    *,
+    mtp: bool,
+    offload: Offload | None = None,
+) -> Model:
+    """Return a model whose matrices are still to be read, by `Loader.load`. Raises as it does."""
+    layers = []
+    for i in range(len(config.layer_types)):
+        with tensors.experts_in_host_memory(offload is not None):
+            layers.append(_numbered_layer(config, tensors, i))
+    if offload is not None:
+        layers = offload.applied_to(layers)
     model = _around(config, tensors, fingerprint, layers, mtp=mtp)
     tensors.refuse_unused()
     return model
@@ -229,8 +253,8 @@ def _moe(config: ModelConfig, tensors: Loader, prefix: str) -> SparseMoe:
     gate_up: Matrices
     down: Matrices
     if packed in tensors or f"{packed}.codes" in tensors:
-        gate_up = tensors.matrices(packed, count, 2 * size, hidden)
-        down = tensors.matrices(f"{prefix}.experts.down_proj", count, hidden, size)
+        gate_up = tensors.experts(packed, count, 2 * size, hidden)
+        down = tensors.experts(f"{prefix}.experts.down_proj", count, hidden, size)
     else:
         gate_up, down = _stacked_experts(config, tensors, f"{prefix}.experts")
     rows = {
@@ -248,8 +272,10 @@ def _moe(config: ModelConfig, tensors: Loader, prefix: str) -> SparseMoe:
     )
 
 
-def _stacked_experts(config: ModelConfig, tensors: Loader, prefix: str) -> tuple[Tensor, Tensor]:
-    """Pack experts that are stored one by one."""
+def _stacked_experts(
+    config: ModelConfig, tensors: Loader, prefix: str
+) -> tuple[Matrices, Matrices]:
+    """Pack experts that are stored one by one; in FP8, where they are and can be run so."""
     count, hidden, size = config.num_experts, config.hidden_size, config.moe_intermediate_size
     # All are found before memory is taken for as many as config.json speaks of.
     stored = [
@@ -260,11 +286,29 @@ def _stacked_experts(config: ModelConfig, tensors: Loader, prefix: str) -> tuple
         )
         for i in range(count)
     ]
-    gate_up, down = tensors.empty(count, 2 * size, hidden), tensors.empty(count, hidden, size)
+    if tensors.keeps_fp8([tensor for expert in stored for tensor in expert]):
+        return _stacked_fp8(config, tensors, stored)
+    gate_up = tensors.empty_experts(count, 2 * size, hidden)
+    down = tensors.empty_experts(count, hidden, size)
     for i, (gate, up, one_down) in enumerate(stored):
         tensors.place(gate, gate_up[i, :size])
         tensors.place(up, gate_up[i, size:])
         tensors.place(one_down, down[i])
+    return gate_up, down
+
+
+def _stacked_fp8(
+    config: ModelConfig, tensors: Loader, stored: Sequence[tuple[StoredTensor, ...]]
+) -> tuple[Fp8Matrices, Fp8Matrices]:
+    count, hidden, size = config.num_experts, config.hidden_size, config.moe_intermediate_size
+    gate_up = tensors.empty_fp8(count, 2 * size, hidden)
+    down = tensors.empty_fp8(count, hidden, size)
+    half = size // BLOCK
+    for i, (gate, up, one_down) in enumerate(stored):
+        values, scale = gate_up.values[i], gate_up.scale_inv[i]
+        tensors.place_fp8(gate, Fp8Matrices(values[:size], scale[:half]))
+        tensors.place_fp8(up, Fp8Matrices(values[size:], scale[half:]))
+        tensors.place_fp8(one_down, Fp8Matrices(down.values[i], down.scale_inv[i]))
     return gate_up, down
 
 

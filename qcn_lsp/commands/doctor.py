@@ -13,9 +13,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 
@@ -27,6 +28,7 @@ from qcn_lsp.engine.runtime import EMBEDDED_MODEL, known_addresses, runtime_dire
 MIN_PYTHON = (3, 11)
 MIN_FREE_MIB = 1024
 ASK_SECONDS = 60.0
+SLOW_SECONDS = 1.0  # for a ghost text: one has typed on by then
 INSTALL_AGAIN = "Install again: pip install . in the folder of qcn-lsp's source"
 SERVER_PACKAGES = (
     "pygls",
@@ -83,6 +85,8 @@ def run(*, as_json: bool) -> int:
     failed = any(finding.level == "fail" for finding in findings)
     if as_json:
         report = {"ok": not failed, "findings": [asdict(finding) for finding in findings]}
+        if isinstance(planning := _planning(), dict):
+            report |= {"machine": planning["machine"], "plans": planning["plans"]}
         print(json.dumps(report))
     else:
         _print(findings)
@@ -162,6 +166,80 @@ def _cpu_features() -> str:
     return f" with {', '.join(found)}" if found else ""
 
 
+def _plans() -> Iterator[Finding]:
+    """What the published models could do here, each in every format that fits."""
+    asked = _planning()
+    if asked is None:
+        return  # said above
+    if isinstance(asked, Finding):
+        yield asked
+        return
+    yield Finding("speed", "ok", rates(asked["machine"]))
+    for model in dict.fromkeys(plan["model"] for plan in asked["plans"]):
+        own = [plan for plan in asked["plans"] if plan["model"] == model]
+        fitting = [plan for plan in own if plan["placement"]]
+        for plan in fitting:
+            yield Finding(model, "ok", explained(plan))
+        if not fitting:
+            detail = f"not on this machine: as {own[-1]['format']}, {own[-1]['missing']}"
+            yield Finding(model, "warn", detail, f"{own[-1]['remedy']}.")
+
+
+@cache
+def _planning() -> dict[str, Any] | Finding | None:
+    """The machine as measured and its plans; what went wrong; None where the engine is missing."""
+    if missing_packages():
+        return None
+    try:
+        asked = _ask("-m", "qcn_inference.planning")
+    except subprocess.TimeoutExpired:
+        return Finding("models", "warn", f"not planned within {ASK_SECONDS:g} s", "Try again.")
+    if asked.returncode:
+        return Finding("models", "warn", _last_line(asked.stderr), f"Reinstall: {INSTALL_ENGINE}")
+    found: dict[str, Any] = json.loads(asked.stdout)
+    return found
+
+
+def rates(machine: dict[str, Any]) -> str:
+    """Say in words how fast a machine was just now, other programs running or not."""
+    said = (
+        f"the CPU reads {machine['bandwidth'] / 1e9:,.1f} GB/s and multiplies "
+        f"{machine['rate'] / 1e12:,.2f} TFLOP/s in bf16"
+    )
+    if gpu := machine["gpu"]:
+        said += (
+            f"; {gpu['name']} reads {gpu['bandwidth'] / 1e9:,.0f} GB/s, multiplies "
+            f"{gpu['rate'] / 1e12:,.0f} TFLOP/s and is sent {gpu['link'] / 1e9:,.1f} GB/s, with "
+            f"{gpu['free_bytes'] / 1e9:,.1f} GB free"
+        )
+    return f"{said}; measured just now, beside whatever else runs"
+
+
+def explained(plan: dict[str, Any]) -> str:
+    """Say a plan in words; its rates are what memories and products allow at best."""
+    where = {"gpu": "on the GPU", "cpu": "on the CPU"}.get(plan["placement"])
+    if where is None:
+        missing = "computed on the CPU" if plan["missing_on_cpu"] else "copied when needed"
+        where = (
+            f"on the GPU with {plan['experts_on_gpu']:,} of {plan['experts']:,} experts, all of "
+            f"them in {plan['host_bytes'] / 1e9:.0f} GB of host memory, missing ones {missing}"
+        )
+    ghost_text = plan["ghost_text_seconds"]
+    slow = ", slow while typing" if ghost_text >= SLOW_SECONDS else ""
+    return (
+        f"as {plan['format']} ({_number(plan['weight_bytes'] / 1e9)} GB) {where}; room for a "
+        f"context of {plan['context']:,} tokens. At best, behind {plan['position']:,} tokens: "
+        f"{_number(plan['decode_tokens_per_second'])} tokens/s, a ghost text in "
+        f"{_number(ghost_text * 1000)} ms{slow}; reading "
+        f"{_number(plan['prefill_tokens_per_second'])} tokens/s"
+    )
+
+
+def _number(value: float) -> str:
+    """Whole from 10 on, two digits below."""
+    return f"{value:,.0f}" if value >= 9.95 else f"{value:.2g}"
+
+
 def _runtime_directory() -> Iterator[Finding]:
     try:
         directory = runtime_directory()
@@ -220,8 +298,13 @@ def check_folder(folder: Path) -> Finding:
 
 def _ask_python(code: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run `code` in a process of this Python of its own; raises `TimeoutExpired`."""
+    return _ask("-c", code, *arguments)
+
+
+def _ask(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run this Python in a process of its own; raises `TimeoutExpired`."""
     return subprocess.run(
-        [sys.executable, "-P", "-c", code, *arguments],
+        [sys.executable, "-P", *arguments],
         capture_output=True,
         text=True,
         timeout=ASK_SECONDS,
@@ -238,6 +321,7 @@ _CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     _packages,
     _torch,
     _machine,
+    _plans,
     _runtime_directory,
     _engines,
     _model,

@@ -267,15 +267,16 @@ def _print_table(found: list[tuple[Address, Health | None]]) -> None:
     from qcn_lsp.commands.console import make_console
 
     table = Table(box=None, pad_edge=False)
-    for heading in ("MODEL", "STATE", "VERSION", "PID", "ACTIVE", "IDLE", "ADDRESS"):
+    for heading in ("MODEL", "STATE", "DEVICE", "VERSION", "PID", "ACTIVE", "IDLE", "ADDRESS"):
         table.add_column(heading, overflow="fold")
     for address, health in found:
         if health is None:
-            table.add_row("?", "no answer", "", "", "", "", str(address))
+            table.add_row("?", "no answer", "", "", "", "", "", str(address))
             continue
         table.add_row(
             health.model or health.model_path or "?",
             health.error or health.state,
+            health.device,
             health.version,
             str(health.pid),
             str(health.active_requests),

@@ -49,6 +49,7 @@ class Health:
     idle_seconds: float
     context_length: int | None
     context_limit: int
+    device: str
 
 
 async def engine_health(client: HttpClient, *, seconds: float | None = None) -> Health | None:
@@ -83,6 +84,7 @@ def _parse_health(body: dict[str, Any]) -> Health:
         idle_seconds=idle if isinstance(idle, int | float) else 0.0,
         context_length=body.get("context_length"),
         context_limit=_integer(body.get("context_limit")),
+        device=str(body.get("device") or ""),
     )
 
 

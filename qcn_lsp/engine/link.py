@@ -217,7 +217,9 @@ class EngineLink:
 
             settings, model = self._settings, self._model
             if settings.url is None:
-                options = EngineOptions(settings.idle_minutes, *self._budgets)
+                options = EngineOptions(
+                    settings.idle_minutes, *self._budgets, device=settings.device
+                )
                 self._source = LocalEngine(model, options=options, tcp=self._tcp)
             else:
                 token = settings.token.get_secret_value() if settings.token else None

@@ -62,10 +62,13 @@ class EngineOptions:
     idle_minutes: float
     memory_mib: int = 0
     disk_mib: int | None = None
+    device: str = "auto"
 
     def arguments(self) -> list[str]:
         """Return them as the engine's command line takes them."""
         arguments = ["--idle-minutes", f"{self.idle_minutes:g}"]
+        if self.device != "auto":
+            arguments += ["--device", self.device]
         if self.memory_mib:
             arguments += ["--cache-mib", str(self.memory_mib)]
         if self.disk_mib is not None:

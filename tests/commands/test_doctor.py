@@ -1,15 +1,19 @@
 """`qcn doctor` looks at this machine and says what to do."""
 
 import json
+import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import qcn_inference
 from command_support import qcn
 from link_support import StandInModel
 
-from qcn_lsp.commands.doctor import check_folder
+from qcn_lsp.commands.doctor import check_folder, explained
 
+MODELS = ("Qwen3-Coder-Next", "Qwen3.5-35B-A3B", "Qwen3.5-9B")
 # A `sitecustomize` under which Python finds no torch, as where it is not installed.
 WITHOUT_TORCH = """
 from importlib.machinery import PathFinder
@@ -36,6 +40,14 @@ def test_a_sound_machine_passes(runtime: Path) -> None:
     assert found["runtime directory"][1] == f"{runtime}/qcn, yours alone"
     assert found["model qcn-nano"][0] == "ok"
     assert "not running" in found["engine"][1]
+    assert re.search(r"the CPU reads [\d.]+ GB/s and multiplies [\d.]+ TFLOP/s", found["speed"][1])
+    assert "as bf16 (0.03" in found["qcn-nano"][1]
+    assert "a ghost text in" in found["qcn-nano"][1]
+    assert {plan["model"] for plan in json.loads(done.stdout)["plans"]} == {*MODELS, "qcn-nano"}
+    for model in MODELS:
+        level, detail, _ = found[model]
+        said = {"ok": "At best, behind", "warn": "not on this machine: as "}
+        assert said[level] in detail
     assert all(remedy for level, _, remedy in found.values() if level != "ok")
 
 
@@ -68,3 +80,45 @@ def test_a_model_folder_is_checked_without_loading_it(tmp_path: Path) -> None:
     other = check_folder(tmp_path)
     assert other.level == "fail"
     assert "llama" in other.detail
+
+
+def test_a_plan_for_a_small_card_is_explained() -> None:
+    said = explained(
+        {
+            "format": "int4",
+            "weight_bytes": 46_400_000_000,
+            "placement": "gpu and host",
+            "context": 65_536,
+            "experts_on_gpu": 7_000,
+            "experts": 24_576,
+            "missing_on_cpu": True,
+            "host_bytes": 43_500_000_000,
+            "position": 16_384,
+            "decode_tokens_per_second": 98.4,
+            "prefill_tokens_per_second": 5_123.0,
+            "ghost_text_seconds": 1.31,
+        }
+    )
+    assert said == (
+        "as int4 (46 GB) on the GPU with 7,000 of 24,576 experts, all of them in 44 GB of host "
+        "memory, missing ones computed on the CPU; room for a context of 65,536 tokens. At best, "
+        "behind 16,384 tokens: 98 tokens/s, a ghost text in 1,310 ms, slow while "
+        "typing; reading 5,123 tokens/s"
+    )
+
+
+def test_the_planner_plans_a_folder_by_its_shape(tmp_path: Path) -> None:
+    nano = Path(qcn_inference.__file__).parent / "data" / "qcn-nano"
+    (tmp_path / "config.json").write_bytes((nano / "config.json").read_bytes())
+    command = [sys.executable, "-m", "qcn_inference.planning", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    report = json.loads(done.stdout)
+    assert report["machine"]["bandwidth"] > 0
+    for plan in report["plans"]:
+        assert plan["placement"] == ("gpu" if report["machine"]["gpu"] else "cpu")
+        assert plan["context"] == 8192
+        assert plan["ghost_text_seconds"] > 0
+    (tmp_path / "config.json").write_text("{")
+    broken = subprocess.run(command, capture_output=True, text=True)
+    assert broken.returncode == 1
+    assert str(tmp_path / "config.json") in broken.stderr

@@ -2,11 +2,18 @@
 
 import asyncio
 import logging
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import torch
 from engine_support import DEADLINE_SECONDS, request_of
+from qcn_inference import device as devices
+from qcn_inference.errors import DeviceMemoryError
+from qcn_inference.planning import onto_gpu
+from qcn_inference.planning.machine import Machine
 from qcn_inference.scheduler import Priority
 from qcn_inference.service.activity import Activity
 from qcn_inference.service.app import create_app
@@ -68,6 +75,94 @@ async def test_a_failure_of_the_models_thread_is_told_and_nobody_waits(
         await complete(engine)
     async with client_of(engine) as client:
         assert "restart it" in (await client.get("/health")).json()["error"]
+
+
+def failing_once(engine: Engine, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the model's next prefill raise, and those behind it be as ever."""
+    model = engine.ready().model
+    errors = [error]
+    prefill_steps = model.prefill_steps
+
+    def steps(*arguments: Any, **named: Any) -> Generator[None, None, Any]:
+        yield
+        if errors:
+            raise errors.pop()
+        return (yield from prefill_steps(*arguments, **named))
+
+    monkeypatch.setattr(model, "prefill_steps", steps)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "less text"),
+        (DeviceMemoryError("the GPU has room for 64 tokens"), "room for 64 tokens"),
+    ],
+)
+async def test_a_request_that_does_not_fit_the_gpu_fails_alone(
+    error: Exception, told: str, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = await ready_engine(model_folder)
+    failing_once(engine, error, monkeypatch)
+    with pytest.raises(ApiError, match=told) as failed:
+        await complete(engine)
+    assert failed.value.kind == "out_of_memory"
+    assert await complete(engine) == 3
+    await asyncio.to_thread(engine.close)
+    assert engine.state is EngineState.READY
+
+
+async def test_a_lost_gpu_is_told_with_the_remedy_and_nobody_waits(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The language server finds it errored and starts another, as ever."""
+    engine = await ready_engine(model_folder)
+    lost = torch.AcceleratorError("CUDA error: unspecified launch failure")
+    failing_once(engine, lost, monkeypatch)
+    with pytest.raises(ApiError):
+        await complete(engine)
+    await asyncio.to_thread(engine.close)
+    assert engine.state is EngineState.ERRORED
+    with pytest.raises(ApiError, match=r"GPU does not answer any more.*start the engine again"):
+        await complete(engine)
+
+
+async def test_a_gpu_that_cannot_be_used_is_an_error_that_health_tells(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", None)
+    engine = Engine(model_folder, "small", 1, Activity(), device="cuda")
+    engine.start()
+    await asyncio.wait_for(engine.settled.wait(), DEADLINE_SECONDS)
+    async with client_of(engine) as client:
+        health = await client.get("/health")
+    assert health.status_code == 503
+    assert "built without CUDA" in health.json()["error"]
+    await asyncio.to_thread(engine.close)
+
+
+async def test_what_does_not_fit_the_gpu_is_loaded_onto_the_cpu_if_that_is_left_to_us(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise DeviceMemoryError("the weights take 9 MiB")
+
+    monkeypatch.setattr(devices, "choose", lambda _: (torch.device("cuda", 0), None))
+    monkeypatch.setattr(devices, "describe", str)
+    monkeypatch.setattr(
+        devices, "require_room", lambda device, *_: full() if device.type == "cuda" else None
+    )
+    monkeypatch.setattr(devices, "make_current", lambda _: None)
+    monkeypatch.setattr(onto_gpu, "measure", lambda _: Machine(2**40, 1e10, 1e12))
+    engine = Engine(model_folder, "small", 1, Activity(), device="auto")
+    engine.start()
+    await asyncio.wait_for(engine.settled.wait(), DEADLINE_SECONDS)
+    assert await complete(engine) == 3
+    async with client_of(engine) as client:
+        health = (await client.get("/health")).json()
+    assert health["device"] == "cpu"
+    assert health["device_problem"] == "the weights take 9 MiB"
+    await asyncio.to_thread(engine.close)
 
 
 async def test_a_defect_is_an_error_answer_and_its_message_is_not_logged(

@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 from qcn_inference.fim import ContextFile, InfillText, infill_prompt
 from qcn_inference.generate import Loaded
 from qcn_inference.grid import BLOCK, TYPED_BLOCK, Grid
+from qcn_inference.model import Model
 from qcn_inference.request import Chunk, GenerationRequest, Prompt, RequestError, SamplingParams
 from qcn_inference.scheduler import Priority, Scheduler
+from qcn_inference.state import State
 from qcn_inference.state_cache import StateCache
 from sampling import examples
+from torch import Tensor
 
 T = TypeVar("T")
 
@@ -244,3 +247,24 @@ def test_the_prompt_is_made_on_the_jobs_first_step(loaded: Loaded) -> None:
     assert not made
     next(steps)
     assert made
+
+
+@pytest.mark.parametrize("sampling", [SamplingParams(0.0), SamplingParams(1.5, seed=3)], ids=str)
+def test_steps_that_are_queued_ahead_change_no_answer(
+    sampling: SamplingParams, loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: the step behind a token is queued before anybody has seen the token."""
+    prompt = list(range(40, 70))
+    requests = [request_of(prompt[:end], max_tokens=12, sampling=sampling) for end in (5, 17, 30)]
+    want = [answer_of(loaded.generate, request)[0] for request in requests]
+    behind: list[object] = []
+    decode = loaded.model.decode
+
+    def noted(token: int | Tensor, state: State) -> Tensor:
+        behind.append(token)
+        return decode(token, state)
+
+    monkeypatch.setattr(Model, "runs_ahead", True)
+    monkeypatch.setattr(loaded.model, "decode", noted)
+    assert [answer_of(loaded.generate, request)[0] for request in requests] == want
+    assert any(isinstance(token, Tensor) for token in behind)

@@ -19,9 +19,9 @@ def read(loaded: Loaded, cache: StateCache, ids: Sequence[int], keep: Sequence[i
     """Read a text through a cache; return its last logits."""
     reading = cache.read(ids, keep)
     state = reading.start(loaded.model)
-    for start, end in reading.blocks:
-        logits = loaded.model.prefill(ids[start:end], state)
-        reading.took((start, end), state)
+    for part in reading.passes(loaded.model.pass_limits):
+        logits = loaded.model.prefill(ids[part.start : part.end], state, part)
+        reading.took(part, state)
     assert state.position == len(ids)
     cache.check_integrity()
     return logits
@@ -157,9 +157,9 @@ def test_a_text_that_is_being_read_goes_on_when_its_beginning_is_dropped(loaded:
     cache.store(as_array([21]), [(0, 1)], state_of(loaded, [21]))
     assert len(cache) == 0
     cache.max_bytes = 2**30
-    for start, end in reading.blocks:
-        logits = loaded.model.prefill(ids[start:end], state)
-        reading.took((start, end), state)
+    for part in reading.passes(loaded.model.pass_limits):
+        logits = loaded.model.prefill(ids[part.start : part.end], state, part)
+        reading.took(part, state)
     assert torch.equal(logits, read(loaded, new_cache(loaded), ids, ()))
     assert cache.checkpoints_of(ids) == [2 * BLOCK]
     cache.check_integrity()
@@ -229,9 +229,9 @@ def test_what_is_forgotten_is_gone_and_does_not_come_back_with_a_late_reader(
     late = cache.read([*secret, 22], [BLOCK])
     state = late.start(loaded.model)
     cache.forget(secret)
-    for start, end in late.blocks:
-        loaded.model.prefill(([*secret, 22])[start:end], state)
-        late.took((start, end), state)
+    for part in late.passes(loaded.model.pass_limits):
+        loaded.model.prefill(([*secret, 22])[part.start : part.end], state, part)
+        late.took(part, state)
     assert cache.checkpoints_of(secret) == []
     assert cache.checkpoints_of(other) == [BLOCK]
     cache.check_integrity()
@@ -243,9 +243,9 @@ def test_what_is_forgotten_while_it_is_first_read_is_not_kept(loaded: Loaded) ->
     late = cache.read(secret, [BLOCK])
     state = late.start(loaded.model)
     cache.forget(secret)
-    for start, end in late.blocks:
-        loaded.model.prefill(secret[start:end], state)
-        late.took((start, end), state)
+    for part in late.passes(loaded.model.pass_limits):
+        loaded.model.prefill(secret[part.start : part.end], state, part)
+        late.took(part, state)
     assert cache.checkpoints_of(secret) == []
 
 

@@ -84,6 +84,11 @@ def test_settings_arrive_under_the_names_the_client_uses(wrapped: bool) -> None:
             "Its default is used.",
         ),
         (
+            {"engine": {"device": "gpu"}},
+            'qcn.engine.device: expected auto, cpu, cuda or cuda:N, got "gpu". '
+            "Its default is used.",
+        ),
+        (
             {"engine": {"url": "localhost:80"}},
             "qcn.engine.url: expected an address such as http://127.0.0.1:8080, without user name "
             'or password, got "localhost:80". Its default is used.',
@@ -190,6 +195,7 @@ def test_each_setting_is_described_and_says_whose_it_is() -> None:
     assert users == {
         "engine.url",
         "engine.token",
+        "engine.device",
         "engine.idleMinutes",
         "models.completion",
         "models.chat",

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from qcn_kernels.fp8 import dequantise
+from qcn_kernels.fp8 import Fp8Matrices, dequantise
 
 
 @pytest.mark.parametrize("shape", [(128, 128), (130, 260), (1, 1), (75, 300), (3, 130, 63)])
@@ -25,3 +25,19 @@ def test_every_e4m3_value_is_exact() -> None:
     want = sign * torch.where(exponent == 0, mantissa / 8 * 2.0**-6, normal)
     want[[0x7F, 0xFF]] = torch.nan  # e4m3fn has no infinities; these two are no number
     torch.testing.assert_close(got.flatten(), 2 * want, equal_nan=True, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("values", "scales"),
+    [
+        (torch.zeros(130, 128).to(torch.float8_e4m3fn), torch.ones(1, 1)),
+        (torch.zeros(3, 128, 128).to(torch.float8_e4m3fn), torch.ones(1, 1)),
+        (torch.zeros(128, 128), torch.ones(1, 1)),
+        (torch.zeros(128, 128).to(torch.float8_e4m3fn), torch.ones(1, 1).double()),
+    ],
+)
+def test_parts_that_do_not_belong_together_are_refused(
+    values: torch.Tensor, scales: torch.Tensor
+) -> None:
+    with pytest.raises(ValueError, match="expected float8_e4m3fn values with float32 scales"):
+        Fp8Matrices(values, scales)

@@ -46,3 +46,19 @@ def test_a_token_does_not_depend_on_its_neighbours() -> None:
         x[order], weights=weights[order], chosen=chosen[order], gate_up=gate_up, down=down
     )
     torch.testing.assert_close(shuffled, whole[order], atol=1e-5, rtol=1e-5)
+
+
+def test_a_shared_expert_is_the_last_one_behind_its_gate() -> None:
+    """Its output, weighed by the sigmoid of the last logit, is added to the mixture."""
+    x, logits = torch.randn(9, 16), torch.randn(9, 6)
+    gate_up, down = torch.randn(6, 16, 16) / 4, torch.randn(6, 16, 8) / 4
+    want = mixture(
+        x, logits=logits[:, :5], gate_up=gate_up[:5], down=down[:5], top_k=3, normalise=True
+    )
+    alone = torch.ones(9, 1), torch.full((9, 1), 5)
+    shared = experts(x, weights=alone[0], chosen=alone[1], gate_up=gate_up, down=down)
+    want += logits[:, 5:].sigmoid() * shared
+    weights, chosen = route(logits, top_k=3, normalise=True, shared=True)
+    for run in (experts, experts_step):
+        got = run(x, weights=weights, chosen=chosen, gate_up=gate_up, down=down)
+        torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)

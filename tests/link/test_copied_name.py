@@ -67,9 +67,9 @@ async def test_the_call_follows_the_function_through_every_way_it_is_renamed(
     editor: FakeEditor, root: Path
 ) -> None:
     main = editor.open("main.py", (root / "main.py").read_text())
-    prices = editor.open("prices.py", (root / "prices.py").read_text())
-    await until_completed(main, call(OLD))
+    await until_completed(main, call(OLD))  # no other file is open: the repository was in front
 
+    prices = editor.open("prices.py", (root / "prices.py").read_text())
     start = prices.text.index(OLD)
     prices.replace(start, start + len(OLD), NEW)
     assert await completed(main) == call(NEW)

@@ -42,9 +42,10 @@ async def make_link(standin: StandInModel) -> AsyncIterator[MakeLink]:
         *,
         tcp: bool = False,
         budgets: tuple[int, int | None] = (0, None),
+        settings: EngineSettings = EngineSettings(),
     ) -> EngineLink:
         link = EngineLink(
-            EngineSettings(),
+            settings,
             str(standin.folder),
             on_status=(seen if seen is not None else []).append,
             tcp=tcp,
@@ -123,6 +124,14 @@ async def test_an_engine_is_started_with_the_budgets_that_are_set(
     [event] = standin.events("started")
     given: list[str] = event["arguments"]
     assert given[given.index("--idle-minutes") + 2 :] == arguments
+
+
+async def test_an_engine_is_started_on_the_device_that_is_set(
+    make_link: MakeLink, standin: StandInModel
+) -> None:
+    await make_link(settings=EngineSettings(device="cuda:1")).ensure_ready()
+    [event] = standin.events("started")
+    assert event["arguments"][-2:] == ["--device", "cuda:1"]
 
 
 async def test_windows_that_start_together_share_one_engine(

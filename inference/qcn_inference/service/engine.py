@@ -16,9 +16,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import psutil
+
 from qcn_inference.contexts import Contexts
 from qcn_inference.disk_files import default_folder, purge
-from qcn_inference.errors import CheckpointError
+from qcn_inference.errors import CheckpointError, DeviceError, DeviceMemoryError
 from qcn_inference.metrics import Metrics
 from qcn_inference.request import Chunk, Finished, GenerationRequest, RequestError
 from qcn_inference.scheduler import Closed, Priority, QueueFull, Scheduler, Steps, Superseded
@@ -27,7 +29,10 @@ from qcn_inference.service.errors import ApiError
 from qcn_inference.service.guard import without_message
 
 if TYPE_CHECKING:
+    import torch
+
     from qcn_inference.generate import Loaded
+    from qcn_inference.model import Model
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +42,8 @@ T = TypeVar("T")
 # token the embedded model keeps 1 kB, an 80 B model 24; a checkpoint takes 0.5 MB or 77.
 CACHE_BYTES = 256 * 2**20
 CACHE_PART_OF_WEIGHTS = 1 / 50
+# Where the weights are on a GPU: a part of the host's memory.
+CACHE_PART_BESIDE_GPU = 8
 # How long to go on writing what is not on disk yet when leaving.
 FLUSH_SECONDS = 3
 # How long to wait for the model's thread when leaving: one step takes well under a second,
@@ -74,6 +81,7 @@ class CacheBudgets:
 
     memory: int | None = None
     disk: int | None = None  # 0 keeps nothing there
+    device: int | None = None  # of a GPU, what is being read included
 
 
 class _Leaving(BaseException):
@@ -130,6 +138,13 @@ def as_api_error(error: BaseException) -> ApiError:
             return ApiError(409, "superseded", "a newer request has taken this one's place")
         case Closed() | CancelledError():
             return ApiError(503, "unavailable", "the engine is leaving")
+        case DeviceMemoryError():
+            return ApiError(500, "out_of_memory", str(error))
+        case Exception(__class__=kind) if kind.__name__ == "OutOfMemoryError":  # torch's
+            message = "the GPU's memory does not suffice for this request: ask with less text"
+            return ApiError(500, "out_of_memory", message)
+        case DeviceError():
+            return ApiError(503, "unavailable", str(error))
     return ApiError(500, "internal_error", f"the request failed ({type(error).__name__})")
 
 
@@ -143,6 +158,7 @@ class Engine:
         threads: int | None,
         activity: Activity,
         budgets: CacheBudgets = CacheBudgets(),
+        device: str = "cpu",
     ) -> None:
         self.folder = folder
         self.name = name
@@ -152,7 +168,9 @@ class Engine:
         self.error: str | None = None
         self.loaded: Loaded | None = None
         self.contexts = Contexts()
-        self.scheduler = Scheduler()
+        self.device: str | None = None  # where the model is, once that is known
+        self.device_problem: str | None = None  # why it is not on a GPU, where one is
+        self.scheduler = Scheduler(after_error=self._after_error)
         self.metrics = Metrics(
             queue_length=lambda: self.scheduler.live_jobs,
             cache_bytes=self._cache_bytes,
@@ -163,6 +181,7 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._threads = threads
         self._budgets = budgets
+        self._wanted_device = device
         self._on_disk = default_folder()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
@@ -270,7 +289,7 @@ class Engine:
             self._load()
         except _Leaving:
             return
-        except CheckpointError as error:
+        except (CheckpointError, DeviceError) as error:
             self._fail(str(error))
             return
         except Exception as error:
@@ -282,12 +301,33 @@ class Engine:
         try:
             with torch.inference_mode():
                 self.scheduler.run(when_idle=self._check_cache)
+        except DeviceError as error:  # the GPU is lost
+            self._fail(str(error))
+            self.scheduler.close()
         except (
             Exception
         ) as error:  # jobs fail alone, so this is a defect of ours: say so, do not hang
             log.error("the model's thread failed:\n%s", without_message(error))
             self._fail(f"the engine has failed ({type(error).__name__}): restart it")
             self.scheduler.close()
+
+    def _after_error(self, error: Exception) -> None:
+        """Make room after a request for which the GPU's memory did not suffice; give up a lost GPU.
+
+        Raises:
+            DeviceError: nothing can be computed any more in this process.
+        """
+        from qcn_inference.device import is_lost, is_out_of_memory
+
+        if is_out_of_memory(error) and self.loaded is not None:
+            log.warning("a request did not fit the GPU's memory: what it kept there is dropped")
+            self.loaded.model.drop_resident()
+        elif is_lost(error):
+            log.error("the GPU failed:\n%s", without_message(error))
+            raise DeviceError(
+                f"the GPU does not answer any more ({type(error).__name__}). Look for Xid messages "
+                "in the kernel's log and at nvidia-smi, then start the engine again."
+            ) from error
 
     def _check_cache(self) -> None:
         """Look for damage while nobody waits; go on without what was kept if there is any."""
@@ -313,7 +353,6 @@ class Engine:
 
         import torch
 
-        from qcn_inference.checkpoint import load_model
         from qcn_inference.disk_cache import DiskCache, fingerprint_of
         from qcn_inference.disk_entry import EntryFormat
         from qcn_inference.generate import Loaded
@@ -323,7 +362,7 @@ class Engine:
         if self._threads is not None:
             torch.set_num_threads(self._threads)
         self._become(EngineState.LOADING)
-        model = load_model(self.folder, mtp=True, progress=self._on_progress)
+        model = self._load_model()
         cache = StateCache(model.config, Grid(tokenizer), self._room())
         disk = None
         if self._budgets.disk != 0:
@@ -333,10 +372,62 @@ class Engine:
         self.loaded = Loaded(model, tokenizer, cache, disk)
         self._become(EngineState.READY)
 
+    def _load_model(self) -> "Model":
+        """Load it onto the device that is wanted, or that there is.
+
+        Raises:
+            CheckpointError: it cannot be loaded.
+            DeviceError: the GPU that was asked for cannot be used, or is too small.
+        """
+        from qcn_inference import device as devices
+
+        device, problem = devices.choose(self._wanted_device)
+        if problem is None:
+            try:
+                return self._load_onto(device)
+            except DeviceMemoryError as error:
+                if self._wanted_device != "auto":
+                    raise
+                problem = str(error)
+        self.device_problem = problem
+        log.warning("the model runs on the CPU: %s", problem)
+        return self._load_onto(devices.CPU)
+
+    def _load_onto(self, device: "torch.device") -> "Model":
+        import torch
+
+        from qcn_inference import device as devices
+        from qcn_inference.checkpoint import load_model
+        from qcn_inference.config import load_config
+
+        self.device = devices.describe(device)
+        log.info("loading onto %s", self.device)
+        working = devices.working_bytes(load_config(self.folder))
+        try:
+            if device.type == "cpu":
+                model = load_model(self.folder, mtp=True, progress=self._on_progress)
+            else:
+                from qcn_inference.planning.onto_gpu import load_onto_gpu
+
+                model = load_onto_gpu(self.folder, device, self._on_progress)
+            room = devices.room_for_states(device, working)
+            if self._budgets.device is not None:
+                room = min(room, self._budgets.device << 20)
+            model.reserve(room)
+            model.warm_up()
+        except torch.OutOfMemoryError as error:
+            raise DeviceMemoryError(
+                "the model does not fit the GPU's memory, of which other programs may have taken "
+                f"some. End them, take a smaller or a quantised model, {devices.USE_CPU}."
+            ) from error
+        return model
+
     def _room(self) -> int:
         """Bytes of memory for what was read."""
         if self._budgets.memory is not None:
             return self._budgets.memory << 20
+        if self.device != "cpu":  # the weights are not in this memory
+            return max(CACHE_BYTES, psutil.virtual_memory().total // CACHE_PART_BESIDE_GPU)
         weights = 0 if self.progress is None else self.progress.total
         return max(CACHE_BYTES, int(weights * CACHE_PART_OF_WEIGHTS))
 

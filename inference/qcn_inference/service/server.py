@@ -29,13 +29,19 @@ class ServeOptions:
     idle_minutes: float  # leave when unused for as long; inf never does
     threads: int | None  # CPU threads of the model; None leaves the choice to torch
     budgets: CacheBudgets
+    device: str = "auto"
 
 
 async def serve(options: ServeOptions, listener: socket.socket, token: str | None) -> None:
     """Serve on `listener` until told to leave, or unused for too long."""
     activity = Activity()
     engine = Engine(
-        options.model_folder, options.model_name, options.threads, activity, options.budgets
+        options.model_folder,
+        options.model_name,
+        options.threads,
+        activity,
+        options.budgets,
+        options.device,
     )
     leaving = _Leaving(activity)
     app = create_app(engine, token=token, leave=leaving.leave)

@@ -34,6 +34,8 @@ async def get_health(request: Request) -> Response:
         "model": engine.name,
         "model_path": str(engine.folder),
         "progress": None if progress is None else {"done": progress.done, "total": progress.total},
+        "device": engine.device,
+        "device_problem": engine.device_problem,
         "error": engine.error,
         "disk_cache_problem": None
         if loaded is None or loaded.disk is None

@@ -1,19 +1,28 @@
 """A Gated DeltaNet layer between its two projections. See README.md.
 
-Where the tensors lie decides what runs; Triton is imported for tensors on a GPU only. On the CPU
-the same is done operation by operation, prefill chunked.
+`choice.py` says what runs; Triton is imported where its kernel does.
 """
 
 from torch import Tensor
 
-from qcn_kernels.causal_conv1d import causal_conv1d
-from qcn_kernels.gated_delta_net import reference
+from qcn_kernels.choice import uses_triton
+from qcn_kernels.gated_delta_net import cpu, reference
+from qcn_kernels.gated_delta_net.cpu import step as step_on_cpu
+from qcn_kernels.gated_delta_net.drafts import DraftedDeltaNet, verify
 from qcn_kernels.gated_delta_net.reference import ring_from_state, state_from_ring
 from qcn_kernels.gated_delta_net.weights import DeltaNetWeights
-from qcn_kernels.gated_delta_rule import ChunkGrid, gated_delta_rule_on_grid
-from qcn_kernels.rms_norm import gated_rms_norm, l2_norm
+from qcn_kernels.gated_delta_rule import ChunkGrid
 
-__all__ = ["DeltaNetWeights", "prefill", "ring_from_state", "state_from_ring", "step"]
+__all__ = [
+    "DeltaNetWeights",
+    "DraftedDeltaNet",
+    "prefill",
+    "ring_from_state",
+    "state_from_ring",
+    "step",
+    "step_on_cpu",
+    "verify",
+]
 
 
 def prefill(
@@ -38,33 +47,12 @@ def prefill(
     Returns:
         [T, value_heads · value_dim] in projected's dtype.
     """
-    if projected.is_cuda:
+    past = {"convolution": convolution, "recurrent": recurrent, "checkpoints": checkpoints}
+    if uses_triton(projected):
         from qcn_kernels.gated_delta_net import triton
 
-        return triton.prefill(
-            projected,
-            weights=weights,
-            convolution=convolution,
-            recurrent=recurrent,
-            grid=grid,
-            checkpoints=checkpoints,
-        )
-    mixed, z, b, a = weights.split(projected.float())
-    mixed = causal_conv1d(mixed, weight=weights.conv, state=convolution)
-    q, k, v = weights.split_heads(mixed)
-    g, beta = reference.gates(a=a, b=b, neg_a=weights.neg_a, dt_bias=weights.dt_bias)
-    out = gated_delta_rule_on_grid(
-        q=l2_norm(q) * weights.key_dim**-0.5,
-        k=l2_norm(k),
-        v=v,
-        g=g,
-        beta=beta,
-        state=recurrent,
-        grid=grid,
-        checkpoints=checkpoints,
-    )
-    out = gated_rms_norm(out, gate=z.reshape(out.shape), scale=weights.norm, eps=weights.eps)
-    return out.flatten(1).to(projected.dtype)
+        return triton.prefill(projected, weights=weights, grid=grid, **past)
+    return cpu.prefill(projected, weights=weights, grid=grid, **past)
 
 
 def step(
@@ -88,7 +76,7 @@ def step(
     Returns:
         [value_heads · value_dim] in projected's dtype.
     """
-    if projected.is_cuda:
+    if uses_triton(projected):
         from qcn_kernels.gated_delta_net import triton
 
         return triton.step(

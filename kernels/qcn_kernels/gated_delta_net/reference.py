@@ -77,16 +77,19 @@ def step(
 
 
 def ring_from_state(state: Tensor, position: int) -> Tensor:
-    """Return the ring in front of token `position` from a convolution's state, oldest first."""
-    kernel = len(state) + 1
-    ring = state.new_zeros(kernel, state.shape[1])
-    ring[_rows(kernel, position, state.device)] = state
+    """Return the ring in front of token `position` from a convolution's state, oldest first.
+
+    Both may have further dimensions in front.
+    """
+    kernel = state.shape[-2] + 1
+    ring = state.new_zeros(*state.shape[:-2], kernel, state.shape[-1])
+    ring[..., _rows(kernel, position, state.device), :] = state
     return ring
 
 
 def state_from_ring(ring: Tensor, position: int) -> Tensor:
     """Return a convolution's state in front of token `position`, oldest first, as a copy."""
-    return ring[_rows(len(ring), position, ring.device)]
+    return ring[..., _rows(ring.shape[-2], position, ring.device), :]
 
 
 def _rows(kernel: int, position: int, device: torch.device) -> Tensor:

@@ -9,6 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from qcn_kernels.choice import uses_triton
 from qcn_kernels.gated_delta_rule.chunked import CHUNK_SIZE, chunk_gated_delta_rule
 from qcn_kernels.gated_delta_rule.grid import ChunkGrid
 
@@ -38,7 +39,7 @@ def gated_delta_rule_on_grid(
     Returns:
         [T, value_heads, value_dim] in v's dtype.
     """
-    if v.is_cuda:
+    if uses_triton(v):
         from qcn_kernels.gated_delta_rule import triton
 
         return triton.chunk_gated_delta_rule(
@@ -52,7 +53,7 @@ def gated_delta_rule_on_grid(
         outputs.append(chunk_gated_delta_rule(**run, state=state))
         if slot >= 0:
             checkpoints[slot] = state
-    return torch.cat(outputs).to(dtype)
+    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).to(dtype)
 
 
 def _runs(grid: ChunkGrid) -> list[tuple[int, int, int]]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qcn_kernels.choice import uses_triton
+
 
 @dataclass(frozen=True, slots=True)
 class Verified:
@@ -34,7 +36,7 @@ def verify_gated_delta_rule(
         beta: [T, value_heads] fp32.
         state: [value_heads, key_dim, value_dim] fp32, left as it is.
     """
-    if v.is_cuda:
+    if uses_triton(v):
         from qcn_kernels.gated_delta_rule import triton_verify
 
         out, errors, total = triton_verify.verify_gated_delta_rule(
@@ -59,7 +61,7 @@ def verify_gated_delta_rule(
 
 def commit_gated_delta_rule(verified: Verified, tokens: int, *, state: Tensor) -> None:
     """Read the first `tokens` of those verified into the very state that they were verified on."""
-    if state.is_cuda:
+    if uses_triton(state):
         from qcn_kernels.gated_delta_rule import triton_verify
 
         triton_verify.commit_gated_delta_rule(

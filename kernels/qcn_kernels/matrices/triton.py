@@ -19,13 +19,12 @@ from torch import Tensor
 from qcn_kernels import chip
 from qcn_kernels.chip import INTERPRETED, OPERAND
 from qcn_kernels.fp8 import reference
-from qcn_kernels.fp8.matrices import BLOCK, Fp8Matrices
+from qcn_kernels.fp8.matrices import BLOCK
 from qcn_kernels.groupwise import GroupwiseMatrices
 from qcn_kernels.groupwise import triton as groupwise
 from qcn_kernels.groupwise.triton import IS_GROUPWISE, dequantised_tile
 from qcn_kernels.groupwise.triton import tile_product as groupwise_tile_product
-
-Matrices = Tensor | Fp8Matrices | GroupwiseMatrices
+from qcn_kernels.matrices import Matrices
 
 STEP = tl.constexpr(BLOCK)  # columns under one scale, of a weight and of an activation
 MULTIPLIES_E4M3 = 89  # the first compute capability that does; e4m3 does not compile before it

@@ -11,13 +11,10 @@ from torch import Tensor
 
 from qcn_kernels.choice import uses_triton
 from qcn_kernels.fp8 import Fp8Matrices
-from qcn_kernels.groupwise import GroupwiseMatrices
+from qcn_kernels.matrices import Matrices
 from qcn_kernels.moe import cpu
 
 __all__ = ["Matrices", "experts", "experts_step", "route"]
-
-Matrices = Tensor | Fp8Matrices | GroupwiseMatrices
-"""One matrix for each expert; on the CPU FP8 is dequantised at load, groups whenever they run."""
 
 
 def route(

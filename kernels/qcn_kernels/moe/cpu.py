@@ -61,7 +61,7 @@ def experts(
     # Where each chosen (token, expert) pair stands among the rows of all experts.
     shift = (room.cumsum(0) - room) - (counts.cumsum(0) - counts)
     rows = torch.empty_like(order)
-    rows[order] = torch.arange(len(flat)) + shift[flat[order]]
+    rows[order] = torch.arange(len(flat), device=flat.device) + shift[flat[order]]
     sizes = room.tolist()
 
     gathered = x.new_zeros(sum(sizes), x.shape[1])  # rows to spare are of zeros
@@ -84,7 +84,7 @@ def _experts_unsorted(
     assert isinstance(down, Tensor)
     gate, up = torch.matmul(x, gate_up.mT).chunk(2, dim=2)  # [experts, T, intermediate]
     outputs = torch.bmm(functional.silu(gate).mul_(up), down.mT)
-    chosen_outputs = outputs[chosen, torch.arange(len(x)).unsqueeze(1)]
+    chosen_outputs = outputs[chosen, torch.arange(len(x), device=x.device).unsqueeze(1)]
     return torch.bmm(weights.unsqueeze(1), chosen_outputs.to(torch.float32)).squeeze(1)
 
 

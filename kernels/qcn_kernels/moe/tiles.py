@@ -7,6 +7,7 @@ on a 90 that is `wgmma` from 64 rows on. So few pairs may take other tiles than 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +58,10 @@ SHIPPED: Mapping[int, Mapping[str, Tiles]] = {
         "groupwise": Tiles(few=Tile(32, 128, 4, 4), many=Tile(64, 128, 8, 4)),
     },
 }
+
+
+def candidates(capability: int, format_name: str) -> list[Tile]:
+    """Return the tiles that may take the place of the shipped ones on a chip."""
+    rows = (64, 128) if 90 <= capability < 120 else (16, 32, 64, 128)
+    columns = (256,) if format_name == "e4m3" else (64, 128, 256)
+    return [Tile(*sizes) for sizes in product(rows, columns, (4, 8), (2, 3, 4))]

@@ -18,20 +18,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qcn_kernels.chip import INTERPRETED, configuration
+from qcn_kernels.chip import INTERPRETED
 from qcn_kernels.fp8.matrices import BLOCK, Fp8Matrices
 from qcn_kernels.fp8.triton import activations
 from qcn_kernels.groupwise.triton import is_groupwise
+from qcn_kernels.matrices import Matrices
 from qcn_kernels.matrices.triton import (
     STEP,
-    Matrices,
     operand,
     quantised,
     row_products,
     stored,
     tile_product,
 )
-from qcn_kernels.moe.tiles import FEW, SHIPPED, Tile
+from qcn_kernels.moe.tiles import FEW, Tile
+from qcn_kernels.moe.tuned import tiles_for
 
 PLAIN_COLUMNS = 64  # at once in prefill, where no blocks of scales say otherwise
 ROUTED_TOKENS = 4  # of a program
@@ -354,11 +355,20 @@ def experts(
     x: Tensor, *, weights: Tensor, chosen: Tensor, gate_up: Matrices, down: Matrices
 ) -> Tensor:
     """Run T tokens through their experts; as `moe.experts`. x: columns without gaps."""
+    name = stored(gate_up)[1]
+    tiles = tiles_for(x, "groupwise" if is_groupwise(name) else name)
+    tile = tiles.few if chosen.numel() < FEW * len(down) else tiles.many
+    return experts_in(tile, x, weights=weights, chosen=chosen, gate_up=gate_up, down=down)
+
+
+def experts_in(
+    tile: Tile, x: Tensor, *, weights: Tensor, chosen: Tensor, gate_up: Matrices, down: Matrices
+) -> Tensor:
+    """The same in tiles of the caller's choice."""
     tokens, slots = chosen.shape
     count, hidden, intermediate = down.shape
     _check(x, weights, chosen, gate_up, down)
     given, gate_up_format = stored(gate_up)
-    tile = _tile(x, gate_up_format, pairs=tokens * slots, experts=count)
     plan = _plan(chosen, count, tile.rows)
     sizes = {"EXPERTS": count, "HIDDEN": hidden, "INTERMEDIATE": intermediate, "BM": tile.rows}
     sizes |= {"BN": tile.columns, "num_warps": tile.warps, "num_stages": tile.stages}
@@ -401,12 +411,6 @@ def experts(
         parts, weights, out, SLOTS=slots, HIDDEN=hidden, B=COMBINED, num_warps=4
     )
     return out
-
-
-def _tile(x: Tensor, format_name: str, *, pairs: int, experts: int) -> Tile:
-    name = "groupwise" if is_groupwise(format_name) else format_name
-    tiles = configuration(SHIPPED, x)[name]
-    return tiles.few if pairs < FEW * experts else tiles.many
 
 
 def _columns(format_name: str) -> int:

@@ -1,10 +1,11 @@
 """Attention over a KV cache in pages. See README.md.
 
-Where the tensors lie decides what runs; Triton is imported for tensors on a GPU only.
+`choice.py` says what runs; Triton is imported where its kernel does.
 """
 
 from torch import Tensor
 
+from qcn_kernels.choice import uses_triton
 from qcn_kernels.paged_attention import reference
 from qcn_kernels.paged_attention.pages import PagedKv
 
@@ -21,7 +22,7 @@ def paged_attention_prefill(q: Tensor, kv: PagedKv) -> Tensor:
     Returns:
         [T, heads, head_dim] in q's dtype.
     """
-    if q.is_cuda:
+    if uses_triton(q):
         from qcn_kernels.paged_attention import triton
 
         return triton.paged_attention_prefill(q, kv)
@@ -30,7 +31,7 @@ def paged_attention_prefill(q: Tensor, kv: PagedKv) -> Tensor:
 
 def paged_attention_decode(q: Tensor, kv: PagedKv) -> Tensor:
     """The same for one token, or for a few that are verified together."""
-    if q.is_cuda:
+    if uses_triton(q):
         from qcn_kernels.paged_attention import triton
 
         return triton.paged_attention_decode(q, kv)

@@ -1,11 +1,12 @@
 """Root mean square norms, plain and gated. See README.md.
 
-Where the tensors lie decides what runs; Triton is imported for tensors on a GPU only.
+`choice.py` says what runs; Triton is imported where its kernel does.
 """
 
 import torch
 from torch import Tensor
 
+from qcn_kernels.choice import uses_triton
 from qcn_kernels.rms_norm import reference
 from qcn_kernels.rms_norm.reference import l2_norm
 
@@ -14,7 +15,7 @@ __all__ = ["add_rms_norm", "gated_rms_norm", "l2_norm", "rms_norm"]
 
 def rms_norm(x: Tensor, *, scale: Tensor, eps: float) -> Tensor:
     """Return `x / √(mean(x²) + eps) · scale`, fp32; see `reference.rms_norm`."""
-    if x.is_cuda:
+    if uses_triton(x):
         from qcn_kernels.rms_norm import triton
 
         return triton.rms_norm(x, scale=scale, eps=eps, dtype=torch.float32)
@@ -23,7 +24,7 @@ def rms_norm(x: Tensor, *, scale: Tensor, eps: float) -> Tensor:
 
 def gated_rms_norm(x: Tensor, *, gate: Tensor, scale: Tensor, eps: float) -> Tensor:
     """Return `rms_norm(x) · silu(gate)`, fp32; see `reference.gated_rms_norm`."""
-    if x.is_cuda:
+    if uses_triton(x):
         from qcn_kernels.rms_norm import triton
 
         return triton.gated_rms_norm(x, gate=gate, scale=scale, eps=eps, dtype=torch.float32)
@@ -34,7 +35,7 @@ def add_rms_norm(
     x: Tensor, *, added: Tensor, scale: Tensor, eps: float, dtype: torch.dtype
 ) -> Tensor:
     """Add `added` to the residual stream x [T, dim] in place; return its norm in `dtype`."""
-    if x.is_cuda:
+    if uses_triton(x):
         from qcn_kernels.rms_norm import triton
 
         return triton.add_rms_norm(x, added=added, scale=scale, eps=eps, dtype=dtype)

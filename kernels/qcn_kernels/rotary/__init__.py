@@ -1,11 +1,12 @@
 """Rotary position embedding of the first dimensions of a head. See README.md.
 
-Where the tensors lie decides what runs; Triton is imported for tensors on a GPU only.
+`choice.py` says what runs; Triton is imported where its kernel does.
 """
 
 import torch
 from torch import Tensor
 
+from qcn_kernels.choice import uses_triton
 from qcn_kernels.rms_norm.reference import rms_norm
 from qcn_kernels.rotary.reference import apply_rotary, rotary_tables
 
@@ -24,7 +25,7 @@ def rms_norm_rotary(
         cos, sin: [T, rotary_dim] fp32 from `rotary_tables`.
         dtype: of the result.
     """
-    if x.is_cuda:
+    if uses_triton(x):
         from qcn_kernels.rotary import triton
 
         return triton.rms_norm_rotary(x, scale=scale, eps=eps, cos=cos, sin=sin, dtype=dtype)

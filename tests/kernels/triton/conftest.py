@@ -1,30 +1,8 @@
 """Every test here that asks for `call` runs interpreted, and on a GPU where there is one."""
 
-from collections.abc import Iterator
 from importlib.util import find_spec
-
-import interpreted
-import pytest
-from interpreted import Caller
 
 if find_spec("triton") is None:  # there is none for macOS and Windows
     collect_ignore_glob = ["test_*.py"]
-
-
-@pytest.fixture(scope="session")
-def interpreter() -> Iterator[Caller]:
-    with interpreted.interpreter() as caller:
-        yield caller
-
-
-@pytest.fixture
-def on_gpu() -> Iterator[Caller]:
-    """For what is too large to interpret; the test is marked `gpu`."""
-    with interpreted.gpu() as caller:
-        yield caller
-
-
-@pytest.fixture(params=["interpreter", pytest.param("on_gpu", marks=pytest.mark.gpu)])
-def call(request: pytest.FixtureRequest) -> Caller:
-    caller: Caller = request.getfixturevalue(request.param)
-    return caller
+else:
+    from triton_fixtures import call, interpreter, on_gpu  # noqa: F401  # fixtures

@@ -24,7 +24,8 @@ from qcn_kernels.gated_delta_rule.triton_verify import (
     commit_gated_delta_rule,
     verify_gated_delta_rule,
 )
-from qcn_kernels.moe import Matrices
+from qcn_kernels.linear.triton import linear
+from qcn_kernels.matrices import Matrices
 from qcn_kernels.moe import triton as moe
 from qcn_kernels.moe.tiles import FEW
 from qcn_kernels.paged_attention import PagedKv
@@ -97,6 +98,10 @@ def norms() -> None:
     x, scale = torch.zeros(TOKENS, HIDDEN), torch.zeros(HIDDEN)
     rms_norm(x, scale=scale, eps=1e-6, dtype=torch.bfloat16)
     add_rms_norm(x, added=bf16(TOKENS, HIDDEN), scale=scale, eps=1e-6, dtype=torch.bfloat16)
+
+
+def projection() -> None:
+    linear(bf16(TOKENS, HIDDEN), bf16(2 * CHANNELS, HIDDEN), None)
 
 
 def rotary() -> None:
@@ -207,6 +212,7 @@ OPERATIONS: dict[Callable[[], None], dict[str, str]] = {
     delta_rule_verify: {},
     convolution_step: {},
     norms: {},
+    projection: {"_linear": "wgmma"},
     rotary: {},
     attention_step: {"_attend": "mma"},
     attention_prefill: {"_attend": "wgmma"},

@@ -116,6 +116,9 @@ def test_a_prefill_is_the_mixture(
     want = drawn.expected(x, logits, top_k, quantised=True)
     name = "moe" if kind == "fp32" or kind == "bytes" else f"moe_{kind}"
     assert_agrees(name, got, want, hardware=call.hardware)
+    if kind == "e4m3" and not call.hardware:  # few tokens have a value on such a border
+        far = (got - want).abs().amax(1) > 1e-5 * want.abs().max()
+        assert far.sum() <= 3
 
 
 @FORMATS
@@ -135,14 +138,18 @@ def test_a_step_is_the_mixture(
 
 @FORMATS
 def test_a_token_does_not_depend_on_what_shares_its_launch(call: Caller, kind: str) -> None:
-    """100 tokens at once, in tiles for many; three of them in another order, in tiles for few."""
+    """Some tokens at once, and three of them in another order.
+
+    On hardware once in tiles for many, once in those for few. The interpreter multiplies by numpy,
+    whose sums may run in another order where matrices are of another size.
+    """
     drawn = draw(kind, 2, 136, 128)
-    x, logits = torch.randn(100, 136), torch.randn(100, 2)
+    tokens = FEW if call.hardware else FEW - 1
+    x, logits = torch.randn(tokens, 136), torch.randn(tokens, 2)
     x = x.bfloat16() if kind == "bf16" else x
     weights, chosen = choose(logits, 2)
-    assert 3 * 2 < FEW * 2 <= chosen.numel()
     together = drawn.run(call, experts, x, (weights, chosen))
-    some = torch.tensor([77, 4, 60])
+    some = torch.tensor([37, 4, 20])
     alone = drawn.run(call, experts, x[some], (weights[some], chosen[some]))
     assert torch.equal(alone, together[some])
 

@@ -1,0 +1,151 @@
+"""Which device the model runs on, whether it can, and what its errors mean.
+
+Every reason against a GPU is told with what to do about it, before any weight is read.
+"""
+
+from importlib.util import find_spec
+
+import torch
+
+from qcn_inference.config import ModelConfig
+from qcn_inference.errors import DeviceError, DeviceMemoryError
+from qcn_inference.passes import ON_GPU
+
+LEAST_CAPABILITY = (8, 0)
+"""Of our kernels: tensor cores with bf16, asynchronous copies."""
+CPU = torch.device("cpu")
+USE_CPU = 'or set "qcn.engine.device" to "cpu"'
+SPARE_BYTES = 512 << 20
+"""For what nobody counts: workspaces of libraries, graphs, fragments."""
+STATES_UNDER_WAY = 4
+"""Requests that are being read or decoded at once, and copies on their way to the host."""
+INTERPRETED_BYTES = 64 << 20
+"""For the small models of tests, whose kernels are interpreted on the CPU."""
+
+
+def choose(name: str) -> tuple[torch.device, str | None]:
+    """Find the device that a setting names.
+
+    Args:
+        name: `cpu`; `cuda` or `cuda:N` for a GPU that must be usable; `auto` for the first GPU if
+            it is, else the CPU.
+
+    Returns:
+        The device, and for `auto` why it is not the GPU that is there.
+
+    Raises:
+        DeviceError: the GPU that was asked for cannot be used.
+    """
+    if name == "cpu":
+        return CPU, None
+    if name != "auto":
+        return _checked(int(name.partition(":")[2] or 0)), None
+    if torch.version.cuda is None or not torch.cuda.is_available():
+        return CPU, None
+    try:
+        return _checked(0), None
+    except DeviceError as error:
+        return CPU, str(error)
+
+
+def _checked(number: int) -> torch.device:
+    """A GPU by its number. Raises DeviceError, with the remedy, if our kernels cannot run on it."""
+    if torch.version.cuda is None:
+        raise DeviceError(
+            f"torch {torch.__version__} was built without CUDA. Install a build of torch with "
+            f"CUDA, {USE_CPU}."
+        )
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise DeviceError(
+            f"CUDA cannot be started: {reason}. Check with nvidia-smi that the machine has an "
+            f"NVIDIA GPU and a driver for CUDA {torch.version.cuda} or newer, {USE_CPU}."
+        ) from error
+    if number >= torch.cuda.device_count():
+        raise DeviceError(
+            f"there is no GPU number {number}; the machine shows {torch.cuda.device_count()}, "
+            f"counted from 0. Choose another, {USE_CPU}."
+        )
+    if find_spec("triton") is None:
+        raise DeviceError(
+            "the kernels for the GPU need Triton, which is not installed. Run `pip install "
+            f'"qcn-lsp[engine]"` on Linux, {USE_CPU}.'
+        )
+    found = torch.cuda.get_device_capability(number)
+    if found < LEAST_CAPABILITY:
+        name = torch.cuda.get_device_name(number)
+        raise DeviceError(
+            f"{name} has compute capability {found[0]}.{found[1]}; our kernels need "
+            f"{LEAST_CAPABILITY[0]}.{LEAST_CAPABILITY[1]} (RTX 30 or newer). Choose another GPU, "
+            f"{USE_CPU}."
+        )
+    return torch.device("cuda", number)
+
+
+def describe(device: torch.device) -> str:
+    """Name a device for people: `cpu`, or `cuda:0 (NVIDIA H200)`."""
+    if device.type == "cpu":
+        return "cpu"
+    return f"{device} ({torch.cuda.get_device_name(device)})"
+
+
+def make_current(device: torch.device) -> None:
+    """Have this thread launch on a device from now on: Triton asks for the current one."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
+def working_bytes(config: ModelConfig) -> int:
+    """Count what the longest pass takes at its widest, beside weights and the states' pages."""
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    attention = 2 * (heads + kv_heads) * config.head_dim
+    deltanet = config.linear_conv_dim + config.linear_value_dim + 2 * config.linear_num_value_heads
+    # In 16 bits: a projection, its parts and its output; experts' outputs and what is between. In
+    # 32: the residual stream, its norm and what is added to it.
+    experts = config.num_experts_per_tok * (config.hidden_size + config.moe_intermediate_size)
+    token = 2 * (3 * max(attention, deltanet) + experts) + 12 * config.hidden_size
+    layers = config.layer_types.count("linear_attention")
+    state = 4 * layers * config.linear_value_dim * config.linear_key_head_dim
+    states = (ON_GPU.checkpoints + STATES_UNDER_WAY) * state
+    return ON_GPU.tokens * token + states + SPARE_BYTES
+
+
+def require_room(device: torch.device, weights: int, working: int) -> None:
+    """Refuse weights of so many bytes that cannot fit. Raises DeviceMemoryError."""
+    if device.type == "cpu":
+        return
+    free, total = torch.cuda.mem_get_info(device)
+    if weights + working > free:
+        raise DeviceMemoryError(
+            f"the weights take {weights >> 20} MiB and the work some {working >> 20} MiB; of the"
+            f"  GPU's {total >> 20} MiB {free >> 20} are free. End other programs on the GPU, "
+            f"take a smaller or a quantised model, {USE_CPU}."
+        )
+
+
+def room_for_states(device: torch.device, working: int) -> int:
+    """Bytes that states may take once the weights are loaded."""
+    if device.type == "cpu":
+        return INTERPRETED_BYTES
+    free, _ = torch.cuda.mem_get_info(device)
+    return free - working
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the GPU's memory did not suffice; the GPU is fit for more."""
+    return isinstance(error, (torch.OutOfMemoryError, DeviceMemoryError))
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether an error says that the GPU, or this process' use of it, is beyond repair.
+
+    CUDA reports what went wrong in a kernel, or with the card, at some later call; every further
+    call in the process fails in the same way.
+    """
+    if is_out_of_memory(error):
+        return False
+    return isinstance(error, torch.AcceleratorError) or (
+        isinstance(error, RuntimeError) and "CUDA error" in str(error)
+    )

@@ -1,0 +1,93 @@
+"""What offloading needs of a GPU: slots, copies beside what is computed, and their order."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from qcn_kernels.moe import Matrices
+from torch import Tensor
+
+from qcn_inference.offload.matrices import mapped, parts_of
+
+Event = Any
+"""A point in the order of what is computed or copied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """A stack of experts: a layer's in host memory, pinned where a GPU copies them, or slots."""
+
+    gate_up: Matrices  # [experts, 2 · intermediate, hidden], the gate's rows first
+    down: Matrices  # [experts, hidden, intermediate]
+
+    def __len__(self) -> int:
+        """The number of experts."""
+        return len(self.gate_up)
+
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """All tensors it consists of."""
+        return parts_of(self.gate_up) + parts_of(self.down)
+
+    @property
+    def expert_bytes(self) -> int:
+        """One expert's bytes."""
+        return sum(part[0].nbytes for part in self.parts)
+
+
+class ExpertDevice(Protocol):
+    """Slots for experts on a device. All calls come from the model's thread."""
+
+    slots: Experts
+
+    def copy(self, host: Experts, expert: int, slot: int, after: Event | None) -> Event:
+        """Begin to copy one expert from host memory to a slot; return when it is there.
+
+        It begins behind `after`: what was computed with the slot's former contents.
+        """
+
+    def wait(self, event: Event) -> None:
+        """Let what is computed from now on wait for a copy."""
+
+    def mark(self, slots: Sequence[int]) -> Event:
+        """Return the point behind all that was computed so far, which read these slots."""
+
+    def to_host(self, x: Tensor) -> Tensor:
+        """Return a tensor in host memory; waits until all that was begun so far is computed."""
+
+
+class CudaDevice:
+    """A GPU of NVIDIA's: copies run on a stream of their own."""
+
+    def __init__(self, slots: int, like: Experts, device: torch.device) -> None:
+        """Take memory for slots. Raises torch.OutOfMemoryError."""
+
+        def room(part: Tensor) -> Tensor:
+            return torch.empty((slots, *part.shape[1:]), dtype=part.dtype, device=device)
+
+        self.slots = Experts(mapped(like.gate_up, room), mapped(like.down, room))
+        self._device = device
+        self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def copy(self, host: Experts, expert: int, slot: int, after: Event | None) -> Event:
+        """Begin to copy one expert to a slot."""
+        if after is not None:
+            self._copies.wait_event(after)
+        with torch.cuda.stream(self._copies):
+            for source, target in zip(host.parts, self.slots.parts, strict=True):
+                target[slot].copy_(source[expert], non_blocking=True)
+            return self._copies.record_event()
+
+    def wait(self, event: Event) -> None:
+        """Let the current stream wait for a copy."""
+        torch.cuda.current_stream(self._device).wait_event(event)
+
+    def mark(self, slots: Sequence[int]) -> Event:
+        """Return an event behind what the current stream has been given."""
+        del slots
+        return torch.cuda.current_stream(self._device).record_event()
+
+    def to_host(self, x: Tensor) -> Tensor:
+        """Copy, and wait for it."""
+        return x.cpu()

@@ -1,0 +1,174 @@
+"""The mixture of experts where most weights are in host memory.
+
+Decode. The experts that a token's router chose are looked for in the slots. Those that are missing
+are copied first, or computed on the CPU while the GPU computes the rest, whichever the plan says;
+then one of them is brought as well, for the next time, while nobody waits for it.
+
+Prefill. A chunk needs nearly every expert of every layer. Two windows of slots, one layer's worth
+each, take turns: while a layer is computed from one, the next layer's experts are copied into the
+other. Experts that are in slots outside the windows stay there and are not copied.
+
+What a token gets is the sum over its experts, wherever they were computed.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from qcn_kernels.moe import experts, experts_step
+from torch import Tensor
+
+from qcn_inference.offload.device import Event, ExpertDevice, Experts
+from qcn_inference.offload.matrices import on_cpu
+from qcn_inference.offload.slots import ExpertSlots
+
+FEW = 4
+"""A block that needs less than one in so many of a layer's experts has only those copied."""
+
+
+class OffloadedExperts:
+    """All layers' experts; at least two layers' worth of slots. One thread uses it."""
+
+    def __init__(
+        self, layers: Sequence[Experts], device: ExpertDevice, *, missing_on_cpu: bool
+    ) -> None:
+        self.slots = ExpertSlots(len(device.slots))
+        self.copied = 0
+        """Experts that were copied to the device so far."""
+        self._layers = layers
+        self._device = device
+        self._missing_on_cpu = missing_on_cpu
+        self._size = len(layers[0])
+        if len(device.slots) < 2 * self._size:
+            raise ValueError(f"{len(device.slots)} slots, fewer than two layers of {self._size}")
+        self._arrivals: dict[int, Event] = {}  # of copies under way, by slot
+        self._last_use: dict[int, Event] = {}  # by slot
+        self._streaming = False
+        self._windows: dict[int, dict[int, int]] = {}  # by layer: the slots of its experts
+
+    def step(self, layer: int, x: Tensor, *, weights: Tensor, chosen: Tensor) -> Tensor:
+        """Run one token through its experts.
+
+        Args:
+            layer: number among the layers with experts.
+            x: [hidden] of the weights' dtype, on the device.
+            weights: [top_k] fp32.
+            chosen: [top_k] int64.
+
+        Returns:
+            [hidden] fp32.
+        """
+        self._end_streaming()
+        wanted: list[int] = chosen.tolist()  # copies are begun by the host, which must know
+        found, missing = self.slots.look(layer, wanted)
+        if missing and not self._missing_on_cpu:
+            found |= self._bring(layer, missing)
+            missing = []
+        here = [place for place, expert in enumerate(wanted) if expert in found]
+        there = [place for place, expert in enumerate(wanted) if expert in missing]
+        if there:  # fetched before the GPU has more to do: the CPU computes while it does that
+            fetched = self._device.to_host(x), self._device.to_host(weights[there])
+        out = torch.zeros(len(x), device=x.device)
+        if here:
+            out += self._on_device(x, weights, [found[wanted[place]] for place in here], here)
+        if there:
+            out += self._on_host(layer, *fetched, [wanted[place] for place in there]).to(x.device)
+            self._bring(layer, missing[:1])
+        return out
+
+    def _on_device(self, x: Tensor, weights: Tensor, slots: list[int], places: list[int]) -> Tensor:
+        self._wait_for(slots)
+        out = experts_step(
+            x,
+            weights=weights[places],
+            chosen=torch.tensor(slots, device=x.device),
+            gate_up=self._device.slots.gate_up,
+            down=self._device.slots.down,
+        )
+        self._used(slots)
+        return out
+
+    def _on_host(self, layer: int, x: Tensor, weights: Tensor, numbers: list[int]) -> Tensor:
+        host, wanted = self._layers[layer], torch.tensor(numbers)
+        return experts_step(
+            x,
+            weights=weights,
+            chosen=torch.arange(len(numbers)),
+            gate_up=on_cpu(host.gate_up, wanted, x.dtype),
+            down=on_cpu(host.down, wanted, x.dtype),
+        )
+
+    def prefill(self, layer: int, x: Tensor, *, weights: Tensor, chosen: Tensor) -> Tensor:
+        """Run T tokens through their experts; shapes as in `step`, with T in front."""
+        needed: list[int] = torch.unique(chosen).tolist()
+        if FEW * len(needed) < self._size and not self._streaming:
+            slots = self._few(layer, needed)
+        else:
+            slots = self._window(layer)
+            if layer + 1 < len(self._layers):
+                self._window(layer + 1)
+        used = [slots[expert] for expert in needed]
+        self._wait_for(used)
+        slot_of = torch.zeros(self._size, dtype=torch.int64, device=x.device)
+        slot_of[torch.tensor(needed, device=x.device)] = torch.tensor(used, device=x.device)
+        out = experts(
+            x,
+            weights=weights,
+            chosen=slot_of[chosen],
+            gate_up=self._device.slots.gate_up,
+            down=self._device.slots.down,
+        )
+        self._used(list(slots.values()))
+        self._windows.pop(layer, None)
+        if layer + 1 == len(self._layers):
+            self._end_streaming()
+        return out
+
+    def _few(self, layer: int, needed: list[int]) -> dict[int, int]:
+        found, missing = self.slots.look(layer, needed)
+        return found | self._bring(layer, missing)
+
+    def _window(self, layer: int) -> dict[int, int]:
+        """The slots of all experts of a layer; copies to them have begun."""
+        if layer in self._windows:
+            return self._windows[layer]
+        if not self._streaming:
+            self._streaming = True
+            self.slots.clear(range(2 * self._size))
+        found, missing = self.slots.look(layer, range(self._size))
+        turn = layer % 2
+        # A prompt that is read in turns with this one may have had the window for another layer.
+        self._windows = {of: slots for of, slots in self._windows.items() if of % 2 != turn}
+        first = turn * self._size
+        for slot, expert in enumerate(missing, first):
+            self._copy(layer, expert, slot)
+            found[expert] = slot
+        self._windows[layer] = found
+        return found
+
+    def _end_streaming(self) -> None:
+        if self._streaming:
+            self._streaming = False
+            self._windows.clear()
+            self.slots.give_back(range(2 * self._size))
+
+    def _bring(self, layer: int, wanted: Sequence[int]) -> dict[int, int]:
+        """Begin to copy experts to slots of their own."""
+        taken = self.slots.take(layer, wanted)
+        for expert, slot in taken.items():
+            self._copy(layer, expert, slot)
+        return taken
+
+    def _copy(self, layer: int, expert: int, slot: int) -> None:
+        self._arrivals[slot] = self._device.copy(
+            self._layers[layer], expert, slot, self._last_use.pop(slot, None)
+        )
+        self.copied += 1
+
+    def _wait_for(self, slots: Sequence[int]) -> None:
+        for slot in slots:
+            if (arrival := self._arrivals.pop(slot, None)) is not None:
+                self._device.wait(arrival)
+
+    def _used(self, slots: Sequence[int]) -> None:
+        event = self._device.mark(slots)
+        self._last_use.update(dict.fromkeys(slots, event))

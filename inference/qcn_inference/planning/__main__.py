@@ -1,0 +1,71 @@
+"""Print what this machine can do with models, as JSON.
+
+    python -m qcn_inference.planning [DIR ...]
+
+Without folders, the published models and the embedded one are looked at. Of each, every format is
+planned; a folder's own weights are not looked at, only its shape.
+"""
+
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from qcn_inference.config import ModelConfig, load_config
+from qcn_inference.embedded import EMBEDDED
+from qcn_inference.errors import CheckpointError
+from qcn_inference.planning.footprint import FORMATS, Footprint, WeightFormat
+from qcn_inference.planning.machine import Machine, measure
+from qcn_inference.planning.plan import Plan, plan
+from qcn_inference.planning.shapes import SHAPES
+
+POSITION = 16_384
+"""Tokens of context behind which times are predicted, or all there is room for."""
+
+
+def main(folders: list[Path]) -> int:
+    """Print the plans; 1 where a folder's config.json cannot be read."""
+    try:
+        configs = {folder.name: load_config(folder) for folder in folders or SHAPES}
+    except CheckpointError as error:
+        print(error, file=sys.stderr)
+        return 1
+    machine = measure()
+    plans = [
+        {"model": name, "format": stored.name} | _described(Footprint(config, stored), machine)
+        for name, config in configs.items()
+        for stored in _formats(name, config)
+    ]
+    print(json.dumps({"machine": asdict(machine), "plans": plans}))
+    return 0
+
+
+def _formats(name: str, config: ModelConfig) -> Iterable[WeightFormat]:
+    """Those that there are: only experts stay smaller; the embedded model is as it is."""
+    return FORMATS if config.num_experts and name != EMBEDDED else FORMATS[:1]
+
+
+def _described(footprint: Footprint, machine: Machine) -> dict[str, Any]:
+    found = plan(footprint, machine)
+    if not isinstance(found, Plan):
+        return {"placement": None, "missing": found.missing, "remedy": found.remedy}
+    position = min(POSITION, found.context)
+    return {
+        "placement": found.placement,
+        "context": found.context,
+        "weight_bytes": found.footprint.all_bytes,
+        "experts_on_gpu": found.slots,
+        "experts": footprint.experts,
+        "missing_on_cpu": found.placement == "gpu and host" and found.missing_on_cpu,
+        "host_bytes": found.host_bytes,
+        "position": position,
+        "decode_tokens_per_second": 1 / found.decode_seconds(position),
+        "prefill_tokens_per_second": position / found.prefill_seconds(position),
+        "ghost_text_seconds": found.ghost_text_seconds(position),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main([Path(argument) for argument in sys.argv[1:]]))

@@ -1,0 +1,138 @@
+"""What a model weighs and costs, from its shape alone: nothing is loaded for it."""
+
+from dataclasses import dataclass, replace
+
+from qcn_inference.config import ModelConfig
+from qcn_inference.device import working_bytes
+
+FP8_BITS = 8 + 32 / (128 * 128)  # a scale of 32 bits for each block of 128 x 128
+FOUR_BITS = 4.5  # a scale and an offset of 8 bits for each 32 weights, as Q4_K has
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFormat:
+    """Bits of a weight: of the experts, of the other matrices, of the embedding and the head."""
+
+    name: str
+    expert_bits: float
+    other_bits: float
+    table_bits: float = 16
+
+    def on_cpu(self) -> "WeightFormat":
+        """As the CPU holds it, which multiplies no FP8: that is dequantised at load."""
+        return replace(self, expert_bits=16) if self.expert_bits == FP8_BITS else self
+
+
+FORMATS = (
+    WeightFormat("bf16", 16, 16),
+    WeightFormat("fp8", FP8_BITS, 16),
+    WeightFormat("int4", FOUR_BITS, 16),
+)
+"""Best quality first; as the engine holds them: what is no expert is dequantised at load."""
+
+
+def as_loaded(config: ModelConfig, bits: int) -> WeightFormat:
+    """The format in which a GPU holds a checkpoint; `bits` are those of a weight that is no FP8.
+
+    Of FP8 checkpoints the experts stay so; what is beside them is dequantised.
+    """
+    if config.fp8_block is not None and config.num_experts:
+        return WeightFormat("fp8 experts", FP8_BITS, bits, bits)
+    return WeightFormat(f"{bits} bits", bits, bits, bits)
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes of a model in one format. Sizes of KV and state are those of its caches here."""
+
+    config: ModelConfig
+    format: WeightFormat
+
+    @property
+    def sparse_layers(self) -> int:
+        """Layers with experts."""
+        return len(self.config.layer_types) - len(self.config.dense_layers)
+
+    @property
+    def experts(self) -> int:
+        """Experts of all layers."""
+        return self.sparse_layers * self.config.num_experts
+
+    @property
+    def expert_bytes(self) -> int:
+        """One expert of one layer: gate, up and down."""
+        weights = 3 * self.config.hidden_size * self.config.moe_intermediate_size
+        return round(weights * self.format.expert_bits / 8)
+
+    @property
+    def table_bytes(self) -> int:
+        """The head; the embedding as well, where they are one."""
+        weights = self.config.vocab_size * self.config.hidden_size
+        return round(weights * self.format.table_bits / 8)
+
+    @property
+    def core_bytes(self) -> int:
+        """What every token reads, the experts left out: mixers, shared experts, routers, head."""
+        config = self.config
+        heads = config.num_attention_heads * config.head_dim
+        kv = config.num_key_value_heads * config.head_dim
+        full = config.hidden_size * (3 * heads + 2 * kv)
+        linear = (
+            config.hidden_size * (2 * config.linear_key_dim + 3 * config.linear_value_dim)
+            + 2 * config.hidden_size * config.linear_num_value_heads
+        )
+        shared = 3 * config.hidden_size * config.shared_expert_intermediate_size
+        router = config.hidden_size * (config.num_experts + 1)
+        dense = 3 * config.hidden_size * config.intermediate_size
+        matrices = (
+            self.full_layers * full
+            + (len(config.layer_types) - self.full_layers) * linear
+            + self.sparse_layers * (shared + router)
+            + len(config.dense_layers) * dense
+        )
+        return round(matrices * self.format.other_bits / 8) + self.table_bytes
+
+    @property
+    def resident_bytes(self) -> int:
+        """All weights but the experts'."""
+        return self.core_bytes + (0 if self.config.tie_word_embeddings else self.table_bytes)
+
+    @property
+    def all_bytes(self) -> int:
+        """All weights."""
+        return self.resident_bytes + self.experts * self.expert_bytes
+
+    @property
+    def full_layers(self) -> int:
+        """Layers of full attention."""
+        return self.config.layer_types.count("full_attention")
+
+    @property
+    def kv_bytes(self) -> int:
+        """Keys and values of one token, in bf16."""
+        return 2 * self.full_layers * self.config.num_key_value_heads * self.config.head_dim * 2
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """One checkpoint: recurrent and convolution state in fp32."""
+        config = self.config
+        recurrent = config.linear_value_dim * config.linear_key_head_dim
+        convolution = (config.linear_conv_kernel_dim - 1) * config.linear_conv_dim
+        return 4 * (len(config.layer_types) - self.full_layers) * (recurrent + convolution)
+
+    @property
+    def working_bytes(self) -> int:
+        """What a GPU needs beside weights, KV and checkpoints."""
+        return working_bytes(self.config)
+
+    @property
+    def expert_operations(self) -> int:
+        """Floating-point operations of one token in one expert."""
+        return 6 * self.config.hidden_size * self.config.moe_intermediate_size
+
+    def read_share(self, tokens: int) -> float:
+        """Which share of a layer's experts so many tokens need, where all are equally likely."""
+        if not self.config.num_experts:
+            return 0.0
+        missed = 1 - self.config.num_experts_per_tok / self.config.num_experts
+        return 1 - float(missed**tokens)

@@ -1,0 +1,248 @@
+"""Where a model's weights lie on a machine, and what speed that allows at best.
+
+A plan is one of three: everything on the GPU; all but some experts on the GPU, the experts in
+pinned host memory and as many of them as fit in slots on the GPU; everything on the CPU. Where none
+fits, there is a refusal that says what is missing. Pure arithmetic: nothing is allocated here.
+
+Times are floors: bytes over bandwidth or operations over rate, whichever takes longer. What is
+reached is slower; `qcn bench` measures it. Which experts a token needs is taken as equally likely
+for all, so that slots for half of the experts save half of the reading; real routers repeat
+themselves, which makes it less.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from qcn_inference.passes import ON_GPU
+from qcn_inference.planning.footprint import Footprint
+from qcn_inference.planning.machine import Gpu, Machine
+
+Placement = Literal["gpu", "gpu and host", "cpu"]
+
+HOST_SHARE = 0.75
+"""Of the host memory that is free: the rest is the editor's, the builds', and the page cache's."""
+CPU_WORKSPACE = 2**29
+LONGEST, SHORTEST = 262_144, 8_192
+"""Tokens of a context: halved from the first on until it fits, down to the second."""
+CHECKPOINTS = 4
+"""The fewest there must be room for on the GPU: what is resumed, what is read, two between."""
+GHOST_PROMPT, GHOST_TOKENS = 300, 20
+"""Tokens read and generated for a ghost text behind a context."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A model on a machine. Bytes are those of the GPU unless they say otherwise."""
+
+    footprint: Footprint
+    machine: Machine
+    placement: Placement
+    context: int  # tokens whose KV has room
+    slots: int  # experts that have a place on the GPU at a time; all of them, or 0 on the CPU
+    cache_bytes: int  # left over for checkpoints and further contexts
+    host_bytes: int  # host memory that is taken: weights, pinned where the GPU reads them
+
+    @property
+    def slot_share(self) -> float:
+        """The share of the experts that has a place on the GPU."""
+        return self.slots / self.footprint.experts if self.footprint.experts else 1.0
+
+    @property
+    def missing_on_cpu(self) -> bool:
+        """Whether an expert that decode misses is computed on the CPU, not copied to the GPU."""
+        return self._expert_on_cpu < self._expert_over_link
+
+    def decode_bytes(self, position: int) -> int:
+        """What one token behind so many reads and writes: weights, state, keys and values."""
+        chosen = self.footprint.sparse_layers * self.footprint.config.num_experts_per_tok
+        return self._shared_bytes(position) + chosen * self.footprint.expert_bytes
+
+    def _shared_bytes(self, position: int) -> int:
+        foot = self.footprint
+        return foot.core_bytes + 2 * foot.checkpoint_bytes + foot.kv_bytes * position
+
+    def decode_seconds(self, position: int) -> float:
+        """The least time for one token behind so many."""
+        foot = self.footprint
+        if self.placement != "gpu and host":
+            return self.decode_bytes(position) / self._bandwidth
+        rest = self._shared_bytes(position)
+        chosen = foot.sparse_layers * foot.config.num_experts_per_tok
+        found = chosen * self.slot_share * foot.expert_bytes / self._bandwidth
+        missed = chosen * (1 - self.slot_share) * min(self._expert_on_cpu, self._expert_over_link)
+        return rest / self._bandwidth + max(found, missed)
+
+    def prefill_seconds(self, tokens: int, position: int = 0) -> float:
+        """The least time to read so many tokens behind so many."""
+        passes = _passes(position, position + tokens)
+        return sum(self._pass_seconds(start, end) for start, end in passes)
+
+    def ghost_text_seconds(self, position: int) -> float:
+        """The least time to a short completion behind a context that has been read."""
+        behind = position + GHOST_PROMPT
+        reading = self.prefill_seconds(GHOST_PROMPT, position)
+        return reading + GHOST_TOKENS * self.decode_seconds(behind)
+
+    def _pass_seconds(self, start: int, end: int) -> float:
+        foot = self.footprint
+        operations = foot.config.prefill_operations(start, end)
+        needed = foot.experts * foot.read_share(end - start) * foot.expert_bytes
+        over_link = 0.0
+        if self.placement == "gpu and host":
+            # Two layers' worth of slots are windows for what passes through.
+            stay = max(0, self.slots - 2 * foot.config.num_experts) / foot.experts
+            over_link = needed * (1 - stay) / self._gpu.link
+        read = foot.core_bytes + needed + foot.kv_bytes * end
+        return max(operations / self._rate, read / self._bandwidth, over_link)
+
+    @property
+    def _gpu(self) -> Gpu:
+        gpu = self.machine.gpu
+        if gpu is None:
+            raise ValueError("this plan is for no GPU")
+        return gpu
+
+    @property
+    def _bandwidth(self) -> float:
+        return self.machine.bandwidth if self.placement == "cpu" else self._gpu.bandwidth
+
+    @property
+    def _rate(self) -> float:
+        return self.machine.rate if self.placement == "cpu" else self._gpu.rate
+
+    @property
+    def _expert_over_link(self) -> float:
+        return self.footprint.expert_bytes / self._gpu.link if self.machine.gpu else math.inf
+
+    @property
+    def _expert_on_cpu(self) -> float:
+        """One token in one expert: its weights are read once, whatever is computed with them."""
+        read = self.footprint.expert_bytes / self.machine.bandwidth
+        return max(read, self.footprint.expert_operations / self.machine.rate)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """No plan fits; what is missing, and what to do."""
+
+    footprint: Footprint
+    missing: str
+    remedy: str
+
+
+def plan(footprint: Footprint, machine: Machine, *, longest: int = LONGEST) -> Plan | Refusal:
+    """Choose the fastest placement that fits, with the longest context up to `longest` tokens.
+
+    A GPU that holds all but the experts is preferred to the CPU, whatever the context's length.
+    """
+    longest = min(longest, footprint.config.max_position_embeddings)
+    for place in (_on_gpu, _beside_host, _on_cpu):
+        for context in _lengths(longest):
+            found = place(footprint, machine, context)
+            if found is not None:
+                return found
+    return _refusal(footprint, machine, _lengths(longest)[-1])
+
+
+def _passes(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """About what is read at once, as `passes.py` limits it: experts are read once for each."""
+    while start < stop:
+        within = math.isqrt(start**2 + 2 * ON_GPU.pairs) - start  # tokens that see so many pairs
+        end = min(stop, start + max(1, min(ON_GPU.tokens, within)))
+        yield start, end
+        start = end
+
+
+def smaller(failed: Plan) -> Plan | Refusal:
+    """The plan to try next where memory ran out under this one, though it should have fitted.
+
+    It expects an eighth less of the memory that ran out than the plan before, so that repeating
+    this ends with a refusal.
+    """
+    machine = failed.machine
+    if failed.placement == "cpu" or machine.gpu is None:
+        machine = replace(machine, free_bytes=machine.free_bytes * 7 // 8)
+    else:
+        machine = replace(machine, gpu=replace(machine.gpu, free_bytes=_less(machine.gpu)))
+    return plan(failed.footprint, machine, longest=failed.context)
+
+
+def _less(gpu: Gpu) -> int:
+    return gpu.free_bytes * 7 // 8
+
+
+def _lengths(longest: int) -> Sequence[int]:
+    def halved() -> Iterator[int]:
+        length = longest
+        while length > SHORTEST:
+            yield length
+            length //= 2
+        yield min(longest, SHORTEST)
+
+    return list(halved())
+
+
+def _on_gpu(foot: Footprint, machine: Machine, context: int) -> Plan | None:
+    if machine.gpu is None:
+        return None
+    left = machine.gpu.free_bytes - foot.working_bytes - foot.all_bytes - _caches(foot, context)
+    return Plan(foot, machine, "gpu", context, foot.experts, left, 0) if left >= 0 else None
+
+
+def _beside_host(foot: Footprint, machine: Machine, context: int) -> Plan | None:
+    """Experts in host memory. Slots for two whole layers are the least: one is read while the next
+    is on its way."""
+    host = foot.experts * foot.expert_bytes
+    if machine.gpu is None or not foot.experts or host > HOST_SHARE * machine.free_bytes:
+        return None
+    left = (
+        machine.gpu.free_bytes - foot.working_bytes - foot.resident_bytes - _caches(foot, context)
+    )
+    slots = min(foot.experts, left // foot.expert_bytes)
+    least = min(foot.experts, 2 * foot.config.num_experts)
+    if slots < least:
+        return None
+    spare = left - slots * foot.expert_bytes
+    return Plan(foot, machine, "gpu and host", context, slots, spare, host)
+
+
+def _on_cpu(foot: Footprint, machine: Machine, context: int) -> Plan | None:
+    foot = replace(foot, format=foot.format.on_cpu())
+    taken = foot.all_bytes + _caches(foot, context) + CPU_WORKSPACE
+    left = int(HOST_SHARE * machine.free_bytes) - taken
+    return Plan(foot, machine, "cpu", context, 0, 0, taken) if left >= 0 else None
+
+
+def _caches(foot: Footprint, context: int) -> int:
+    """A context's KV and the checkpoints that it cannot do without."""
+    return foot.kv_bytes * context + CHECKPOINTS * foot.checkpoint_bytes
+
+
+def _refusal(foot: Footprint, machine: Machine, context: int) -> Refusal:
+    there = replace(foot, format=foot.format.on_cpu())
+    on_cpu = there.all_bytes + _caches(there, context) + CPU_WORKSPACE
+    usable = int(HOST_SHARE * machine.free_bytes)
+    missing = (
+        f"on the CPU it takes {_gb(on_cpu)} of memory with a context of {context:,} tokens; "
+        f"{_gb(usable)} may be used here ({HOST_SHARE:.0%} of what is free)"
+    )
+    if machine.gpu is not None:
+        least = foot.resident_bytes + _caches(foot, context) + foot.working_bytes
+        least += min(foot.experts, 2 * foot.config.num_experts) * foot.expert_bytes
+        missing += (
+            f", and at least {_gb(least)} of {machine.gpu.name}'s memory, "
+            f"of which {_gb(machine.gpu.free_bytes)} are free"
+        )
+    remedy = (
+        "Choose a smaller model (qcn-nano runs everywhere), end what else holds the memory, or set "
+        "qcn.engine.url to a server that has it"
+    )
+    if foot.format.name != "int4":
+        remedy = "Convert it: qcn models convert SRC DST --experts int4. Or choose a smaller model"
+    return Refusal(foot, missing, remedy)
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"

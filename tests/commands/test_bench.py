@@ -1,0 +1,142 @@
+"""`qcn bench` on the embedded model: what it measures, prints and writes; no speed is judged."""
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import psutil
+import pytest
+import torch
+from command_support import qcn
+from qcn_inference.bench import measure as bench
+from qcn_inference.bench.measure import Figures, LeftOut, measure
+from qcn_inference.bench.synthetic import SPREAD, RandomTensors
+from qcn_inference.checkpoint import load_model
+from qcn_inference.config import load_config
+from qcn_inference.embedded import checkpoint_folder
+from qcn_inference.planning.footprint import Footprint, as_loaded
+from qcn_inference.planning.machine import Machine
+from qcn_inference.planning.plan import Plan
+from qcn_inference.weights import _stacked_experts
+from qcn_kernels.fp8 import Fp8Matrices, dequantise
+
+from qcn_lsp.commands.plot import Line, plot
+
+
+def test_every_figure_stands_beside_its_floor_and_the_peers(runtime: Path, tmp_path: Path) -> None:
+    done = qcn("bench", "--lengths", "256", "512", "--output", tmp_path, "--json")
+    assert done.returncode == 0, done.stderr
+    measured = json.loads(done.stdout)
+    assert json.loads((tmp_path / "bench.json").read_text()) == measured
+    first, second = measured["prompts"]
+    assert [first["tokens"], second["tokens"]] == [256, 512]
+    assert first["edit_operations"] < second["edit_operations"]  # attention looks further back
+    for one in (first, second):
+        assert one["measured"]
+        for what in ("prefill", "decode", "edit"):
+            assert one[f"{what}_seconds"] > 0
+            assert one[f"{what}_floor"] > 0
+    assert 2 < second["prefill_operations"] / first["prefill_operations"] < 2.2
+    # Weights of qcn-nano that a token reads, in bf16, and what the longer prompt's KV adds.
+    assert 13e6 < first["decode_bytes"] < 16e6
+    assert second["decode_bytes"] - first["decode_bytes"] == 256 * 2 * 2 * 2 * 64 * 2
+    assert measured["machine"]["bandwidth"] > 0
+    assert measured["first_completion"]["first_milliseconds"] > 0
+    assert not measured["first_completion"]["engine_was_running"]
+    drawn = ElementTree.fromstring((tmp_path / "bench.svg").read_text())
+    assert drawn.tag.endswith("svg")
+    # transformers is installed for the tests.
+    assert measured["peers"]["transformers"]["linear_attention"] == "torch"
+    peers = measured["peers"]["transformers"]["prompts"]
+    assert [one["tokens"] for one in peers] == [256, 512]
+    assert all(one["decode_seconds"] > 0 for one in peers)
+
+
+def test_random_weights_are_measured_without_a_checkpoint(runtime: Path) -> None:
+    done = qcn("bench", "--synthetic", "qcn-nano-bf16", "--device", "cpu", "--lengths", "64")
+    assert done.returncode == 0, done.stderr
+    assert "qcn-nano-bf16, bf16, on cpu" in done.stdout
+    assert "random weights have no checkpoint" in done.stdout
+    (row,) = [line.split() for line in done.stdout.splitlines() if line.split()[:1] == ["64"]]
+    assert "tok/s" in row
+    assert "GFLOP" in row
+
+
+def test_what_takes_too_long_or_has_no_room_is_left_out_and_said_so() -> None:
+    model = load_model(checkpoint_folder("qcn-nano"))
+    foot = Footprint(model.config, as_loaded(model.config, 16))
+    floor = Plan(foot, Machine(2**30, 1e9, 1e9), "cpu", 8192, 0, 0, 0)
+    found = list(measure(model, floor, [32, 7000], patience=0.0, report=lambda _: None))
+    assert isinstance(found[0], Figures)
+    assert isinstance(found[1], LeftOut)
+    assert "it would take about" in found[1].reason
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("there are 3 MiB too few")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(bench, "_at", full)
+        (without,) = measure(model, floor, [32], patience=9.0, report=lambda _: None)
+    assert without == LeftOut(32, "there are 3 MiB too few")
+
+
+def test_an_interrupt_ends_it_at_once(runtime: Path) -> None:
+    command = [sys.executable, "-m", "qcn_inference.bench", "--model", "qcn-nano"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert "activity" in json.loads(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert process.returncode == 130
+    assert "result" not in out
+    assert "Traceback" not in err
+
+
+def test_experts_in_fp8_are_made_as_a_checkpoint_has_them() -> None:
+    nano = load_config(checkpoint_folder("qcn-nano"))
+    shape = replace(nano, hidden_size=128, moe_intermediate_size=128, num_experts=4)
+    tensors = RandomTensors("cpu", torch.bfloat16, fp8_experts=True)
+    gate_up, down = _stacked_experts(shape, tensors, "layers.0.mlp.experts")
+    assert isinstance(gate_up, Fp8Matrices)
+    assert isinstance(down, Fp8Matrices)
+    assert gate_up.shape == (4, 256, 128)
+    weights = dequantise(gate_up.values, scale_inv=gate_up.scale_inv, block=(128, 128))
+    assert weights.isfinite().all()
+    assert weights.std() == pytest.approx(SPREAD, rel=0.1)
+
+
+def test_what_does_not_fit_is_refused_before_memory_is_taken(runtime: Path) -> None:
+    """On the CPU FP8 is not multiplied at all; on a GPU it is a matter of its memory."""
+    on_cpu = qcn("bench", "--synthetic", "qwen3-coder-next-fp8", "--device", "cpu")
+    assert on_cpu.returncode == 1
+    assert "on a GPU only" in on_cpu.stderr
+    if psutil.virtual_memory().available < 150e9:
+        done = qcn("bench", "--synthetic", "qwen3-coder-next-bf16", "--device", "cpu")
+        assert done.returncode == 1
+        assert "its weights take 159 GB" in done.stderr
+        assert "qcn-nano" in done.stderr
+
+
+def test_a_folder_that_is_no_model_is_named(runtime: Path, tmp_path: Path) -> None:
+    done = qcn("bench", "--model", tmp_path)
+    assert done.returncode == 1
+    assert str(tmp_path) in done.stderr
+
+
+def test_a_plot_shows_its_lines_to_scale() -> None:
+    drawn = ElementTree.fromstring(plot("a & b", [Line("up", [(1, 1), (4, 100)])]))
+    texts = ["".join(text.itertext()) for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert "a & b: tokens a second" in texts
+    assert {"1", "2", "4", "10", "100", "up"} <= set(texts)
+    (line,) = drawn.iter("{http://www.w3.org/2000/svg}polyline")
+    (x0, y0), (x1, y1) = (map(float, point.split(",")) for point in line.attrib["points"].split())
+    assert x0 < x1
+    assert y0 > y1
+    with pytest.raises(ValueError, match="nothing to draw"):
+        plot("empty", [Line("none", [])])

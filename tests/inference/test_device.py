@@ -1,0 +1,135 @@
+"""Which device is taken, and what is said where it cannot be. Machines are simulated."""
+
+import importlib.machinery
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from qcn_inference import device
+from qcn_inference.checkpoint import load_model
+from qcn_inference.config import load_config
+from qcn_inference.device_memory import DeviceBudget
+from qcn_inference.errors import DeviceError, DeviceMemoryError
+from random_checkpoints import random_checkpoint
+
+OLD_DRIVER = "The NVIDIA driver on your system is too old (found version 11040). Please update"
+
+
+@pytest.fixture
+def gpu_machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A machine with one H100 on which all is well; a test takes away what it is about."""
+    found = importlib.machinery.ModuleSpec("triton", None)
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100")
+    monkeypatch.setattr(device, "find_spec", lambda _: found)
+    return monkeypatch
+
+
+def without_cuda(machine: pytest.MonkeyPatch) -> None:
+    machine.setattr(torch.version, "cuda", None)
+
+
+def with_an_old_driver(machine: pytest.MonkeyPatch) -> None:
+    def refused() -> None:
+        raise RuntimeError(OLD_DRIVER)
+
+    machine.setattr(torch.cuda, "init", refused)
+
+
+def without_a_gpu(machine: pytest.MonkeyPatch) -> None:
+    def refused() -> None:
+        raise RuntimeError("No CUDA GPUs are available")
+
+    machine.setattr(torch.cuda, "init", refused)
+
+
+def without_triton(machine: pytest.MonkeyPatch) -> None:
+    machine.setattr(device, "find_spec", lambda _: None)
+
+
+def with_an_old_card(machine: pytest.MonkeyPatch) -> None:
+    machine.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+
+
+Lack = Callable[[pytest.MonkeyPatch], None]
+LACKS: dict[Lack, str] = {
+    without_cuda: "without CUDA",
+    with_an_old_driver: r"driver on your system is too old .*driver for CUDA 12.8",
+    without_a_gpu: r"No CUDA GPUs are available.*nvidia-smi",
+    without_triton: "Triton, which is not installed.*pip install",
+    with_an_old_card: r"compute capability 7.5; our kernels need 8.0",
+}
+
+
+def test_a_gpu_that_is_asked_for_and_usable_is_taken(gpu_machine: pytest.MonkeyPatch) -> None:
+    assert device.choose("cuda") == device.choose("cuda:0") == (torch.device("cuda", 0), None)
+    assert device.choose("auto") == (torch.device("cuda", 0), None)
+    assert device.choose("cpu") == (torch.device("cpu"), None)
+    assert device.describe(torch.device("cuda", 0)) == "cuda:0 (NVIDIA H100)"
+
+
+@pytest.mark.parametrize("lack", LACKS, ids=lambda lack: lack.__name__)
+def test_a_gpu_that_cannot_be_used_is_refused_with_the_reason_and_the_remedy(
+    gpu_machine: pytest.MonkeyPatch, lack: Lack
+) -> None:
+    lack(gpu_machine)
+    with pytest.raises(DeviceError, match=LACKS[lack] + r'.*set "qcn.engine.device" to "cpu"'):
+        device.choose("cuda")
+
+
+@pytest.mark.parametrize("lack", LACKS, ids=lambda lack: lack.__name__)
+def test_left_to_itself_it_takes_the_cpu_instead(
+    gpu_machine: pytest.MonkeyPatch, lack: Lack
+) -> None:
+    lack(gpu_machine)
+    chosen, problem = device.choose("auto")
+    assert chosen == torch.device("cpu")
+    if lack is without_cuda:
+        assert problem is None  # nobody thought of a GPU
+    else:
+        assert problem is not None
+
+
+def test_a_gpu_of_a_number_that_is_not_there_is_refused(gpu_machine: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DeviceError, match="no GPU number 3; the machine shows 1"):
+        device.choose("cuda:3")
+
+
+def test_weights_that_cannot_fit_are_refused_before_they_are_read(
+    gpu_machine: pytest.MonkeyPatch,
+) -> None:
+    gpu_machine.setattr(torch.cuda, "mem_get_info", lambda _: (6 << 30, 8 << 30))
+    device.require_room(torch.device("cuda", 0), 3 << 30, 2 << 30)
+    with pytest.raises(DeviceMemoryError, match=r"weights take 5120 MiB.*8192 MiB 6144 are free"):
+        device.require_room(torch.device("cuda", 0), 5 << 30, 2 << 30)
+
+
+def test_too_little_memory_for_states_is_refused(tmp_path: Path) -> None:
+    config = load_config(random_checkpoint(tmp_path, 7))
+    with pytest.raises(DeviceMemoryError, match=r"0 MiB of GPU memory are left .*smaller model"):
+        DeviceBudget.of(config, torch.float32, 1000)
+
+
+def test_a_checkpoint_is_loaded_onto_the_cpu_as_ever(tmp_path: Path) -> None:
+    model = load_model(random_checkpoint(tmp_path, 7), device="cpu")
+    assert model.device == torch.device("cpu")
+    assert not model.runs_kernels
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (torch.AcceleratorError("CUDA error: unspecified launch failure"), True),
+        (RuntimeError("CUDA error: device-side assert triggered"), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), False),
+        (DeviceMemoryError("the GPU has room for 1024 tokens"), False),
+        (ValueError("token id 5"), False),
+    ],
+)
+def test_a_lost_gpu_is_told_from_one_that_is_full(error: Exception, lost: bool) -> None:
+    assert device.is_lost(error) is lost

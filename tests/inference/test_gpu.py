@@ -1,0 +1,175 @@
+"""What only hardware shows, at the shapes of the real model: graphs, exactness, cancelling, copies.
+
+The rest of what runs there is tested beside what is interpreted: `triton/`, `../kernels/triton`.
+All of it: `python -m pytest -m gpu -n 0`, some minutes (`CONTRIBUTING.md`).
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engine_support import finish
+from qcn_inference.checkpoint import load_model
+from qcn_inference.device_memory import DeviceMemory
+from qcn_inference.errors import DeviceMemoryError
+from qcn_inference.model import Model
+from qcn_inference.passes import Pass
+from qcn_inference.state import State
+from random_checkpoints import draw_config, draw_tensors, write_checkpoint
+
+pytestmark = pytest.mark.gpu
+
+WIDE: dict[str, Any] = {  # Qwen3-Coder-Next's, with four layers and 32 experts
+    "hidden_size": 2048,
+    "num_hidden_layers": 4,
+    "layer_types": ["linear_attention"] * 3 + ["full_attention"],
+    "vocab_size": 2053,
+    "max_position_embeddings": 65_536,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "head_dim": 256,
+    "partial_rotary_factor": 0.25,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_conv_kernel_dim": 4,
+    "num_experts": 32,
+    "num_experts_per_tok": 10,
+    "moe_intermediate_size": 512,
+    "shared_expert_intermediate_size": 512,
+    "mlp_only_layers": [],
+    "attention_bias": False,
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    with torch.inference_mode():
+        yield wide_model(tmp_path_factory.mktemp("wide"))
+
+
+def wide_model(folder: Path) -> Model:
+    config = draw_config(1) | WIDE
+    tensors = draw_tensors(config, 1, deviation=0.02)
+    stored = {name: tensor.bfloat16() for name, tensor in tensors.items()}
+    model = load_model(write_checkpoint(folder, config, stored), device="cuda")
+    model.reserve(4 << 30)
+    return model
+
+
+def text_of(tokens: int) -> list[int]:
+    ids: list[int] = torch.randint(0, WIDE["vocab_size"], (tokens,)).tolist()
+    return ids
+
+
+def read(model: Model, ids: list[int]) -> State:
+    state = model.new_state()
+    model.prefill(ids, state)
+    return state
+
+
+def test_a_graph_gives_what_single_launches_give(model: Model) -> None:
+    ids = text_of(300)
+    decoder = model._decoder
+    assert decoder is not None
+    graphed, launched = read(model, ids), read(model, ids)
+    with_graph = [model.decode(token, graphed) for token in ids[:8]]
+    assert decoder.uses_graphs
+    assert decoder._graphs
+    decoder.uses_graphs, graphs, decoder._graphs = False, decoder._graphs, {}
+    without = [model.decode(token, launched) for token in ids[:8]]
+    decoder.uses_graphs, decoder._graphs = True, graphs
+    assert all(map(torch.equal, with_graph, without))
+
+
+def test_a_token_that_nobody_has_seen_can_be_decoded(model: Model) -> None:
+    """The chosen token feeds the next step on the device; the host reads them all at the end."""
+    ids = text_of(100)
+    ahead, stepwise = read(model, ids), read(model, ids)
+    token, seen = torch.tensor([5], device="cuda"), 5
+    chosen, expected = [], []
+    for _ in range(20):
+        token = model.decode(token, ahead).argmax(keepdim=True)
+        chosen.append(token)
+        seen = int(model.decode(seen, stepwise).argmax())
+        expected.append(seen)
+    assert torch.cat(chosen).tolist() == expected
+
+
+def test_a_long_text_is_the_same_in_passes_of_any_length_bit_for_bit(model: Model) -> None:
+    """20 blocks, most of them files that end inside a page and a chunk, at once and one by one."""
+    cuts = [0]
+    while cuts[-1] < 7000:
+        cuts.append(cuts[-1] + int(torch.randint(1, 513, ())))
+    blocks, ids = tuple(pairwise(cuts)), text_of(cuts[-1])
+    one_by_one, at_once = model.new_state(), model.new_state()
+    for block in blocks:
+        want = model.prefill(ids[slice(*block)], one_by_one, Pass((block,), ()))
+    keep = (cuts[3], cuts[-2])
+    got = model.prefill(ids, at_once, Pass(blocks, keep))
+    assert torch.equal(got, want)
+    for mine, theirs in zip(at_once.recurrent_part(), one_by_one.recurrent_part(), strict=True):
+        torch.cuda.synchronize()
+        assert torch.equal(mine.recurrent, theirs.recurrent)
+        assert torch.equal(mine.convolution, theirs.convolution)
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_what_is_resumed_goes_on_bit_for_bit(model: Model, resident: bool) -> None:
+    """From pages that are still there, and from the host's pinned copies."""
+    ids, behind = text_of(3000), text_of(200)
+    state = model.new_state()
+    blocks = []
+    for start, end in pairwise((0, 700, 1212, 3000)):
+        model.prefill(ids[start:end], state)
+        blocks.append(state.kv_of(start, end))
+    checkpoint = state.recurrent_part()
+    want = model.prefill(behind, state)
+    model.memory.when_copied()()
+    assert blocks[0].keys[0].is_pinned()
+    if not resident:
+        model.drop_resident()
+    resumed = model.new_state()
+    resumed.put_together(blocks, checkpoint, 3000)
+    assert torch.equal(model.prefill(behind, resumed), want)
+
+
+def test_a_read_that_is_dropped_gives_its_pages_back(model: Model) -> None:
+    memory = model.memory
+    assert isinstance(memory, DeviceMemory)
+    free = memory.pool.free
+    steps = model.prefill_steps(text_of(2000), model.new_state())
+    next(steps)
+    next(steps)
+    steps.close()
+    del steps
+    assert memory.pool.free == free
+    assert model.decode(1, read(model, text_of(50))).isfinite().all()
+
+
+def test_another_request_begins_between_two_layers_of_a_long_pass(model: Model) -> None:
+    """And finds no more than two layers queued in front of it; both go on as if alone."""
+    long, short = text_of(6000), text_of(80)
+    want_long = model.prefill(long, model.new_state())
+    want_short = model.prefill(short, model.new_state())
+    steps = model.prefill_steps(long, model.new_state())
+    for _ in range(3):
+        next(steps)
+    in_flight = [event for event in model._pace._layers if not event.query()]  # type: ignore[no-untyped-call]
+    assert len(in_flight) <= 2
+    assert torch.equal(model.prefill(short, model.new_state()), want_short)
+    assert torch.equal(finish(steps), want_long)
+
+
+def test_what_does_not_fit_is_refused_and_what_fits_goes_on(model: Model) -> None:
+    def read_for_ever(states: list[State]) -> None:
+        while True:
+            states.append(read(model, [7] * 1024))
+
+    with pytest.raises(DeviceMemoryError, match="room for"):
+        read_for_ever([])
+    assert model.prefill([7] * 1024, model.new_state()).isfinite().all()

@@ -1,0 +1,237 @@
+"""Experts in host memory: the same results, within the slots, copies in order and overlapped."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import qcn_inference
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from qcn_inference.config import load_config
+from qcn_inference.offload.device import Experts
+from qcn_inference.offload.experts import OffloadedExperts
+from qcn_inference.offload.slots import ExpertSlots
+from qcn_inference.planning.footprint import Footprint, WeightFormat
+from qcn_inference.planning.machine import Gpu, Machine
+from qcn_inference.planning.plan import Plan, plan
+from qcn_kernels.moe import experts, experts_step, route
+from sampling import examples
+from simulated_device import SimulatedDevice
+from torch import Tensor
+
+HIDDEN, INTERMEDIATE, EXPERTS, LAYERS, TOP_K = 16, 8, 8, 4, 2
+ONE = 4 * 3 * HIDDEN * INTERMEDIATE  # bytes of an expert, in fp32
+
+
+def layers() -> list[Experts]:
+    return [
+        Experts(
+            torch.randn(EXPERTS, 2 * INTERMEDIATE, HIDDEN),
+            torch.randn(EXPERTS, HIDDEN, INTERMEDIATE),
+        )
+        for _ in range(LAYERS)
+    ]
+
+
+def offloaded(
+    host: list[Experts], slots: int = 2 * EXPERTS, *, missing_on_cpu: bool = False
+) -> tuple[OffloadedExperts, SimulatedDevice]:
+    device = SimulatedDevice(slots, host[0], link=ONE)  # an expert a second
+    return OffloadedExperts(host, device, missing_on_cpu=missing_on_cpu), device
+
+
+def chosen_for(x: Tensor) -> tuple[Tensor, Tensor]:
+    return route(torch.randn(*x.shape[:-1], EXPERTS), top_k=TOP_K, normalise=True)
+
+
+def step_everywhere(experts_of_all: OffloadedExperts, host: list[Experts]) -> None:
+    """One token through all layers; the results are those of whole layers."""
+    for layer, own in enumerate(host):
+        x = torch.randn(HIDDEN)
+        weights, chosen = chosen_for(x)
+        got = experts_of_all.step(layer, x, weights=weights, chosen=chosen)
+        whole = experts_step(x, weights=weights, chosen=chosen, gate_up=own.gate_up, down=own.down)
+        torch.testing.assert_close(got, whole, rtol=1e-5, atol=1e-5)
+
+
+def prefill_everywhere(experts_of_all: OffloadedExperts, host: list[Experts], tokens: int) -> None:
+    for layer, own in enumerate(host):
+        x = torch.randn(tokens, HIDDEN)
+        weights, chosen = chosen_for(x)
+        got = experts_of_all.prefill(layer, x, weights=weights, chosen=chosen)
+        whole = experts(x, weights=weights, chosen=chosen, gate_up=own.gate_up, down=own.down)
+        torch.testing.assert_close(got, whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.long
+@examples(sample=40, full=600)
+@given(
+    slots=st.integers(2 * EXPERTS, LAYERS * EXPERTS + 3),
+    missing_on_cpu=st.booleans(),
+    runs=st.lists(st.sampled_from([0, 1, 3, 40]), min_size=1, max_size=8),
+    seconds=st.sampled_from([0.0, 0.5, 20.0]),
+    seed=st.integers(0, 2**31),
+)
+def test_any_run_of_prompts_and_tokens_gives_what_whole_layers_give(
+    slots: int, missing_on_cpu: bool, runs: list[int], seconds: float, seed: int
+) -> None:
+    """0 decodes a token, other numbers are those of a block's. The device checks the order."""
+    torch.manual_seed(seed)
+    host = layers()
+    on_device, device = offloaded(host, slots, missing_on_cpu=missing_on_cpu)
+    device.compute_seconds = seconds
+    for tokens in runs:
+        if tokens:
+            prefill_everywhere(on_device, host, tokens)
+        else:
+            step_everywhere(on_device, host)
+
+
+def test_a_prompt_that_is_interrupted_by_a_token_goes_on() -> None:
+    host = layers()
+    on_device, _ = offloaded(host)
+    x = torch.randn(40, HIDDEN)
+    for layer in range(LAYERS):
+        weights, chosen = chosen_for(x)
+        got = on_device.prefill(layer, x, weights=weights, chosen=chosen)
+        own = host[layer]
+        whole = experts(x, weights=weights, chosen=chosen, gate_up=own.gate_up, down=own.down)
+        torch.testing.assert_close(got, whole, rtol=1e-5, atol=1e-5)
+        step_everywhere(on_device, host)
+
+
+def test_what_fits_is_copied_once() -> None:
+    host = layers()
+    on_device, device = offloaded(host, LAYERS * EXPERTS)
+    for _ in range(60):
+        step_everywhere(on_device, host)
+    assert on_device.copied <= LAYERS * EXPERTS
+    assert device.copied_bytes == on_device.copied * ONE
+    hits, misses = on_device.slots.hits, on_device.slots.misses
+    assert misses == on_device.copied
+    assert hits + misses == 60 * LAYERS * TOP_K
+
+
+def test_in_a_prompt_the_next_layer_is_copied_while_one_is_computed() -> None:
+    """All but the first layer's copies hide behind what is computed, where that takes longer."""
+    host = layers()
+    on_device, device = offloaded(host)
+    device.compute_seconds = EXPERTS + 1.0  # copying a layer takes EXPERTS
+    prefill_everywhere(on_device, host, 200)
+    assert device.copied_bytes == LAYERS * EXPERTS * ONE
+    assert device.waited == pytest.approx(EXPERTS)
+    assert device.now == pytest.approx(EXPERTS + LAYERS * (EXPERTS + 1))
+
+
+def test_where_copying_takes_longer_a_prompt_takes_as_long_as_its_copies() -> None:
+    host = layers()
+    on_device, device = offloaded(host)
+    device.compute_seconds = 1.0
+    prefill_everywhere(on_device, host, 200)
+    # Two windows: a copy begins when the layer before the last is done with its window.
+    assert device.now == pytest.approx(LAYERS * EXPERTS + 1)
+
+
+def test_experts_outside_the_windows_are_not_copied_again() -> None:
+    host = layers()
+    on_device, device = offloaded(host, LAYERS * EXPERTS)
+    for _ in range(80):
+        step_everywhere(on_device, host)
+    held, before = len(on_device.slots), device.copied_bytes
+    assert held == LAYERS * EXPERTS
+    prefill_everywhere(on_device, host, 200)
+    assert (device.copied_bytes - before) // ONE == 2 * EXPERTS  # those whose slots are windows
+
+
+def test_a_prompt_takes_as_long_as_the_plan_says() -> None:
+    """Where the link is what limits it, and all experts are needed."""
+    nano = load_config(Path(qcn_inference.__file__).parent / "data" / "qcn-nano")
+    shape = replace(nano, layer_types=nano.layer_types[:LAYERS], num_experts=EXPERTS)
+    foot = Footprint(shape, WeightFormat("fp32", 32, 32))
+    link = 1e6
+    free = (
+        foot.working_bytes + foot.resident_bytes + 4 * foot.checkpoint_bytes + 8192 * foot.kv_bytes
+    )
+    gpu = Gpu("simulated", free + 20 * foot.expert_bytes, 1e15, 1e18, link)
+    found = plan(foot, Machine(2**40, 1.0, 1e15, gpu))
+    assert isinstance(found, Plan)
+    assert (found.placement, found.slots) == ("gpu and host", 20)
+    host = layers()
+    on_device, device = offloaded(host, found.slots)
+    for _ in range(60):  # until all slots are in use
+        step_everywhere(on_device, host)
+    before = device.copied_bytes
+    prefill_everywhere(on_device, host, 1000)
+    copied = (device.copied_bytes - before) // ONE
+    seconds = found.prefill_seconds(1000)
+    assert seconds == pytest.approx(copied * foot.expert_bytes / link, rel=1e-6)
+
+
+def test_what_the_cpu_computes_is_not_waited_for() -> None:
+    """An expert is brought for the next time, but no token waits for it the first time."""
+    host = layers()
+    on_device, device = offloaded(host, missing_on_cpu=True)
+    step_everywhere(on_device, host)
+    assert device.waited == 0
+    assert on_device.copied == LAYERS
+
+
+def test_the_cpu_begins_before_the_device_has_computed_its_part() -> None:
+    """Each takes its experts of the same token: neither waits for the other in between."""
+    host = layers()
+    on_device, device = offloaded(host, missing_on_cpu=True)
+    weights = torch.full((TOP_K,), 0.5)
+    on_device.step(0, torch.randn(HIDDEN), weights=weights, chosen=torch.tensor([0, 1]))
+    device.compute_seconds = 5.0
+    device.fetched_at.clear()
+    before = device.now
+    # One was brought then, the other is missing still.
+    on_device.step(0, torch.randn(HIDDEN), weights=weights, chosen=torch.tensor([0, 1]))
+    assert device.now >= before + 5
+    assert device.fetched_at
+    assert set(device.fetched_at) == {before}
+
+
+def test_a_device_without_room_for_two_layers_is_refused() -> None:
+    with pytest.raises(ValueError, match="fewer than two layers"):
+        offloaded(layers(), 2 * EXPERTS - 1)
+
+
+class Slots(RuleBasedStateMachine):
+    """Against a list of experts in the order of their last use."""
+
+    COUNT = 6
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slots = ExpertSlots(self.COUNT)
+        self.order: list[tuple[int, int]] = []
+        self.places: dict[tuple[int, int], int] = {}
+
+    @rule(layer=st.integers(0, 1), wanted=st.sets(st.integers(0, 4), max_size=4))
+    def use(self, layer: int, wanted: set[int]) -> None:
+        asked = sorted(wanted)
+        found, missing = self.slots.look(layer, asked)
+        assert found == {e: self.places[layer, e] for e in asked if (layer, e) in self.places}
+        assert missing == [e for e in asked if (layer, e) not in self.places]
+        for expert in found:
+            self.order.remove((layer, expert))
+            self.order.append((layer, expert))
+        taken = self.slots.take(layer, missing)
+        assert list(taken) == missing
+        for expert, slot in taken.items():
+            if len(self.places) == self.COUNT:
+                oldest = self.order.pop(0)
+                assert self.places.pop(oldest) == slot
+            self.places[layer, expert] = slot
+            self.order.append((layer, expert))
+
+    @invariant()
+    def no_two_share_a_slot(self) -> None:
+        assert len(set(self.places.values())) == len(self.places) == len(self.slots)
+
+
+Slots.TestCase.settings = examples(sample=40, full=500)
+TestSlots = pytest.mark.long(Slots.TestCase)

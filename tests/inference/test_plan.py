@@ -1,0 +1,164 @@
+"""Plans: figures of the published models, and what must hold on every machine."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from qcn_inference.config import load_config
+from qcn_inference.planning.footprint import FORMATS, FP8_BITS, Footprint, WeightFormat
+from qcn_inference.planning.machine import Gpu, Machine
+from qcn_inference.planning.plan import (
+    HOST_SHARE,
+    Plan,
+    Refusal,
+    plan,
+    smaller,
+)
+from qcn_inference.planning.shapes import PUBLISHED
+from sampling import examples
+
+GB = 10**9
+H200 = Gpu("H200", 140 * GB, 4.3e12, 790e12, 50e9)
+RTX_4090 = Gpu("RTX 4090", 24 * GB, 0.95e12, 150e12, 24e9)
+
+
+@pytest.fixture(scope="module")
+def coder_next() -> dict[str, Footprint]:
+    config = load_config(PUBLISHED / "Qwen3-Coder-Next")
+    whole = WeightFormat("whole fp8", FP8_BITS, FP8_BITS)
+    return {stored.name: Footprint(config, stored) for stored in (*FORMATS, whole)}
+
+
+def machine(gpu: Gpu | None, free: int = 60 * GB) -> Machine:
+    return Machine(free_bytes=free, bandwidth=50e9, rate=1e12, gpu=gpu)
+
+
+def test_the_published_sizes_are_found_from_the_shape(coder_next: dict[str, Footprint]) -> None:
+    """Sizes from the model's pages, and the counted bytes of `model-facts.md`."""
+    assert coder_next["bf16"].all_bytes == pytest.approx(159e9, rel=0.01)
+    assert coder_next["whole fp8"].all_bytes == pytest.approx(80.4e9, rel=0.01)
+    assert coder_next["fp8"].kv_bytes == 24_576
+    assert coder_next["fp8"].checkpoint_bytes == pytest.approx(75.5e6 + 3.5e6, rel=0.01)
+
+
+def test_on_a_large_gpu_everything_lies_on_it(coder_next: dict[str, Footprint]) -> None:
+    """As its publisher stores it; here what is no expert takes twice as much."""
+    found = plan(coder_next["whole fp8"], machine(H200))
+    assert isinstance(found, Plan)
+    assert (found.placement, found.context) == ("gpu", 262_144)
+    # The ceilings of `model-facts.md`: 1,004, 755 and 409 tokens a second; 10.8 s for all tokens.
+    rates = [1 / found.decode_seconds(position) for position in (8192, 65_536, 262_144)]
+    assert rates == pytest.approx([1004, 755, 409], rel=0.05)
+    assert found.prefill_seconds(262_144) == pytest.approx(10.8, rel=0.05)
+
+
+def test_on_a_24_gb_card_experts_lie_in_host_memory(coder_next: dict[str, Footprint]) -> None:
+    found = plan(coder_next["int4"], machine(RTX_4090), longest=65_536)
+    assert isinstance(found, Plan)
+    assert (found.placement, found.context) == ("gpu and host", 65_536)
+    assert 2 * 512 <= found.slots < coder_next["int4"].experts
+    assert found.host_bytes <= HOST_SHARE * 60 * GB
+    # Every prompt needs nearly every expert: no answer to a keystroke.
+    assert found.ghost_text_seconds(16_384) > 0.3
+
+
+def test_an_expert_that_is_missing_is_computed_where_that_is_sooner(
+    coder_next: dict[str, Footprint],
+) -> None:
+    slow_link, fast_link = replace(RTX_4090, link=12e9), replace(RTX_4090, link=100e9)
+    for gpu, expected in ((slow_link, True), (fast_link, False)):
+        found = plan(coder_next["int4"], machine(gpu))
+        assert isinstance(found, Plan)
+        assert found.missing_on_cpu is expected
+
+
+def test_where_nothing_fits_it_says_what_is_missing(coder_next: dict[str, Footprint]) -> None:
+    refused = plan(coder_next["bf16"], machine(RTX_4090))
+    assert isinstance(refused, Refusal)
+    assert "160." in refused.missing or "159." in refused.missing
+    assert "24.0 GB are free" in refused.missing
+    assert "qcn models convert" in refused.remedy
+    refused = plan(coder_next["int4"], machine(None, 30 * GB))
+    assert isinstance(refused, Refusal)
+    assert "convert" not in refused.remedy
+
+
+sizes = st.integers(0, 400).map(lambda gb: gb * GB)
+gpus = st.none() | st.builds(
+    Gpu,
+    name=st.just("a GPU"),
+    free_bytes=sizes,
+    bandwidth=st.floats(1e11, 8e12),
+    rate=st.floats(1e13, 2e15),
+    link=st.floats(4e9, 2e11),
+)
+machines = st.builds(
+    Machine, free_bytes=sizes, bandwidth=st.floats(1e10, 5e11), rate=st.floats(1e11, 1e13), gpu=gpus
+)
+formats = st.sampled_from([stored.name for stored in FORMATS])
+longests = st.sampled_from([1000, 8192, 65_536, 262_144])
+
+
+@pytest.mark.long
+@examples(sample=200, full=5000)
+@given(on=machines, name=formats, longest=longests)
+def test_no_plan_takes_more_memory_than_there_is(
+    coder_next: dict[str, Footprint], on: Machine, name: str, longest: int
+) -> None:
+    foot = coder_next[name]
+    found = plan(foot, on, longest=longest)
+    if isinstance(found, Refusal):
+        return
+    assert 0 < found.context <= longest
+    assert found.host_bytes <= HOST_SHARE * on.free_bytes
+    if found.placement == "cpu":
+        assert found.host_bytes > found.footprint.all_bytes >= foot.all_bytes
+        return
+    assert on.gpu is not None
+    on_gpu = foot.resident_bytes + found.slots * foot.expert_bytes + foot.working_bytes
+    on_gpu += found.context * foot.kv_bytes + found.cache_bytes
+    assert on_gpu <= on.gpu.free_bytes
+    assert found.slots * foot.expert_bytes + found.host_bytes >= foot.experts * foot.expert_bytes
+
+
+@pytest.mark.long
+@examples(sample=200, full=5000)
+@given(on=machines, name=formats, longest=longests, more=sizes, position=st.integers(0, 262_144))
+def test_more_memory_makes_no_plan_slower(
+    coder_next: dict[str, Footprint],
+    on: Machine,
+    name: str,
+    longest: int,
+    more: int,
+    position: int,
+) -> None:
+    """At the same length of context: a longer one that now fits takes slots from the experts."""
+    foot = coder_next[name]
+    gpu = None if on.gpu is None else replace(on.gpu, free_bytes=on.gpu.free_bytes + more)
+    before = plan(foot, on, longest=longest)
+    if isinstance(before, Refusal):
+        return
+    after = plan(foot, replace(on, gpu=gpu), longest=before.context)
+    assert isinstance(after, Plan)
+    if after.placement == before.placement:
+        assert after.decode_seconds(position) <= before.decode_seconds(position)
+        assert after.prefill_seconds(9000, position) <= before.prefill_seconds(9000, position)
+    assert isinstance(plan(foot, replace(on, free_bytes=on.free_bytes + more)), Plan)
+
+
+@pytest.mark.long
+@examples(sample=100, full=2000)
+@given(on=machines, name=formats)
+def test_where_memory_runs_out_smaller_plans_end_with_a_refusal(
+    coder_next: dict[str, Footprint], on: Machine, name: str
+) -> None:
+    found = plan(coder_next[name], on)
+    for _ in range(400):
+        if isinstance(found, Refusal):
+            return
+        following = smaller(found)
+        if isinstance(following, Plan):
+            assert following.context <= found.context
+        found = following
+    pytest.fail("plans went on and on")

@@ -1,0 +1,197 @@
+"""A model whose experts lie in host memory: what it answers, and what becomes of lacking memory."""
+
+import gc
+import weakref
+from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from qcn_inference.checkpoint import load_model
+from qcn_inference.config import load_config
+from qcn_inference.errors import DeviceMemoryError
+from qcn_inference.model import Model
+from qcn_inference.offload.device import Experts
+from qcn_inference.planning import footprint
+from qcn_inference.planning.footprint import Footprint, as_loaded
+from qcn_inference.planning.machine import Gpu, Machine
+from qcn_inference.planning.onto_gpu import load_beside_host
+from qcn_inference.planning.placing import placed
+from qcn_inference.planning.plan import CHECKPOINTS, Plan, Refusal, plan
+from random_checkpoints import random_checkpoint
+from simulated_device import SimulatedDevice
+from torch import Tensor
+
+CPU = torch.device("cpu")
+EXPERTS = 3 * 17
+NO_CPU_PLAN = 2 << 20  # bytes of host memory: room for the experts, not for all that a CPU needs
+IDS = list(range(5, 60))
+SHAPE: dict[str, Any] = {
+    "vocab_size": 97,
+    "max_position_embeddings": 128,
+    "num_hidden_layers": 4,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention", "linear_attention"],
+    "mlp_only_layers": [1],
+    "num_experts": 17,
+    "num_experts_per_tok": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_checkpoint(tmp_path_factory.mktemp("small"), 11, **SHAPE)
+
+
+@pytest.fixture(autouse=True)
+def no_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside gigabytes for the work, an eighth less would leave nothing for a model so small."""
+    monkeypatch.setattr(footprint, "working_bytes", lambda _: 0)
+
+
+def with_slots(folder: Path, slots: int, *, link: float, cpu_bandwidth: float = 1e9) -> Machine:
+    """A machine whose GPU has room for so many experts, and the least context there may be."""
+    config = load_config(folder)
+    foot = Footprint(config, as_loaded(config, 32))
+    caches = config.max_position_embeddings * foot.kv_bytes + CHECKPOINTS * foot.checkpoint_bytes
+    free = foot.resident_bytes + caches + slots * foot.expert_bytes
+    return Machine(2**40, cpu_bandwidth, 1e15, Gpu("simulated", free, 1e15, 1e18, link))
+
+
+def simulated(slots: int, like: Experts, device: torch.device) -> SimulatedDevice:
+    torch.empty(0)  # an allocation, as `CudaDevice`'s
+    return SimulatedDevice(slots, like, link=1e9)
+
+
+def answers(model: Model) -> Tensor:
+    """Logits of a prompt, of a draft behind it, and of some tokens [T, vocab]."""
+    state = model.new_state()
+    read = model.prefill(IDS, state, all_logits=True)
+    draft = model.verify([1, 2], state)
+    draft.commit(0)
+    stepped = [model.decode(token, state) for token in (1, 2, 3, 4)]
+    return torch.cat((read, draft.logits, torch.stack(stepped)))
+
+
+@pytest.mark.parametrize("missing_on_cpu", [True, False])
+def test_a_model_answers_as_if_its_experts_lay_on_the_device(
+    folder: Path, missing_on_cpu: bool
+) -> None:
+    machine = with_slots(folder, 40, link=1e6 if missing_on_cpu else 1e12)
+    model = load_beside_host(folder, machine, CPU, slots=simulated)
+    torch.testing.assert_close(answers(model), answers(load_model(folder)), rtol=1e-4, atol=1e-4)
+
+
+def test_two_prompts_read_in_turns_do_not_take_each_others_experts(folder: Path) -> None:
+    """A completion's prompt goes between the layers of a context's."""
+    model = load_beside_host(folder, with_slots(folder, 40, link=1e12), CPU, slots=simulated)
+    alone = load_model(folder)
+    want = alone.prefill(IDS, alone.new_state())
+    for layers_before in range(5):
+        steps = model.prefill_steps(IDS, model.new_state())
+        for _ in range(layers_before):
+            next(steps)
+        between = model.prefill(IDS[:30], model.new_state())
+        torch.testing.assert_close(
+            between, alone.prefill(IDS[:30], alone.new_state()), rtol=1e-4, atol=1e-4
+        )
+        torch.testing.assert_close(to_the_end(steps), want, rtol=1e-4, atol=1e-4)
+
+
+def to_the_end(steps: Generator[None, None, Tensor]) -> Tensor:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            logits: Tensor = end.value
+            return logits
+
+
+class Allocator:
+    """Counts allocations; one of them, or all from one on, are refused."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        self.fails_at = self.fails_from = -1
+        self.alive: weakref.WeakSet[Tensor] = weakref.WeakSet()
+        self._empty = torch.empty
+        monkeypatch.setattr(torch, "empty", self)
+
+    def __call__(self, *shape: Any, **options: Any) -> Tensor:
+        number, self.count = self.count, self.count + 1
+        if number == self.fails_at or 0 <= self.fails_from <= number:
+            raise torch.OutOfMemoryError("simulated")
+        tensor = self._empty(*shape, **options)
+        self.alive.add(tensor)
+        return tensor
+
+
+def test_whichever_allocation_fails_a_smaller_plan_takes_its_place(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From everything on the device to some experts in slots there."""
+    want = answers(load_model(folder))
+    machine = with_slots(folder, EXPERTS, link=1e12)
+    made: list[int] = []
+
+    def counted(slots: int, like: Experts, device: torch.device) -> SimulatedDevice:
+        made.append(slots)
+        return simulated(slots, like, device)
+
+    with monkeypatch.context() as patched:
+        allocator = Allocator(patched)
+        load_beside_host(folder, machine, CPU, slots=counted)
+        attempts = allocator.count
+    assert attempts > 30
+    assert not made
+    for number in range(attempts):
+        with monkeypatch.context() as patched:
+            allocator = Allocator(patched)
+            allocator.fails_at = number
+            model = load_beside_host(folder, machine, CPU, slots=counted)
+        assert 2 * 17 <= made.pop() < EXPERTS
+        torch.testing.assert_close(answers(model), want, rtol=1e-4, atol=1e-4)
+
+
+def test_where_no_memory_is_given_it_is_refused_and_nothing_is_held(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The slots are the last that is taken before anything large is read."""
+    machine = replace(with_slots(folder, 40, link=1e12), free_bytes=NO_CPU_PLAN)
+    with monkeypatch.context() as patched:
+        allocator = Allocator(patched)
+        load_beside_host(folder, machine, CPU, slots=simulated)
+        attempts = allocator.count
+    held: weakref.WeakSet[Tensor] = weakref.WeakSet()
+    for number in range(attempts):
+        with monkeypatch.context() as patched:
+            allocator = Allocator(patched)
+            allocator.alive, allocator.fails_from = held, number
+            with pytest.raises(DeviceMemoryError) as refused:
+                load_beside_host(folder, machine, CPU, slots=simulated)
+            message = str(refused.value)
+            del refused
+        assert "may be used here" in message
+        assert message.endswith("simulated")
+    gc.collect()
+    assert not held
+
+
+def test_an_error_that_no_smaller_plan_mends_ends_the_search(folder: Path) -> None:
+    config = load_config(folder)
+    found = plan(Footprint(config, as_loaded(config, 32)), with_slots(folder, 40, link=1e9))
+    assert isinstance(found, Plan)
+
+    def broken(_: Plan) -> Model:
+        raise ValueError("a defect")
+
+    with pytest.raises(ValueError, match="a defect"):
+        placed(found, broken)
+
+
+def test_a_refusal_is_passed_on_with_its_remedy(folder: Path) -> None:
+    config = load_config(folder)
+    foot = Footprint(config, as_loaded(config, 32))
+    with pytest.raises(DeviceMemoryError, match=r"too little\. Buy more\."):
+        placed(Refusal(foot, "too little", "Buy more"), lambda _: None)

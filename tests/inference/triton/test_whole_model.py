@@ -1,0 +1,173 @@
+"""The whole model through its kernels: as transformers computes it, and exact where it must be.
+
+Interpreted, and on a GPU where there is one. Models are as small as they come: what is interpreted
+takes some milliseconds for each program.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engine_support import VOCAB_SIZE, write_tokenizer
+from fp8_checkpoints import write_fp8
+from interpreted import Caller
+from kernel_tolerances import assert_model_agrees
+from oracle import Oracle
+from qcn_inference.checkpoint import load_model
+from random_checkpoints import draw_config, draw_tensors, random_checkpoint, write_checkpoint
+from whole_model import (
+    branch,
+    decode_without_graphs,
+    follow_edits,
+    from_nothing,
+    read_and_step,
+    read_and_step_offloaded,
+    read_in_passes,
+    resume,
+)
+
+PROMPT, DRAFTED, STEPS = 70, 2, 4  # a whole chunk of the delta rule, more than a page, and a bit
+SMALL: dict[str, Any] = {
+    "num_hidden_layers": 3,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "hidden_size": 48,
+    "vocab_size": 97,
+    "max_position_embeddings": 1024,
+}
+EXPERTS: dict[str, Any] = {"num_experts": 2, "num_experts_per_tok": 2}
+DENSE: dict[str, Any] = {  # and with few heads: each is a program
+    **SMALL,
+    "num_hidden_layers": 2,
+    "layer_types": ["linear_attention", "full_attention"],
+    "mlp_only_layers": [0, 1],
+    "linear_num_key_heads": 1,
+    "linear_num_value_heads": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
+
+
+@pytest.mark.parametrize(("seed", "dtype"), [(3, torch.float32), (7, torch.bfloat16)])
+def test_logits_agree_with_transformers(
+    call: Caller, seed: int, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    """Read, verified and decoded; in fp32 and with weights and products in bf16.
+
+    All experts are chosen: no rounding of the router's logits can change which.
+    """
+    folder = random_checkpoint(tmp_path, seed, **SMALL, **EXPERTS)
+    ids = torch.randint(0, 97, (PROMPT + STEPS,))
+    want, _ = Oracle(folder).prefill(ids)
+    read, stepped = call(
+        read_and_step, folder=str(folder), ids=ids, prompt=PROMPT, drafted=DRAFTED, dtype=dtype
+    )
+    assert_model_agrees(read, want[: PROMPT + DRAFTED], dtype, hardware=call.hardware)
+    assert_model_agrees(stepped, want[PROMPT:], dtype, hardware=call.hardware)
+
+
+def test_fp8_experts_agree_with_transformers_on_the_dequantised_weights(
+    call: Caller, tmp_path: Path
+) -> None:
+    """Experts stay in FP8, and what they read is quantised in prefill; the rest is bf16."""
+    config = draw_config(7) | SMALL | EXPERTS | {"hidden_size": 128, "moe_intermediate_size": 128}
+    tensors = draw_tensors(config, 7, deviation=0.05)
+    folder, plain = write_fp8(tmp_path / "fp8", config, tensors)
+    ids = torch.randint(0, 97, (PROMPT + STEPS,))
+    want, _ = Oracle(write_checkpoint(tmp_path / "plain", config, plain)).prefill(ids)
+    read, stepped = call(
+        read_and_step, folder=str(folder), ids=ids, prompt=PROMPT, drafted=DRAFTED, dtype=None
+    )
+    fp8 = torch.float8_e4m3fn
+    assert_model_agrees(read, want[: PROMPT + DRAFTED], fp8, hardware=call.hardware)
+    assert_model_agrees(stepped, want[PROMPT:], fp8, hardware=call.hardware)
+
+
+@pytest.mark.parametrize("missing_on_cpu", [False, True])
+def test_fp8_experts_in_host_memory_give_the_same_bits(
+    call: Caller, tmp_path: Path, missing_on_cpu: bool
+) -> None:
+    """What is read does; what is decoded agrees, where the CPU takes part in bf16.
+
+    Two layers' worth of slots for three layers: experts come and go.
+    """
+    shape = {"hidden_size": 128, "moe_intermediate_size": 128}
+    few = {"num_experts": 4, "num_experts_per_tok": 2}
+    config = draw_config(7) | SMALL | shape | few
+    folder, _ = write_fp8(tmp_path, config, draw_tensors(config, 7, deviation=0.05))
+    read, stepped, read_there, stepped_there = call(
+        read_and_step_offloaded,
+        folder=str(folder),
+        ids=torch.randint(0, 97, (22,)),
+        prompt=20,
+        slots=8,
+        missing_on_cpu=missing_on_cpu,
+    )
+    assert torch.equal(read_there, read)
+    if missing_on_cpu:
+        assert_model_agrees(stepped_there, stepped, torch.float8_e4m3fn, hardware=call.hardware)
+    else:
+        torch.testing.assert_close(stepped_there, stepped, rtol=1e-5, atol=1e-5)
+
+
+def test_a_pass_over_several_blocks_is_a_pass_for_each_bit_for_bit(
+    call: Caller, tmp_path: Path
+) -> None:
+    """Three files of one text, read at once or one by one: the same logits, states and pages."""
+    folder = random_checkpoint(tmp_path, 5, **DENSE)
+    arguments = {"folder": str(folder), "ids": torch.randint(0, 97, (130,)), "cuts": (30, 110, 130)}
+    logits, kept = call(read_in_passes, **arguments, together=False)
+    logits_together, kept_together = call(read_in_passes, **arguments, together=True)
+    assert torch.equal(logits, logits_together)
+    assert kept.keys() == kept_together.keys()
+    for name, part in kept.items():
+        assert torch.equal(part, kept_together[name]), name
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_what_is_resumed_is_what_is_read_from_nothing(
+    call: Caller, resident: bool, tmp_path: Path
+) -> None:
+    """From parts that are still on the device, and from the host's copies of them."""
+    folder = random_checkpoint(tmp_path, 5, **DENSE)
+    arguments = {
+        "folder": str(folder),
+        "ids": torch.randint(0, 97, (70,)),
+        "cuts": (20, 70),
+        "behind": (5, 6, 7),
+    }
+    want = call(from_nothing, **arguments)
+    assert torch.equal(call(resume, **arguments, resident=resident), want)
+
+
+def test_branches_that_are_decoded_in_turns_do_not_see_each_other(
+    call: Caller, tmp_path: Path
+) -> None:
+    """One seat for both: each is given its state back when the other sits down."""
+    folder = random_checkpoint(tmp_path, 6, **DENSE)
+    one, other, alone = call(branch, folder=str(folder), ids=torch.randint(0, 97, (20,)))
+    assert torch.equal(one, alone)
+    assert not torch.equal(one, other)
+
+
+def test_where_no_graph_can_be_captured_steps_are_launched_one_by_one(
+    call: Caller, tmp_path: Path
+) -> None:
+    folder = random_checkpoint(tmp_path, 6, **DENSE)
+    ids = torch.randint(0, 97, (7,))
+    logits, uses_graphs = call(decode_without_graphs, folder=str(folder), ids=ids)
+    assert not uses_graphs
+    model = load_model(folder)
+    want = model.prefill(ids, model.new_state())
+    assert_model_agrees(logits[-1:], want, torch.float32, hardware=call.hardware)
+
+
+def test_completions_behind_edits_are_those_of_a_fresh_engine_bit_for_bit(
+    call: Caller, tmp_path: Path
+) -> None:
+    """The context cache on the device: an edit reads what is behind it, going back nothing."""
+    write_tokenizer(tmp_path)
+    folder = random_checkpoint(tmp_path, 8, **DENSE | {"vocab_size": VOCAB_SIZE})
+    got, want, known = call(follow_edits, folder=str(folder), ids=torch.zeros(1))
+    assert torch.equal(got, want)
+    assert known == [0, 31, 52]

@@ -1,0 +1,88 @@
+"""A device for experts with a clock of its own: nothing on it depends on this machine's speed.
+
+The host is taken to run ahead of the device as far as it may: a copy begins as soon as the link is
+free and what it says it comes after is done. Its contents appear in its slot when what is computed
+has waited for it, and not before: who forgets to wait computes with NaN. Who copies over what is
+still being read is told so at once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from qcn_inference.offload.device import Experts
+from qcn_inference.offload.matrices import mapped
+from torch import Tensor
+
+
+@dataclass(eq=False)
+class Copied:
+    """A copy under way."""
+
+    slot: int
+    parts: list[Tensor]
+    at: float  # seconds on the device's clock
+
+
+@dataclass(eq=False)
+class Computed:
+    """A point behind what was computed."""
+
+    at: float
+
+
+class SimulatedDevice:
+    """Slots in this process's memory; copies take a second for each `link` bytes."""
+
+    def __init__(self, slots: int, like: Experts, *, link: float) -> None:
+        """Make slots for experts like these, stacked as a layer has them."""
+
+        def room(part: Tensor) -> Tensor:
+            return torch.full_like(part[:1], _nobody_wrote(part)).repeat_interleave(slots, dim=0)
+
+        self.slots = Experts(mapped(like.gate_up, room), mapped(like.down, room))
+        self.compute_seconds = 0.0
+        """What is computed between two marks takes so long."""
+        self.now = 0.0
+        self.waited = 0.0
+        """Seconds in which nothing was computed, because a copy was not there yet."""
+        self.fetched_at: list[float] = []
+        """When the host had what it asked for."""
+        self.copied_bytes = 0
+        self._link = link
+        self._link_free = 0.0
+        self._read_until = [0.0] * slots
+        self._newest: dict[int, Copied] = {}
+
+    def copy(self, host: Experts, expert: int, slot: int, after: Computed | None) -> Copied:
+        start = max(self._link_free, after.at if after else 0.0)
+        assert start >= self._read_until[slot], f"slot {slot} is overwritten while it is read"
+        for part in self.slots.parts:
+            part[slot] = _nobody_wrote(part)
+        self.copied_bytes += host.expert_bytes
+        self._link_free = start + host.expert_bytes / self._link
+        parts = [part[expert].clone() for part in host.parts]
+        copied = Copied(slot, parts, self._link_free)
+        self._newest[slot] = copied
+        return copied
+
+    def wait(self, event: Copied) -> None:
+        assert self._newest.get(event.slot) is event, "this copy was overwritten by another"
+        self.waited += max(0.0, event.at - self.now)
+        self.now = max(self.now, event.at)
+        for target, part in zip(self.slots.parts, event.parts, strict=True):
+            target[event.slot] = part
+
+    def mark(self, slots: Sequence[int]) -> Computed:
+        self.now += self.compute_seconds
+        for slot in slots:
+            self._read_until[slot] = self.now
+        return Computed(self.now)
+
+    def to_host(self, x: Tensor) -> Tensor:
+        self.fetched_at.append(self.now)
+        return x
+
+
+def _nobody_wrote(part: Tensor) -> float:
+    return torch.nan if part.is_floating_point() else 0

@@ -1,0 +1,248 @@
+"""A whole model run by its kernels: interpreted, in a process that does so, or on a GPU.
+
+What is called stands here, in a module of its own, because a process that interprets imports it
+without pytest's. Ids lie on the device that the model is to run on; it is loaded there.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from engine_support import VOCAB_SIZE
+from qcn_inference.checkpoint import load_model
+from qcn_inference.device_memory import DeviceMemory
+from qcn_inference.grid import Grid
+from qcn_inference.kept import DeltaNetState, KvBlock
+from qcn_inference.model import Model
+from qcn_inference.offload.device import CudaDevice, ExpertDevice, Experts
+from qcn_inference.offload.layers import Offload
+from qcn_inference.page_table import PageTable
+from qcn_inference.passes import Pass
+from qcn_inference.state import State
+from qcn_inference.state_cache import Reading, StateCache
+from qcn_inference.tokenizer import FILE_SEP, Tokenizer
+from simulated_device import SimulatedDevice
+from torch import Tensor
+
+STATES_BYTES = 16 << 20
+
+
+def loaded_beside(ids: Tensor, folder: str, dtype: torch.dtype | None = None) -> Model:
+    """Load a checkpoint onto the device on which these ids lie."""
+    model = load_model(Path(folder), dtype=dtype, device=str(ids.device))
+    model.reserve(STATES_BYTES)
+    return model
+
+
+def read_and_step(
+    *, folder: str, ids: Tensor, prompt: int, drafted: int, dtype: torch.dtype | None
+) -> tuple[Tensor, Tensor]:
+    """Read a prompt; behind it verify a draft, of which nothing stays; then decode the rest.
+
+    Returns:
+        Logits of the prompt's ids and of the `drafted` ones behind them [prompt + drafted, V], and
+        of each id behind the prompt, decoded one by one [T - prompt, V].
+    """
+    model = loaded_beside(ids, folder, dtype)
+    state = model.new_state()
+    read = model.prefill(ids[:prompt], state, all_logits=True)
+    draft = model.verify(ids[prompt : prompt + drafted], state)
+    draft.commit(0)
+    stepped = [model.decode(token, state) for token in ids[prompt:].tolist()]
+    return torch.cat((read, draft.logits)), torch.stack(stepped)
+
+
+def read_and_step_offloaded(
+    *, folder: str, ids: Tensor, prompt: int, slots: int, missing_on_cpu: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Read a prompt and decode the rest, experts lying beside the model and in host memory.
+
+    Returns:
+        Logits of the prompt [prompt, V] and of the rest [T - prompt, V], for either in turn.
+    """
+
+    def device(like: Experts) -> ExpertDevice:
+        if ids.is_cuda:
+            return CudaDevice(slots, like, ids.device)
+        return SimulatedDevice(slots, like, link=1e9)
+
+    offload = Offload(device, missing_on_cpu=missing_on_cpu)
+    there = load_model(Path(folder), device=str(ids.device), offload=offload)
+    there.reserve(STATES_BYTES)
+    found: list[Tensor] = []
+    for model in (loaded_beside(ids, folder), there):
+        state = model.new_state()
+        found.append(model.prefill(ids[:prompt], state, all_logits=True))
+        stepped = [model.decode(token, state).clone() for token in ids[prompt:].tolist()]
+        found.append(torch.stack(stepped))
+    return found[0], found[1], found[2], found[3]
+
+
+def read_in_passes(
+    *, folder: str, ids: Tensor, cuts: tuple[int, ...], together: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Read blocks that end at `cuts`, in one pass with checkpoints inside, or in one for each.
+
+    Returns:
+        The last logits [V], and all that a cache would keep of each block.
+    """
+    model = loaded_beside(ids, folder)
+    state = model.new_state()
+    blocks = tuple(pairwise((0, *cuts)))
+    kept: dict[str, Tensor] = {}
+    todo = [Pass(blocks, cuts[:-1])] if together else [Pass((block,), ()) for block in blocks]
+    for part in todo:
+        logits = model.prefill(ids[part.start : part.end], state, part)
+        for start, end in part.blocks:
+            kept |= named(end, state.kv_of(start, end), state.recurrent_part(end))
+    model.memory.when_copied()()
+    check_integrity(model, state)
+    return logits[-1], kept
+
+
+def resume(
+    *, folder: str, ids: Tensor, cuts: tuple[int, ...], behind: tuple[int, ...], resident: bool
+) -> Tensor:
+    """Read blocks; go on from what was kept of them, with other ids `behind`, once for each cut.
+
+    Kept parts are still on the device, or come back from the host: those of another model are.
+
+    Returns:
+        For each cut the logits behind the other ids [len(cuts), V].
+    """
+    model = loaded_beside(ids, folder)
+    state = model.new_state()
+    blocks: list[KvBlock] = []
+    checkpoints: list[tuple[DeltaNetState, ...]] = []
+    for start, end in pairwise((0, *cuts)):
+        model.prefill(ids[start:end], state)
+        blocks.append(state.kv_of(start, end))
+        checkpoints.append(state.recurrent_part())
+    if not resident:
+        model.memory.when_copied()()
+        model = loaded_beside(ids, folder)
+    logits = []
+    for count, end in enumerate(cuts, 1):
+        resumed = model.new_state()
+        resumed.put_together(blocks[:count], checkpoints[count - 1], end)
+        logits.append(model.prefill(behind, resumed)[-1])
+        del resumed
+    if resident:
+        check_integrity(model, state)
+    return torch.stack(logits)
+
+
+def from_nothing(
+    *, folder: str, ids: Tensor, cuts: tuple[int, ...], behind: tuple[int, ...]
+) -> Tensor:
+    """What `resume` returns, each text read from its beginning."""
+    model = loaded_beside(ids, folder)
+    logits = []
+    for count in range(1, len(cuts) + 1):
+        state = model.new_state()
+        for start, end in pairwise((0, *cuts[:count])):
+            model.prefill(ids[start:end], state)
+        logits.append(model.prefill(behind, state)[-1])
+    return torch.stack(logits)
+
+
+def branch(*, folder: str, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Decode two branches of a text in turns; return their logits, and the first one's alone."""
+    model = loaded_beside(ids, folder)
+    one = model.new_state()
+    model.prefill(ids, one)
+    other = one.fork()
+    turns: list[Tensor] = []
+    for number in range(3):
+        turns += model.decode(5 + number, one), model.decode(9 + number, other)
+    alone = model.new_state()
+    model.prefill(ids, alone)
+    steps = torch.stack([model.decode(5 + number, alone) for number in range(3)])
+    check_integrity(model, one, other, alone)
+    return torch.stack(turns[::2]), torch.stack(turns[1::2]), steps
+
+
+def decode_without_graphs(*, folder: str, ids: Tensor) -> tuple[Tensor, bool]:
+    """Decode some tokens where no graph can be captured; whether graphs are still tried."""
+    model = loaded_beside(ids, folder)
+    state = model.new_state()
+    model.prefill(ids[:4], state)
+    decoder = model._decoder
+    assert decoder is not None
+    decoder.uses_graphs = True
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "CUDAGraph", _cannot_capture)
+        logits = torch.stack([model.decode(token, state) for token in ids[4:].tolist()])
+    return logits, decoder.uses_graphs
+
+
+def _cannot_capture() -> None:
+    raise RuntimeError("operation not permitted when stream is capturing")
+
+
+def follow_edits(*, folder: str, ids: Tensor) -> tuple[Tensor, Tensor, list[int]]:
+    """Read a layout, an edited one and the first again, with a completion behind each.
+
+    The layouts are refreshed as the engine does; a job is dropped in the middle between them.
+
+    Returns:
+        The logits in front of each completion's first token; the same from a fresh engine for each;
+        and how many tokens of each layout were known.
+    """
+    tokenizer = Tokenizer(Path(folder), VOCAB_SIZE)
+    file = tokenizer.control_id(FILE_SEP)
+    first, second, edited = range(20, 50), range(50, 70), range(60, 75)
+    texts = [[file, *first, file, *other] for other in (second, edited, second)]
+    model, grid = loaded_beside(ids, folder), Grid(tokenizer)
+    cache = StateCache(model.config, grid, 1 << 28)
+    got, known = [], []
+    for text in texts:
+        dropped = model.prefill_steps(text, model.new_state())
+        next(dropped)
+        dropped.close()
+        reading = cache.read(text, [len(first) + 1, len(text)], for_logits=False)
+        known.append(reading.position)
+        read(model, reading, text)
+        got.append(answer(model, cache, [*text, file, 7, 8]))
+    cache.check_integrity()
+    want = []
+    for text in texts:
+        fresh = StateCache(model.config, grid, 1 << 28)
+        want.append(answer(loaded_beside(ids, folder), fresh, [*text, file, 7, 8]))
+    del reading
+    check_integrity(model)
+    return torch.stack(got), torch.stack(want), known
+
+
+def answer(model: Model, cache: StateCache, prompt: list[int]) -> Tensor:
+    """The logits behind a prompt."""
+    return read(model, cache.read(prompt), prompt)
+
+
+def read(model: Model, reading: Reading, text: list[int]) -> Tensor:
+    """Read what is not known of a text; return the last logits."""
+    state = reading.start(model)
+    logits = torch.empty(0)
+    for part in reading.passes(model.pass_limits):
+        logits = model.prefill(text[part.start : part.end], state, part)[-1]
+        reading.took(part, state)
+    return logits
+
+
+def named(end: int, kv: KvBlock, checkpoint: Sequence[DeltaNetState]) -> dict[str, Tensor]:
+    """The parts of a cache behind `end` tokens, by name."""
+    parts = {f"{end} keys {slot}": keys for slot, keys in enumerate(kv.keys)}
+    parts |= {f"{end} values {slot}": values for slot, values in enumerate(kv.values)}
+    for slot, layer in enumerate(checkpoint):
+        parts[f"{end} convolution {slot}"] = layer.convolution
+        parts[f"{end} recurrent {slot}"] = layer.recurrent
+    return parts
+
+
+def check_integrity(model: Model, *states: State) -> None:
+    """Let the device's memory look over its books; these are all states there are."""
+    assert isinstance(model.memory, DeviceMemory)
+    tables = [state._kv for state in states]
+    model.memory.check_integrity([table for table in tables if isinstance(table, PageTable)])
