@@ -3,13 +3,16 @@
 Written from the description of the formats, apart from what reads them.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
-from random_checkpoints import Config
+from random_checkpoints import Config, write_checkpoint
 from torch import Tensor
 
+Method = Literal["gptq", "gptq_v2", "awq"]
 GROUP = 32
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # of eight columns, from the lowest bits of an int32 up
 
@@ -54,7 +57,7 @@ def rounded_layer(weights: Tensor, *, group: int) -> Layer:
     return Layer(codes.view(outputs, inputs).long(), zeros.long(), scales, order)
 
 
-def packed(layer: Layer, method: Literal["gptq", "gptq_v2", "awq"]) -> dict[str, Tensor]:
+def packed(layer: Layer, method: Method) -> dict[str, Tensor]:
     """Return the tensors a folder holds of a layer, by the last part of their names."""
     codes, zeros = layer.codes.T, layer.zeros.T  # inputs first
     order = AWQ_ORDER if method == "awq" else tuple(range(8))
@@ -76,9 +79,38 @@ def _eights(codes: Tensor, order: tuple[int, ...]) -> Tensor:
     return (words << (4 * torch.arange(8))).sum(-1).to(torch.uint32).view(torch.int32)
 
 
-def quantisation_config(method: Literal["gptq", "gptq_v2", "awq"]) -> Config:
+def quantisation_config(method: Method) -> Config:
     """Return what config.json says of it."""
     if method == "awq":
         return {"quant_method": "awq", "bits": 4, "group_size": GROUP, "version": "gemm"}
     given = {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "desc_act": False}
     return given | {"checkpoint_format": method}
+
+
+def write_packed(
+    folder: Path,
+    config: Config,
+    tensors: Mapping[str, Tensor],
+    method: Method,
+    spoil: Callable[[dict[str, Tensor]], object] = len,
+) -> dict[str, Tensor]:
+    """Write a folder with experts and attention quantised; return the weights it stands for.
+
+    What is stored goes through `spoil` first.
+    """
+    stored: dict[str, Tensor] = {}
+    after: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        attention = "self_attn" in name and name.endswith("proj.weight")
+        if ".experts." in name or (attention and tensor.shape[1] % GROUP == 0):
+            layer = draw_layer(tensor, dtype=torch.float16)
+            base = name.removesuffix(".weight")
+            stored |= {f"{base}.{kind}": part for kind, part in packed(layer, method).items()}
+            weights = layer.weights()
+            after[name] = weights if ".experts." in name else weights.bfloat16().float()
+        else:
+            stored[name] = after[name] = tensor
+    spoil(stored)
+    quantised = dict(config) | {"quantization_config": quantisation_config(method)}
+    write_checkpoint(folder, quantised, stored, shards=2)
+    return after

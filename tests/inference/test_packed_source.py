@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import Oracle
-from packed_checkpoints import Layer, draw_layer, packed, quantisation_config
+from packed_checkpoints import Method, draw_layer, packed, quantisation_config, write_packed
 from qcn_inference.checkpoint import load_model
 from qcn_inference.convert import convert
 from qcn_inference.errors import CheckpointError
@@ -18,7 +17,6 @@ from random_checkpoints import Config, draw_config, draw_tensors, write_checkpoi
 from sampling import examples
 from torch import Tensor
 
-Method = Literal["gptq", "gptq_v2", "awq"]
 METHODS: tuple[Method, ...] = ("gptq", "gptq_v2", "awq")
 CONFIG: Config = draw_config(3) | {
     "hidden_size": 64,
@@ -66,26 +64,7 @@ def test_inputs_out_of_order_are_dequantised_and_not_repacked() -> None:
 def write(
     folder: Path, method: Method, spoil: Callable[[dict[str, Tensor]], object] = len
 ) -> dict[str, Tensor]:
-    """Write a folder with experts and attention quantised; return the weights it stands for.
-
-    What is stored goes through `spoil` first.
-    """
-    tensors = draw_tensors(CONFIG, 3, deviation=0.05)
-    stored: dict[str, Tensor] = {}
-    after: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if ".experts." in name or ("self_attn" in name and name.endswith("proj.weight")):
-            layer: Layer = draw_layer(tensor, dtype=torch.float16)
-            base = name.removesuffix(".weight")
-            stored |= {f"{base}.{kind}": part for kind, part in packed(layer, method).items()}
-            weights = layer.weights()
-            after[name] = weights if ".experts." in name else weights.bfloat16().float()
-        else:
-            stored[name] = after[name] = tensor
-    config = CONFIG | {"quantization_config": quantisation_config(method)}
-    spoil(stored)
-    write_checkpoint(folder, config, stored, shards=2)
-    return after
+    return write_packed(folder, CONFIG, draw_tensors(CONFIG, 3, deviation=0.05), method, spoil)
 
 
 @pytest.mark.parametrize("method", METHODS)
