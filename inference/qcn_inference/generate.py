@@ -109,8 +109,9 @@ class Loaded:
         state = reading.start(self.model)
         for part in reading.passes(self.model.pass_limits):
             yield from self.model.prefill_steps(ids[part.start : part.end], state, part)
-            if reading.took(part, state):
+            for _ in reading.taking(part, state):
                 self._keep_on_disk(ids, context, repo)
+                yield
             yield
         if not reading.blocks:
             self._keep_on_disk(ids, context, repo)  # it is in use
@@ -206,7 +207,8 @@ def _read_prompt(
     for part in reading.passes(loaded.model.pass_limits):
         ids = prompt.ids[part.start : part.end]
         logits = yield from loaded.model.prefill_steps(ids, state, part)
-        reading.took(part, state)
+        for _ in reading.taking(part, state):
+            yield
         yield
     return state, logits[-1], reading.position
 

@@ -347,6 +347,8 @@ class Loader:
 def host_memory(*shape: int, dtype: torch.dtype, pinned: bool) -> Tensor:
     """Return memory of the host, pinned where a GPU is to copy from it beside its work.
 
+    torch rounds pinned memory up to a power of two bytes, which published layers of experts are.
+
     Raises:
         DeviceMemoryError: the system does not give it.
     """

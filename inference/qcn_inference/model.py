@@ -22,11 +22,11 @@ from qcn_inference.decoder import Decoder
 from qcn_inference.device import room_for_states, working_bytes
 from qcn_inference.device_memory import DeviceBudget, DeviceMemory
 from qcn_inference.grid import BLOCK
-from qcn_inference.layers import DecoderLayer, Positions, Seat, SparseMoe
+from qcn_inference.layers import DecoderLayer, Positions, Seat
 from qcn_inference.memory import HostMemory, Memory
 from qcn_inference.mtp import MtpHead
 from qcn_inference.pace import Pace
-from qcn_inference.passes import ON_GPU, ONE_BLOCK, Pass, passes
+from qcn_inference.passes import BESIDE_HOST, ON_GPU, ONE_BLOCK, Pass, passes
 from qcn_inference.state import State
 
 LITTLE = 64_000_000
@@ -76,6 +76,7 @@ class Model:
         norm: Tensor,
         head: Tensor,
         mtp: MtpHead | None = None,
+        offloaded: bool = False,
     ) -> None:
         """Take over weights; `qcn_inference.checkpoint.load_model` is the usual way to a model.
 
@@ -87,6 +88,7 @@ class Model:
             norm: [hidden] fp32, 1 + weight of the last norm.
             head: [vocab, hidden]; the embedding itself where they are tied.
             mtp: the head that drafts, if it was loaded.
+            offloaded: whether experts lie in host memory.
         """
         self.config = config
         self.fingerprint = fingerprint
@@ -98,7 +100,9 @@ class Model:
         self._head = head
         self.mtp = mtp
         self._pace = Pace(self.device)
-        self.pass_limits = ON_GPU if uses_triton(embedding) else ONE_BLOCK
+        self._offloaded = offloaded
+        on_gpu = BESIDE_HOST if offloaded else ON_GPU
+        self.pass_limits = on_gpu if uses_triton(embedding) else ONE_BLOCK
         self._memory: Memory | None = None
         self._decoder: Decoder | None = None
 
@@ -125,7 +129,7 @@ class Model:
             memory = DeviceMemory(self.config, dtype, self.device, budget)
             self._memory = memory
             self._decoder = Decoder(self.config, memory, self._decode)
-            if any(_is_offloaded(layer) for layer in self._layers):
+            if self._offloaded:
                 self._decoder.uses_graphs = False  # the host has a say in each layer
         else:
             self._memory = HostMemory(self.config, dtype)
@@ -321,10 +325,6 @@ class Model:
 
     def _logits(self, x: Tensor) -> Tensor:
         return self._projected(self._normed(x))
-
-
-def _is_offloaded(layer: DecoderLayer) -> bool:
-    return isinstance(layer.mlp, SparseMoe) and layer.mlp.elsewhere is not None
 
 
 @contextmanager

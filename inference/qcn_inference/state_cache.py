@@ -282,13 +282,16 @@ class Reading:
 
     def took(self, part: Pass, state: State) -> bool:
         """Note that `state` has read a pass; it gets a checkpoint wherever it is worth one."""
-        if self._cache.times_forgotten != self._times_forgotten:
-            return False
-        kept = [end for end in (*part.keep, part.end) if end in self._keep]
-        for end in kept:
-            done = [block for block in self._blocks if block[1] <= end]
-            self._cache.store(self._tokens, done, state)
-        return bool(kept)
+        return bool(list(self.taking(part, state)))
+
+    def taking(self, part: Pass, state: State) -> Iterator[None]:
+        """The same, a checkpoint at a time: `state` does not go on meanwhile."""
+        for end in (*part.keep, part.end):
+            forgotten = self._cache.times_forgotten != self._times_forgotten
+            if end in self._keep and not forgotten:
+                done = [block for block in self._blocks if block[1] <= end]
+                self._cache.store(self._tokens, done, state)
+                yield
 
 
 def _worth_keeping(ends: Sequence[int], keep: Sequence[int]) -> set[int]:

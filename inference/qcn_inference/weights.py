@@ -113,6 +113,7 @@ def _around(
         norm=norm,
         head=head,
         mtp=_mtp_head(config, tensors, embedding, head) if mtp else None,
+        offloaded=offload is not None,
     )
 
 

@@ -83,6 +83,21 @@ def test_a_model_answers_as_if_its_experts_lay_on_the_device(
     torch.testing.assert_close(answers(model), answers(load_model(folder)), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("missing_on_cpu", [True, False])
+def test_on_a_gpu_too_small_for_all_its_experts_it_answers_as_on_a_large_one(
+    folder: Path, missing_on_cpu: bool
+) -> None:
+    """The plan is for a device of a few megabytes; copies, streams and events are real."""
+    device = torch.device("cuda", 0)
+    machine = with_slots(folder, 40, link=1e6 if missing_on_cpu else 1e12)
+    there = load_beside_host(folder, machine, device)
+    whole = load_model(folder, device="cuda:0")
+    for model in (there, whole):
+        model.reserve(64 << 20)
+    torch.testing.assert_close(answers(there), answers(whole), rtol=1e-3, atol=1e-3)
+
+
 def test_two_prompts_read_in_turns_do_not_take_each_others_experts(folder: Path) -> None:
     """A completion's prompt goes between the layers of a context's."""
     model = load_beside_host(folder, with_slots(folder, 40, link=1e12), CPU, slots=simulated)

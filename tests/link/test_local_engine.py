@@ -42,10 +42,10 @@ async def make_link(standin: StandInModel) -> AsyncIterator[MakeLink]:
         *,
         tcp: bool = False,
         budgets: tuple[int, int | None] = (0, None),
-        settings: EngineSettings = EngineSettings(),
+        settings: EngineSettings | None = None,
     ) -> EngineLink:
         link = EngineLink(
-            settings,
+            settings or EngineSettings(),
             str(standin.folder),
             on_status=(seen if seen is not None else []).append,
             tcp=tcp,

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from qcn_inference.passes import ON_GPU
+from qcn_inference.passes import BESIDE_HOST, ON_GPU, PassLimits
 from qcn_inference.planning.footprint import Footprint
 from qcn_inference.planning.machine import Gpu, Machine
 
@@ -76,7 +76,8 @@ class Plan:
 
     def prefill_seconds(self, tokens: int, position: int = 0) -> float:
         """The least time to read so many tokens behind so many."""
-        passes = _passes(position, position + tokens)
+        limits = BESIDE_HOST if self.placement == "gpu and host" else ON_GPU
+        passes = _passes(position, position + tokens, limits)
         return sum(self._pass_seconds(start, end) for start, end in passes)
 
     def ghost_text_seconds(self, position: int) -> float:
@@ -146,11 +147,11 @@ def plan(footprint: Footprint, machine: Machine, *, longest: int = LONGEST) -> P
     return _refusal(footprint, machine, _lengths(longest)[-1])
 
 
-def _passes(start: int, stop: int) -> Iterator[tuple[int, int]]:
+def _passes(start: int, stop: int, limits: PassLimits) -> Iterator[tuple[int, int]]:
     """About what is read at once, as `passes.py` limits it: experts are read once for each."""
     while start < stop:
-        within = math.isqrt(start**2 + 2 * ON_GPU.pairs) - start  # tokens that see so many pairs
-        end = min(stop, start + max(1, min(ON_GPU.tokens, within)))
+        within = math.isqrt(start**2 + 2 * limits.pairs) - start  # tokens that see so many pairs
+        end = min(stop, start + max(1, min(limits.tokens, within)))
         yield start, end
         start = end
 

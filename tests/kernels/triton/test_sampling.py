@@ -52,6 +52,18 @@ def test_the_ends_of_the_uniform_numbers_are_drawn_from_what_is_kept(call: Calle
     check(call, logits, 1.0, 10, 0.8, uniform)
 
 
+def test_on_a_border_the_next_token_is_drawn_and_kept_mass_that_reaches_top_p_is_enough(
+    call: Caller,
+) -> None:
+    """Four probabilities of a quarter, exact in fp32, of which two reach top_p."""
+    uniform = torch.tensor([0.0, 0.5, 0.999])
+    logits = torch.zeros(3, 4)
+    got = call(sample, logits=logits, temperature=1.0, top_k=4, top_p=0.5, uniform=uniform)
+    assert got.tolist() == [0, 1, 1]
+    want = reference.sample(logits, temperature=1.0, top_k=4, top_p=0.5, uniform=uniform)
+    assert torch.equal(got, want)
+
+
 def test_of_equal_logits_the_lower_id_comes_first(call: Caller) -> None:
     """All logits of two blocks are equal: what is drawn are the first ids, in order."""
     uniform = (torch.arange(3) + 0.5) / 3
