@@ -68,6 +68,10 @@ def _run(options: argparse.Namespace) -> int:
 
             wanted = evaluation.Wanted(options.model, options.limit, options.overlay)
             return evaluation.run(options.path, wanted, as_json=options.json)
+        case "models":
+            from qcn_lsp.commands import models
+
+            return models.convert(options.origin, options.folder, options.experts)
         case "bench":
             from qcn_lsp.commands import bench
 
@@ -153,6 +157,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_eval(commands)
     _add_engine(commands)
+    _add_models(commands)
 
     _add_bench(commands)
 
@@ -222,6 +227,25 @@ def _add_engine(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         where.add_argument(
             "--token-file", type=Path, metavar="F", help="the bearer token, made where missing"
         )
+
+
+def _add_models(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    models = commands.add_parser("models", help="make a checkpoint fit a small card")
+    actions = models.add_subparsers(dest="action", required=True, metavar="convert")
+    convert = actions.add_parser(
+        "convert",
+        help="copy a checkpoint with 4-bit experts, or a GGUF, GPTQ or AWQ one",
+        description="Make a copy that the engine serves: of a bf16 or FP8 folder with its experts "
+        "quantised to 4 bits, measured against the original; of GGUF, GPTQ or AWQ with the codes "
+        "that were published. A copy that was interrupted is finished by the same command.",
+    )
+    convert.add_argument(
+        "origin", type=Path, metavar="SRC", help="a checkpoint's folder, or a GGUF file"
+    )
+    convert.add_argument("folder", type=Path, metavar="DST", help="a new folder for the copy")
+    convert.add_argument(
+        "--experts", choices=["int4"], help="quantise experts that are stored as floats"
+    )
 
 
 def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

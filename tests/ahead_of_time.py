@@ -25,7 +25,9 @@ SHARED_MEMORY = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 120: 
 TYPES = {
     torch.float32: "fp32",
     torch.bfloat16: "bf16",
+    torch.float16: "fp16",
     torch.float8_e4m3fn: "fp8e4nv",
+    torch.int8: "i8",
     torch.uint8: "u8",
     torch.int32: "i32",
     torch.int64: "i64",

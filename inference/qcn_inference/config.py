@@ -131,6 +131,11 @@ def load_config(folder: Path) -> ModelConfig:
     return config
 
 
+def parse_config(path: Path, values: Mapping[str, Any]) -> ModelConfig:
+    """Parse what `config.json` would hold; errors name `path`. Raises CheckpointError."""
+    return _parse(_text_model(_Keys(path, values)))
+
+
 @dataclass(frozen=True, slots=True)
 class _Keys:
     """A JSON object whose keys are taken with the type they must have."""
@@ -329,10 +334,14 @@ def _fp8_block(keys: _Keys) -> tuple[int, int] | None:
     quantisation = keys.part("quantization_config")
     if quantisation is None:
         return None
-    if quantisation.values.get("quant_method") != "fp8":
-        quantisation.refuse(
-            "quant_method", '"fp8" with a weight_block_size', "Use the bf16 or the FP8 checkpoint"
-        )
+    method = quantisation.values.get("quant_method")
+    if method == "groupwise" and "weight_block_size" not in quantisation.values:
+        return None  # the work of `qcn models convert` on a checkpoint that was not FP8
+    if method not in ("fp8", "groupwise"):
+        remedy = "Use the bf16 or the FP8 checkpoint"
+        if method in ("gptq", "awq"):
+            remedy = f"Run `qcn models convert {keys.path.parent} FOLDER` and serve FOLDER"
+        quantisation.refuse("quant_method", '"fp8" with a weight_block_size', remedy)
     block = quantisation.integers("weight_block_size")
     if len(block) != 2 or min(block) < 1:
         quantisation.refuse("weight_block_size", "two sizes such as [128, 128]")

@@ -22,6 +22,8 @@ from pathlib import Path
 import torch
 from qcn_kernels.choice import uses_triton
 from qcn_kernels.fp8 import BLOCK, Fp8Matrices, dequantise
+from qcn_kernels.groupwise import PARTS, from_parts
+from qcn_kernels.moe import Matrices
 from torch import Tensor
 
 from qcn_inference.errors import CheckpointError, DeviceMemoryError
@@ -33,6 +35,8 @@ PIECE = 8 << 20  # bytes read at once; progress is told after each
 
 _UNUSED = ("mtp.", "model.visual.")
 _FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_DTYPES = _FLOATS | {"F8_E4M3": torch.float8_e4m3fn, "U8": torch.uint8, "I8": torch.int8}
+_DTYPES |= {"I32": torch.int32, "I64": torch.int64}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +100,6 @@ class Loader:
             return torch.empty(shape, dtype=dtype, device=self._device)
         return host_memory(*shape, dtype=dtype, pinned=torch.device(self._device).type == "cuda")
 
-    def experts(self, name: str, *shape: int) -> Tensor:
-        """Return the place of experts that are stored together. Raises CheckpointError."""
-        tensor = self.find(name, *shape)  # before memory is taken for it
-        matrices = self.empty_experts(*shape)
-        self.place(tensor, matrices)
-        return matrices
-
     def place(self, tensor: StoredTensor, *parts: Tensor) -> None:
         """Have `load` read a tensor into `parts` of matrices.
 
@@ -155,6 +152,57 @@ class Loader:
         matrix = self.empty(*shape)
         self.place(tensor, matrix)
         return matrix
+
+    def experts(self, name: str, count: int, rows: int, columns: int) -> Matrices:
+        """Return the place of experts that are stored together, in groups if they were converted.
+
+        Raises:
+            CheckpointError: as `matrix`, or parts of groups that do not fit each other.
+        """
+        if f"{name}.codes" not in self:
+            tensor = self.find(name, count, rows, columns)  # before memory is taken for it
+            matrices = self.empty_experts(count, rows, columns)
+            self.place(tensor, matrices)
+            return matrices
+        path = self._files[f"{name}.codes"].path
+        there = {part: f"{name}.{part}" for part in PARTS if f"{name}.{part}" in self}
+        try:
+            # Seen to fit before memory is taken for them.
+            found = from_parts({p: self._described(n) for p, n in there.items()}, self.dtype)
+            if found.shape != (count, rows, columns):
+                raise ValueError(f"{list(found.shape)}, not {[count, rows, columns]}")
+        except (ValueError, LookupError) as error:
+            raise CheckpointError(
+                path, f"of {name} holds {error}", "Convert the checkpoint again"
+            ) from error
+        return from_parts({part: self._as_stored(name) for part, name in there.items()}, self.dtype)
+
+    def stored(self, name: str) -> Tensor:
+        """Read a tensor that is there now, as it is stored; for one to be copied."""
+        tensor = self._files[name]
+        part = torch.empty(tensor.shape, dtype=self._described(name).dtype)
+        self._fill(_Placement(tensor, None, (part,)))
+        return part
+
+    def _as_stored(self, name: str) -> Tensor:
+        """Return the place of a part of experts, which stays in the dtype it is stored in."""
+        described = self._described(name)
+        part = self.empty_experts(*described.shape, dtype=described.dtype)
+        self._placements.append(_Placement(self._files[name], None, (part,)))
+        self._unread.discard(name)
+        return part
+
+    def _described(self, name: str) -> Tensor:
+        """Return a tensor of a stored one's shape and dtype, which takes no memory."""
+        tensor = self._files[name]
+        dtype = _DTYPES.get(tensor.dtype)
+        if dtype is None:
+            raise CheckpointError(
+                tensor.path,
+                f"tensor {name} is stored as {tensor.dtype}, which no weight is",
+                DOWNLOAD_AGAIN,
+            )
+        return torch.empty(tensor.shape, dtype=dtype, device="meta")
 
     def ignore(self, name: str) -> None:
         """Declare a tensor unneeded, if it is there."""
@@ -229,7 +277,7 @@ class Loader:
         scale = None
         if placement.scale is not None:
             scale = self.take(placement.scale.name, *placement.scale.shape)
-        dtype = _FLOATS.get(tensor.dtype, torch.float8_e4m3fn)
+        dtype = _DTYPES[tensor.dtype]
         whole = parts[0]
         straight = (
             len(parts) == 1

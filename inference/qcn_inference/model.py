@@ -72,7 +72,7 @@ class Model:
         fingerprint: str,
         *,
         embedding: Tensor,
-        layers: Sequence[DecoderLayer],
+        layers: Iterable[DecoderLayer],
         norm: Tensor,
         head: Tensor,
         mtp: MtpHead | None = None,
@@ -84,7 +84,7 @@ class Model:
             config: the shape of the weights.
             fingerprint: identity of weights and precision; saved states carry it.
             embedding: [vocab, hidden].
-            layers: in order.
+            layers: in order; iterated over once for each block or token.
             norm: [hidden] fp32, 1 + weight of the last norm.
             head: [vocab, hidden]; the embedding itself where they are tied.
             mtp: the head that drafts, if it was loaded.
@@ -95,7 +95,7 @@ class Model:
         self.device = embedding.device
         self.dtype = head.dtype  # of matrix products
         self._embedding = embedding
-        self._layers = tuple(layers)
+        self._layers = layers
         self._norm = norm
         self._head = head
         self.mtp = mtp

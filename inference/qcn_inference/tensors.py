@@ -82,6 +82,10 @@ class TensorFiles:
             )
         return tensor
 
+    def __getitem__(self, name: str) -> StoredTensor:
+        """Return the tensor of this name, which is there, of whatever shape."""
+        return self._stored[name]
+
     def one_of(self, names: frozenset[str]) -> StoredTensor:
         """Return the first of these tensors, by name."""
         return self._stored[min(names)]
@@ -119,6 +123,12 @@ def find_files(folder: Path) -> list[Path]:
         return files
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
+    if ggufs := sorted(folder.glob("*.gguf")):
+        raise CheckpointError(
+            ggufs[0],
+            "GGUF files are converted once, not served as they are",
+            f"Run `qcn models convert {ggufs[0]} FOLDER` and serve FOLDER",
+        )
     pickles = sorted(path for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
         raise CheckpointError(

@@ -7,8 +7,8 @@ Qwen3.5 stores the same rows in that order, in four matrices. Which way a layer 
 from the names that are there, not from the family.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from qcn_kernels.fp8 import BLOCK, Fp8Matrices
@@ -42,25 +42,70 @@ def build_model(
         DeviceMemoryError: there is no room for the experts in host memory.
         torch.OutOfMemoryError: there is none for the rest on the device.
     """
-    hidden = config.hidden_size
-    wrapped = "model.language_model.embed_tokens.weight" in tensors
-    root = "model.language_model" if wrapped else "model"
-    embedding = tensors.matrix(f"{root}.embed_tokens.weight", config.vocab_size, hidden)
+    model = declared_model(config, tensors, fingerprint, mtp=mtp, offload=offload)
+    tensors.load()
+    return model
+
+
+def declared_model(
+    config: ModelConfig,
+    tensors: Loader,
+    fingerprint: str,
+    *,
+    mtp: bool,
+    offload: Offload | None = None,
+) -> Model:
+    """Return a model whose matrices are still to be read, by `Loader.load`. Raises as it does."""
     layers = []
-    for i, kind in enumerate(config.layer_types):
-        slot = config.layer_types[:i].count(kind)
-        dense = i in config.dense_layers
+    for i in range(len(config.layer_types)):
         with tensors.experts_in_host_memory(offload is not None):
-            layers.append(_layer(config, tensors, f"{root}.layers.{i}", kind, slot, dense=dense))
+            layers.append(_numbered_layer(config, tensors, i))
     if offload is not None:
         layers = offload.applied_to(layers)
+    model = _around(config, tensors, fingerprint, layers, mtp=mtp)
+    tensors.refuse_unused()
+    return model
+
+
+def streamed_model(config: ModelConfig, tensors: Loader) -> Model:
+    """Return a model that reads its layers anew in every pass over them, and keeps none."""
+    model = _around(config, tensors, "", StreamedLayers(config, tensors), mtp=False)
+    tensors.load()
+    return model
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedLayers:
+    """The layers of a checkpoint, each read when it is its turn."""
+
+    config: ModelConfig
+    tensors: Loader
+
+    def __iter__(self) -> Iterator[DecoderLayer]:
+        for i in range(len(self.config.layer_types)):
+            layer = _numbered_layer(self.config, self.tensors, i)
+            self.tensors.load()
+            yield layer
+
+
+def _around(
+    config: ModelConfig,
+    tensors: Loader,
+    fingerprint: str,
+    layers: Iterable[DecoderLayer],
+    *,
+    mtp: bool,
+) -> Model:
+    """Put embedding, norm and head around layers."""
+    hidden, root = config.hidden_size, _root(tensors)
+    embedding = tensors.matrix(f"{root}.embed_tokens.weight", config.vocab_size, hidden)
     norm = _zero_centred(tensors, f"{root}.norm.weight", hidden)
     if config.tie_word_embeddings:
         tensors.ignore("lm_head.weight")
         head = embedding
     else:
         head = tensors.matrix("lm_head.weight", config.vocab_size, hidden)
-    model = Model(
+    return Model(
         config,
         fingerprint,
         embedding=embedding,
@@ -70,9 +115,18 @@ def build_model(
         mtp=_mtp_head(config, tensors, embedding, head) if mtp else None,
         offloaded=offload is not None,
     )
-    tensors.refuse_unused()
-    tensors.load()
-    return model
+
+
+def _root(tensors: Loader) -> str:
+    wrapped = "model.language_model.embed_tokens.weight" in tensors
+    return "model.language_model" if wrapped else "model"
+
+
+def _numbered_layer(config: ModelConfig, tensors: Loader, i: int) -> DecoderLayer:
+    kind = config.layer_types[i]
+    slot = config.layer_types[:i].count(kind)
+    dense = i in config.dense_layers
+    return _layer(config, tensors, f"{_root(tensors)}.layers.{i}", kind, slot, dense=dense)
 
 
 def _mtp_head(
@@ -199,7 +253,7 @@ def _moe(config: ModelConfig, tensors: Loader, prefix: str) -> SparseMoe:
     packed = f"{prefix}.experts.gate_up_proj"
     gate_up: Matrices
     down: Matrices
-    if packed in tensors:
+    if packed in tensors or f"{packed}.codes" in tensors:
         gate_up = tensors.experts(packed, count, 2 * size, hidden)
         down = tensors.experts(f"{prefix}.experts.down_proj", count, hidden, size)
     else:

@@ -12,8 +12,8 @@ PROGRAM = """
 import sys
 sys.modules["triton"] = None  # whoever imports it fails
 import torch
-from qcn_kernels import attention, causal_conv1d, fp8, gated_delta_net, gated_delta_rule, moe
-from qcn_kernels import paged_attention, rms_norm, rotary, sampling
+from qcn_kernels import attention, causal_conv1d, fp8, gated_delta_net, gated_delta_rule
+from qcn_kernels import groupwise, moe, paged_attention, rms_norm, rotary, sampling
 
 ones = torch.ones
 x = ones(70, 8)
@@ -45,6 +45,9 @@ number = torch.ones(1, dtype=torch.int32)
 pages = ones(2, 2, 64, 8)
 kv = paged_attention.PagedKv(pages, pages, table=number, length=64 * number, max_length=64)
 paged_attention.paged_attention_decode(heads[:1], kv)
+packed = groupwise.quantise(ones(64, 32), torch.float32)
+moe.experts(ones(3, 32), weights=ones(3, 1), chosen=torch.zeros(3, 1, dtype=torch.int64),
+            gate_up=packed, down=groupwise.quantise(ones(32, 32), torch.float32))
 weights, chosen = moe.route(ones(70, 5), top_k=2, normalise=True, shared=True)
 routed = {"weights": weights, "chosen": chosen}
 moe.experts(x, **routed, gate_up=ones(5, 6, 8), down=ones(5, 8, 3))

@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 
 import torch
 from qcn_kernels.fp8 import BLOCK, Fp8Matrices, dequantise
+from qcn_kernels.groupwise import GroupwiseMatrices, from_parts
 from qcn_kernels.moe import Matrices
 from torch import Tensor
 
@@ -21,6 +22,9 @@ def mapped(matrices: Matrices, change: Callable[[Tensor], Tensor]) -> Matrices:
     """Return a stack whose parts are what `change` makes of these."""
     if isinstance(matrices, Tensor):
         return change(matrices)
+    if isinstance(matrices, GroupwiseMatrices):
+        changed = {name: change(part) for name, part in matrices.parts().items()}
+        return from_parts(changed, matrices.dtype)
     named = {field.name: getattr(matrices, field.name) for field in fields(matrices)}
     return replace(
         matrices, **{name: change(part) for name, part in named.items() if isinstance(part, Tensor)}

@@ -140,7 +140,7 @@ def _linear_step(
             p_token = p_x + i_t * stride + at + o_c
             b_x = tl.load(p_token, mask=at + o_c < COLUMNS, other=0.0).to(tl.float32)
             acc += row_products(
-                b_x, weights, tl.full([], 0, tl.int32), first, at + o_c, ROWS, COLUMNS, FORMAT, BR
+                b_x, weights, tl.full([], 0, tl.int32), first, at, ROWS, COLUMNS, FORMAT, BR, BC
             )
         b_out = tl.sum(acc, axis=1).to(p_out.dtype.element_ty)
         tl.store(p_out + i_t * ROWS + o_r, b_out, mask=o_r < ROWS)

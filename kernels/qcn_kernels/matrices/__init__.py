@@ -3,8 +3,9 @@
 from torch import Tensor
 
 from qcn_kernels.fp8.matrices import Fp8Matrices
+from qcn_kernels.groupwise import GroupwiseMatrices
 
 __all__ = ["Matrices"]
 
-Matrices = Tensor | Fp8Matrices
-"""One matrix, or a stack of them; on the CPU a tensor, since FP8 is dequantised at load."""
+Matrices = Tensor | Fp8Matrices | GroupwiseMatrices
+"""One matrix, or a stack of them. On the CPU FP8 is dequantised at load, groups whenever used."""

@@ -20,6 +20,10 @@ from qcn_kernels import chip
 from qcn_kernels.chip import INTERPRETED, OPERAND
 from qcn_kernels.fp8 import reference
 from qcn_kernels.fp8.matrices import BLOCK
+from qcn_kernels.groupwise import GroupwiseMatrices
+from qcn_kernels.groupwise import triton as groupwise
+from qcn_kernels.groupwise.triton import IS_GROUPWISE, dequantised_tile
+from qcn_kernels.groupwise.triton import tile_product as groupwise_tile_product
 from qcn_kernels.matrices import Matrices
 
 STEP = tl.constexpr(BLOCK)  # columns under one scale, of a weight and of an activation
@@ -33,8 +37,10 @@ def stored(matrices: Matrices) -> tuple[tuple[Tensor, ...], str]:
     """Return the tensors a kernel is given for some matrices, and their format's name.
 
     "plain" are bf16 or fp32. "e4m3" has scales beside its values; where the chip has no e4m3, the
-    values are "bytes".
+    values are "bytes". Weights in groups have names of their own.
     """
+    if isinstance(matrices, GroupwiseMatrices):
+        return groupwise.stored(matrices)
     if isinstance(matrices, Tensor):
         assert matrices.is_contiguous()
         return (matrices,), "plain"
@@ -81,21 +87,26 @@ def row_products(
     weights,
     i_matrix,
     first,  # row; a tile lies in one block of 128
-    o_c,  # [BC]
+    at,  # the first column
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     FORMAT: tl.constexpr,
     BR: tl.constexpr,
+    BC: tl.constexpr,
 ):
     """x times rows of a matrix, column by column: [BR, BC] fp32, to be summed over the columns."""
     o_r = tl.minimum(first + tl.arange(0, BR), ROWS - 1)
-    p_w = weights[0] + i_matrix.to(tl.int64) * (ROWS * COLUMNS)
-    p_w += o_r[:, None] * COLUMNS + o_c[None, :]
-    b_w = tl.load(p_w, mask=(o_c < COLUMNS)[None, :], other=0.0)
-    if FORMAT != "plain":
-        o_column = tl.minimum(o_c, COLUMNS - 1)
-        b_x *= _scales(weights[1], i_matrix, first, o_column, ROWS, COLUMNS, FORMAT)
-        b_w = _e4m3(b_w, FORMAT)
+    if IS_GROUPWISE(FORMAT):
+        b_w = dequantised_tile(weights, i_matrix, o_r, at, ROWS, COLUMNS, FORMAT, BR, BC)
+    else:
+        o_c = at + tl.arange(0, BC)
+        p_w = weights[0] + i_matrix.to(tl.int64) * (ROWS * COLUMNS)
+        p_w += o_r[:, None] * COLUMNS + o_c[None, :]
+        b_w = tl.load(p_w, mask=(o_c < COLUMNS)[None, :], other=0.0)
+        if FORMAT != "plain":
+            o_column = tl.minimum(o_c, COLUMNS - 1)
+            b_x *= _scales(weights[1], i_matrix, first, o_column, ROWS, COLUMNS, FORMAT)
+            b_w = _e4m3(b_w, FORMAT)
     return b_w.to(tl.float32) * b_x[None, :]
 
 
@@ -119,33 +130,50 @@ def tile_product(
     OPERAND: tl.constexpr,
 ):
     """Activations times rows of a matrix: [BM, BN] fp32."""
-    o_k = tl.arange(0, BK)
-    p_x = activations[0] + o_m[:, None].to(tl.int64) * stride
-    p_w = weights[0] + i_matrix.to(tl.int64) * (ROWS * COLUMNS) + o_r[:, None] * COLUMNS
-    acc = tl.zeros([BM, BN], dtype=tl.float32)
-    for at in range(0, COLUMNS, BK):
-        if COLUMNS % BK == 0:
-            b_x = tl.load(p_x + (at + o_k)[None, :])
-            b_w = tl.load(p_w + (at + o_k)[None, :])
-        else:
-            m_k = (at + o_k < COLUMNS)[None, :]
-            b_x = tl.load(p_x + (at + o_k)[None, :], mask=m_k, other=0.0)
-            b_w = tl.load(p_w + (at + o_k)[None, :], mask=m_k, other=0.0)
-        if FORMAT == "plain":
-            b_x, b_w = b_x.to(tl.float32).to(OPERAND), b_w.to(tl.float32).to(OPERAND)
-            acc = tl.dot(b_x, tl.trans(b_w), acc, input_precision="ieee")
-        else:
-            b_scale = _scales(weights[1], i_matrix, i_row, at, ROWS, COLUMNS, FORMAT)
-            b_other = _scales(weights[1], i_matrix, i_other, at, ROWS, COLUMNS, FORMAT)
-            if FORMAT == "e4m3":
-                b_x, b_w = b_x.to(OPERAND), b_w.to(OPERAND)
+    if IS_GROUPWISE(FORMAT):
+        acc = groupwise_tile_product(
+            activations[0],
+            stride,
+            o_m,
+            weights,
+            i_matrix,
+            o_r,
+            ROWS,
+            COLUMNS,
+            FORMAT,
+            BM,
+            BN,
+            BK,
+            OPERAND,
+        )
+    else:
+        o_k = tl.arange(0, BK)
+        p_x = activations[0] + o_m[:, None].to(tl.int64) * stride
+        p_w = weights[0] + i_matrix.to(tl.int64) * (ROWS * COLUMNS) + o_r[:, None] * COLUMNS
+        acc = tl.zeros([BM, BN], dtype=tl.float32)
+        for at in range(0, COLUMNS, BK):
+            if COLUMNS % BK == 0:
+                b_x = tl.load(p_x + (at + o_k)[None, :])
+                b_w = tl.load(p_w + (at + o_k)[None, :])
             else:
-                b_x, b_w = b_x.to(tl.float32).to(OPERAND), _e4m3(b_w, FORMAT).to(OPERAND)
-            b_part = tl.dot(b_x, tl.trans(b_w), input_precision="ieee")
-            if FORMAT == "e4m3":
-                blocks: tl.constexpr = (COLUMNS + STEP - 1) // STEP
-                b_part *= tl.load(activations[1] + o_m * blocks + at // STEP)[:, None]
-            acc += b_part * tl.where(m_other, b_other, b_scale)[None, :]
+                m_k = (at + o_k < COLUMNS)[None, :]
+                b_x = tl.load(p_x + (at + o_k)[None, :], mask=m_k, other=0.0)
+                b_w = tl.load(p_w + (at + o_k)[None, :], mask=m_k, other=0.0)
+            if FORMAT == "plain":
+                b_x, b_w = b_x.to(tl.float32).to(OPERAND), b_w.to(tl.float32).to(OPERAND)
+                acc = tl.dot(b_x, tl.trans(b_w), acc, input_precision="ieee")
+            else:
+                b_scale = _scales(weights[1], i_matrix, i_row, at, ROWS, COLUMNS, FORMAT)
+                b_other = _scales(weights[1], i_matrix, i_other, at, ROWS, COLUMNS, FORMAT)
+                if FORMAT == "e4m3":
+                    b_x, b_w = b_x.to(OPERAND), b_w.to(OPERAND)
+                else:
+                    b_x, b_w = b_x.to(tl.float32).to(OPERAND), _e4m3(b_w, FORMAT).to(OPERAND)
+                b_part = tl.dot(b_x, tl.trans(b_w), input_precision="ieee")
+                if FORMAT == "e4m3":
+                    blocks: tl.constexpr = (COLUMNS + STEP - 1) // STEP
+                    b_part *= tl.load(activations[1] + o_m * blocks + at // STEP)[:, None]
+                acc += b_part * tl.where(m_other, b_other, b_scale)[None, :]
     return acc
 
 

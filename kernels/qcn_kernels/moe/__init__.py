@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from qcn_kernels.choice import uses_triton
+from qcn_kernels.fp8 import Fp8Matrices
 from qcn_kernels.matrices import Matrices
 from qcn_kernels.moe import cpu
 
@@ -66,8 +67,8 @@ def experts(
         from qcn_kernels.moe import triton
 
         return triton.experts(x, weights=weights, chosen=chosen, gate_up=gate_up, down=down)
-    assert isinstance(gate_up, Tensor)
-    assert isinstance(down, Tensor)
+    assert not isinstance(gate_up, Fp8Matrices)
+    assert not isinstance(down, Fp8Matrices)
     return cpu.experts(x, weights=weights, chosen=chosen, gate_up=gate_up, down=down)
 
 
@@ -83,7 +84,7 @@ def experts_step(
         from qcn_kernels.moe import triton
 
         return triton.experts_step(x, weights=weights, chosen=chosen, gate_up=gate_up, down=down)
-    assert isinstance(gate_up, Tensor)
-    assert isinstance(down, Tensor)
+    assert not isinstance(gate_up, Fp8Matrices)
+    assert not isinstance(down, Fp8Matrices)
     run = cpu.experts_step if x.ndim == 1 else cpu.experts
     return run(x, weights=weights, chosen=chosen, gate_up=gate_up, down=down)

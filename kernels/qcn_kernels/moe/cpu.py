@@ -4,6 +4,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from qcn_kernels.groupwise import GroupwiseMatrices
+
+# One matrix for each expert; those in groups are dequantised when they are taken out.
+Matrices = Tensor | GroupwiseMatrices
+
 # An expert's rows are padded to a multiple of this: torch's bf16 products compile a kernel for each
 # number of rows they meet, which takes ten times as long as running it.
 ROWS = 16
@@ -29,7 +34,9 @@ def route(logits: Tensor, *, top_k: int, normalise: bool) -> tuple[Tensor, Tenso
     return logits.softmax(-1).topk(top_k, dim=-1)
 
 
-def experts(x: Tensor, *, weights: Tensor, chosen: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+def experts(
+    x: Tensor, *, weights: Tensor, chosen: Tensor, gate_up: Matrices, down: Matrices
+) -> Tensor:
     """Run T tokens through their experts, sorted by expert.
 
     Args:
@@ -44,12 +51,13 @@ def experts(x: Tensor, *, weights: Tensor, chosen: Tensor, gate_up: Tensor, down
         chosen, whatever else is in the block.
     """
     tokens, top_k = chosen.shape
-    if tokens <= ROWS and len(gate_up) <= MOST_WASTE * chosen.numel():
+    plain = isinstance(gate_up, Tensor) and isinstance(down, Tensor)
+    if plain and tokens <= ROWS and len(gate_up) <= MOST_WASTE * chosen.numel():
         return _experts_unsorted(x, weights=weights, chosen=chosen, gate_up=gate_up, down=down)
     flat = chosen.flatten()
     order = flat.argsort(stable=True)
     counts = flat.bincount(minlength=len(gate_up))
-    room = _room(counts)
+    room = _room(counts) if plain else _padded(counts)  # no expert is dequantised for nothing
     # Where each chosen (token, expert) pair stands among the rows of all experts.
     shift = (room.cumsum(0) - room) - (counts.cumsum(0) - counts)
     rows = torch.empty_like(order)
@@ -65,13 +73,15 @@ def experts(x: Tensor, *, weights: Tensor, chosen: Tensor, gate_up: Tensor, down
 
 
 def _experts_unsorted(
-    x: Tensor, *, weights: Tensor, chosen: Tensor, gate_up: Tensor, down: Tensor
+    x: Tensor, *, weights: Tensor, chosen: Tensor, gate_up: Matrices, down: Matrices
 ) -> Tensor:
     """`experts` where all see all tokens, and what was not asked for is left lying.
 
     For so few tokens and experts it is the same products as sorted, without the sorting: on one
     core of a busy machine 8 tokens through qcn-nano's 16 experts take 350 us, sorted 600.
     """
+    assert isinstance(gate_up, Tensor)
+    assert isinstance(down, Tensor)
     gate, up = torch.matmul(x, gate_up.mT).chunk(2, dim=2)  # [experts, T, intermediate]
     outputs = torch.bmm(functional.silu(gate).mul_(up), down.mT)
     chosen_outputs = outputs[chosen, torch.arange(len(x), device=x.device).unsqueeze(1)]
@@ -80,14 +90,18 @@ def _experts_unsorted(
 
 def _room(counts: Tensor) -> Tensor:
     """How many rows each expert gets for so many tokens: as many for all, where few go to waste."""
-    padded = (counts + ROWS - 1) // ROWS * ROWS
+    padded = _padded(counts)
     most = padded.max()
     return most.expand_as(padded) if most * len(padded) <= MOST_WASTE * padded.sum() else padded
 
 
-def _product_by_expert(x: Tensor, matrices: Tensor, sizes: list[int]) -> Tensor:
+def _padded(counts: Tensor) -> Tensor:
+    return (counts + ROWS - 1) // ROWS * ROWS
+
+
+def _product_by_expert(x: Tensor, matrices: Matrices, sizes: list[int]) -> Tensor:
     """Multiply each expert's rows of x, which follow each other, by its matrix."""
-    if min(sizes) == max(sizes):
+    if isinstance(matrices, Tensor) and min(sizes) == max(sizes):
         return torch.bmm(x.view(len(sizes), -1, x.shape[1]), matrices.mT).flatten(0, 1)
     out = x.new_empty(len(x), matrices.shape[1])
     start = 0
@@ -100,7 +114,7 @@ def _product_by_expert(x: Tensor, matrices: Tensor, sizes: list[int]) -> Tensor:
 
 
 def experts_step(
-    x: Tensor, *, weights: Tensor, chosen: Tensor, gate_up: Tensor, down: Tensor
+    x: Tensor, *, weights: Tensor, chosen: Tensor, gate_up: Matrices, down: Matrices
 ) -> Tensor:
     """Run one token through its experts.
 
@@ -117,8 +131,8 @@ def experts_step(
     Returns:
         [hidden] fp32.
     """
-    gate_up = gate_up.index_select(0, chosen)
-    gate, up = functional.linear(x, gate_up.flatten(0, 1)).view(len(chosen), -1).chunk(2, dim=1)
+    rows = gate_up.index_select(0, chosen).flatten(0, 1)
+    gate, up = functional.linear(x, rows).view(len(chosen), -1).chunk(2, dim=1)
     hidden = functional.silu(gate).mul_(up)
     outputs = torch.bmm(down.index_select(0, chosen), hidden.unsqueeze(2)).squeeze(2)
     return weights @ outputs.to(torch.float32)

@@ -35,22 +35,27 @@ SHIPPED: Mapping[int, Mapping[str, Tiles]] = {
     80: {
         "plain": Tiles(few=Tile(32, 128, 4, 4), many=Tile(128, 128, 8, 3)),
         "bytes": Tiles(few=Tile(32, 128, 4, 3), many=Tile(128, 128, 8, 3)),
+        "groupwise": Tiles(few=Tile(32, 128, 4, 4), many=Tile(64, 128, 8, 4)),
     },
     86: {
         "plain": Tiles(few=Tile(32, 128, 4, 4), many=Tile(128, 128, 8, 3)),
         "bytes": Tiles(few=Tile(32, 128, 4, 3), many=Tile(64, 128, 8, 2)),
+        "groupwise": Tiles(few=Tile(32, 128, 4, 4), many=Tile(64, 128, 8, 4)),
     },
     89: {
         "plain": Tiles(few=Tile(32, 128, 4, 4), many=Tile(128, 128, 8, 3)),
         "e4m3": Tiles(few=Tile(32, 256, 8, 3), many=Tile(64, 256, 8, 2)),
+        "groupwise": Tiles(few=Tile(32, 128, 4, 4), many=Tile(64, 128, 8, 4)),
     },
     90: {
         "plain": Tiles(few=Tile(64, 128, 4, 4), many=Tile(128, 256, 8, 3)),
         "e4m3": Tiles(few=Tile(64, 256, 8, 4), many=Tile(64, 256, 8, 4)),
+        "groupwise": Tiles(few=Tile(32, 128, 4, 4), many=Tile(64, 128, 8, 4)),
     },
     120: {
         "plain": Tiles(few=Tile(32, 128, 4, 4), many=Tile(128, 128, 8, 3)),
         "e4m3": Tiles(few=Tile(32, 256, 8, 3), many=Tile(64, 256, 8, 3)),
+        "groupwise": Tiles(few=Tile(32, 128, 4, 4), many=Tile(64, 128, 8, 4)),
     },
 }
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from qcn_kernels.chip import INTERPRETED
 from qcn_kernels.fp8.matrices import BLOCK, Fp8Matrices
 from qcn_kernels.fp8.triton import activations
+from qcn_kernels.groupwise.triton import is_groupwise
 from qcn_kernels.matrices import Matrices
 from qcn_kernels.matrices.triton import (
     STEP,
@@ -33,7 +34,7 @@ from qcn_kernels.matrices.triton import (
 from qcn_kernels.moe.tiles import FEW, Tile
 from qcn_kernels.moe.tuned import tiles_for
 
-PLAIN_COLUMNS = 64  # at once in prefill, where no scales say otherwise
+PLAIN_COLUMNS = 64  # at once in prefill, where no blocks of scales say otherwise
 ROUTED_TOKENS = 4  # of a program
 GATE_UP_ROWS = 128 if INTERPRETED else 8  # of a program in decode; many cost no more there
 DOWN_ROWS = 128 if INTERPRETED else 4
@@ -309,9 +310,9 @@ def _gate_up_step(
     for at in tl.static_range(0, HIDDEN, BC):
         o = at + o_c
         b_x = tl.load(p_x + o, mask=o < HIDDEN, other=0.0).to(tl.float32)
-        gate += row_products(b_x, weights, i_expert, first, o, rows, HIDDEN, FORMAT, BR)
+        gate += row_products(b_x, weights, i_expert, first, at, rows, HIDDEN, FORMAT, BR, BC)
         up += row_products(
-            b_x, weights, i_expert, INTERMEDIATE + first, o, rows, HIDDEN, FORMAT, BR
+            b_x, weights, i_expert, INTERMEDIATE + first, at, rows, HIDDEN, FORMAT, BR, BC
         )
     b_gate, b_up = tl.sum(gate, axis=1), tl.sum(up, axis=1)
     b_h = b_gate * tl.sigmoid(b_gate) * b_up
@@ -345,7 +346,7 @@ def _down_step(
             o = at + o_c
             b_x = tl.load(p_hidden + i_pair * INTERMEDIATE + o, mask=o < INTERMEDIATE, other=0.0)
             acc += row_products(
-                b_x * weight, weights, i_expert, first, o, HIDDEN, INTERMEDIATE, FORMAT, BR
+                b_x * weight, weights, i_expert, first, at, HIDDEN, INTERMEDIATE, FORMAT, BR, BC
             )
     tl.store(p_out + i_t * HIDDEN + o_h, tl.sum(acc, axis=1), mask=o_h < HIDDEN)
 
@@ -354,7 +355,8 @@ def experts(
     x: Tensor, *, weights: Tensor, chosen: Tensor, gate_up: Matrices, down: Matrices
 ) -> Tensor:
     """Run T tokens through their experts; as `moe.experts`. x: columns without gaps."""
-    tiles = tiles_for(x, stored(gate_up)[1])
+    name = stored(gate_up)[1]
+    tiles = tiles_for(x, "groupwise" if is_groupwise(name) else name)
     tile = tiles.few if chosen.numel() < FEW * len(down) else tiles.many
     return experts_in(tile, x, weights=weights, chosen=chosen, gate_up=gate_up, down=down)
 
@@ -413,7 +415,7 @@ def experts_in(
 
 def _columns(format_name: str) -> int:
     """Columns that a product takes at once."""
-    return PLAIN_COLUMNS if format_name == "plain" else BLOCK
+    return BLOCK if format_name in ("e4m3", "bytes") else PLAIN_COLUMNS
 
 
 def _between(x: Tensor, pairs: int, intermediate: int, down_format: str) -> tuple[Tensor, ...]:
@@ -454,7 +456,7 @@ def experts_step(
         FORMAT=gate_up_format,
         BR=GATE_UP_ROWS,
         BC=min(STEP_COLUMNS, triton.next_power_of_2(hidden)),
-        num_warps=4,
+        num_warps=_step_warps(gate_up_format),
     )
     given, down_format = stored(down)
     out = x.new_empty(tokens, hidden, dtype=torch.float32)
@@ -470,9 +472,14 @@ def experts_step(
         FORMAT=down_format,
         BR=DOWN_ROWS,
         BC=min(STEP_COLUMNS, triton.next_power_of_2(intermediate)),
-        num_warps=4,
+        num_warps=_step_warps(down_format),
     )
     return out
+
+
+def _step_warps(format_name: str) -> int:
+    """Codes on their way, dequantised, take more registers than a thread of four warps has."""
+    return 8 if is_groupwise(format_name) else 4
 
 
 def _check(x: Tensor, weights: Tensor, chosen: Tensor, gate_up: Matrices, down: Matrices) -> None:

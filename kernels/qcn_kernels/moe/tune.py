@@ -16,7 +16,6 @@ from triton.runtime.errors import OutOfResources
 
 from qcn_kernels.chip import capability, configuration
 from qcn_kernels.fp8 import BLOCK, Fp8Matrices
-from qcn_kernels.matrices import Matrices
 from qcn_kernels.matrices.triton import stored
 from qcn_kernels.moe.tiles import SHIPPED, Tile, Tiles, candidates
 from qcn_kernels.moe.triton import experts_in, route
@@ -62,7 +61,9 @@ def main() -> None:
     print("kept in", file_of(device))
 
 
-def _tuned(name: str, gate_up: Matrices, down: Matrices, device: torch.device) -> Tiles:
+def _tuned(
+    name: str, gate_up: Tensor | Fp8Matrices, down: Tensor | Fp8Matrices, device: torch.device
+) -> Tiles:
     shipped = configuration(SHIPPED, gate_up if isinstance(gate_up, Tensor) else gate_up.values)
     best = {}
     for kind, tokens in (("few", FEW_TOKENS), ("many", MANY_TOKENS)):

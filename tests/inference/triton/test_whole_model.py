@@ -14,7 +14,9 @@ from fp8_checkpoints import write_fp8
 from interpreted import Caller
 from kernel_tolerances import assert_model_agrees
 from oracle import Oracle
+from packed_checkpoints import write_packed
 from qcn_inference.checkpoint import load_model
+from qcn_inference.convert import convert
 from random_checkpoints import draw_config, draw_tensors, random_checkpoint, write_checkpoint
 from whole_model import (
     branch,
@@ -81,6 +83,43 @@ def test_fp8_experts_agree_with_transformers_on_the_dequantised_weights(
     fp8 = torch.float8_e4m3fn
     assert_model_agrees(read, want[: PROMPT + DRAFTED], fp8, hardware=call.hardware)
     assert_model_agrees(stepped, want[PROMPT:], fp8, hardware=call.hardware)
+
+
+@pytest.mark.parametrize("seed", [7, 8])
+def test_4_bit_experts_agree_with_transformers_on_the_dequantised_weights(
+    call: Caller, seed: int, tmp_path: Path
+) -> None:
+    """Codes as GPTQ publishes them, dequantised in the kernels; products are fp32 here."""
+    sizes = {"hidden_size": 64, "moe_intermediate_size": 64, "attention_bias": False}
+    config = draw_config(seed) | SMALL | EXPERTS | sizes
+    origin, folder = tmp_path / "gptq", tmp_path / "copy"
+    plain = write_packed(origin, config, draw_tensors(config, seed, deviation=0.05), "gptq")
+    convert(origin, folder, lambda *_: None, int4=False, threads=1)
+    ids = torch.randint(0, 97, (PROMPT + STEPS,))
+    want, _ = Oracle(write_checkpoint(tmp_path / "plain", config, plain)).prefill(ids)
+    arguments = {"ids": ids, "prompt": PROMPT, "drafted": DRAFTED, "dtype": torch.float32}
+    read, stepped = call(read_and_step, folder=str(folder), **arguments)
+    fp32 = torch.float32
+    assert_model_agrees(read, want[: PROMPT + DRAFTED], fp32, hardware=call.hardware)
+    assert_model_agrees(stepped, want[PROMPT:], fp32, hardware=call.hardware)
+
+
+def test_4_bit_experts_in_host_memory_give_the_same_bits(call: Caller, tmp_path: Path) -> None:
+    """As those in FP8: two layers' worth of slots for three layers."""
+    sizes = {"hidden_size": 64, "moe_intermediate_size": 64, "attention_bias": False}
+    config = draw_config(7) | SMALL | sizes | {"num_experts": 4, "num_experts_per_tok": 2}
+    write_packed(tmp_path / "awq", config, draw_tensors(config, 7, deviation=0.05), "awq")
+    convert(tmp_path / "awq", tmp_path / "copy", lambda *_: None, int4=False, threads=1)
+    read, stepped, read_there, stepped_there = call(
+        read_and_step_offloaded,
+        folder=str(tmp_path / "copy"),
+        ids=torch.randint(0, 97, (22,)),
+        prompt=20,
+        slots=8,
+        missing_on_cpu=False,
+    )
+    assert torch.equal(read_there, read)
+    torch.testing.assert_close(stepped_there, stepped, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("missing_on_cpu", [False, True])

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from ahead_of_time import SHARED_MEMORY, compile_launches
+from groupwise_stacks import eight_bit, four_bit, mxfp4
 from qcn_kernels.causal_conv1d.triton import causal_conv1d_step
 from qcn_kernels.chip import CHIPS
 from qcn_kernels.fp8 import Fp8Matrices
@@ -24,6 +25,7 @@ from qcn_kernels.gated_delta_rule.triton_verify import (
     verify_gated_delta_rule,
 )
 from qcn_kernels.linear.triton import linear
+from qcn_kernels.matrices import Matrices
 from qcn_kernels.moe import triton as moe
 from qcn_kernels.moe.tiles import FEW
 from qcn_kernels.paged_attention import PagedKv
@@ -129,7 +131,7 @@ def fp8(*shape: int) -> Fp8Matrices:
 
 
 def run_experts(
-    launcher: Callable[..., Tensor], tokens: int, stack: Callable[..., Tensor | Fp8Matrices]
+    launcher: Callable[..., Tensor], tokens: int, stack: Callable[..., Matrices]
 ) -> None:
     launcher(
         bf16(tokens, HIDDEN),
@@ -164,6 +166,29 @@ def experts_step_fp8() -> None:
     run_experts(moe.experts_step, 1, fp8)
 
 
+def experts_many_int4() -> None:
+    run_experts(moe.experts, FEW * EXPERTS, four_bit)
+
+
+def experts_step_int4() -> None:
+    run_experts(moe.experts_step, 1, four_bit)
+
+
+def experts_few_groupwise() -> None:
+    for stack in (four_bit, eight_bit, mxfp4):
+        run_experts(moe.experts, 1, stack)
+
+
+def experts_many_groupwise() -> None:
+    for stack in (eight_bit, mxfp4):
+        run_experts(moe.experts, FEW * EXPERTS, stack)
+
+
+def experts_step_groupwise() -> None:
+    for stack in (eight_bit, mxfp4):
+        run_experts(moe.experts_step, 1, stack)
+
+
 def router() -> None:
     moe.route(bf16(TOKENS, 513), top_k=TOP_K, normalise=True, shared=True)
 
@@ -195,6 +220,8 @@ OPERATIONS: dict[Callable[[], None], dict[str, str]] = {
     experts_many_fp8: {"_gate_up": "wgmma", "_down": "wgmma"},
     experts_step: {},
     experts_step_fp8: {},
+    experts_many_int4: {"_gate_up": "wgmma", "_down": "wgmma"},
+    experts_step_int4: {},
     router: {},
     linears_fp8: {"_linear": "wgmma"},
     sampling: {},
@@ -203,8 +230,14 @@ OPERATIONS: dict[Callable[[], None], dict[str, str]] = {
 if FULL:
     OPERATIONS |= {
         operation: {"_gate_up": "wgmma", "_down": "wgmma"}
-        for operation in (experts_few, experts_few_fp8)
+        for operation in (
+            experts_few,
+            experts_few_fp8,
+            experts_few_groupwise,
+            experts_many_groupwise,
+        )
     }
+    OPERATIONS[experts_step_groupwise] = {}
 
 
 @pytest.mark.long

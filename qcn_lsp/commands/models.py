@@ -1,0 +1,76 @@
+"""`qcn models convert SRC DST [--experts int4]`: a copy of a checkpoint that a small card can hold.
+
+The work is done by `qcn_inference.convert` in a process of its own, which tells how far it is in
+lines of JSON. It is begun again by the same command and goes on where it stopped.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from qcn_lsp.commands.console import Show, make_console, progress_on
+from qcn_lsp.commands.errors import CommandError
+from qcn_lsp.engine.process import engine_environment, require_engine_packages
+
+GOES_ON = "The same command goes on where it stopped."
+
+
+def convert(origin: Path, folder: Path, experts: str | None) -> int:
+    """Convert, showing bytes; raises `CommandError` where it cannot be done."""
+    require_engine_packages()
+    command = [sys.executable, "-P", "-m", "qcn_inference.convert", _absolute(origin)]
+    command += [_absolute(folder), *(["--experts", experts] if experts else [])]
+    console = make_console(stderr=True)
+    with (
+        progress_on(console) as show,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=engine_environment(),
+        ) as process,
+    ):
+        try:
+            last = _follow(process, show, in_place=console.is_terminal)
+            code = process.wait()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)  # a terminal has sent it too
+            print(f"qcn: interrupted. {GOES_ON}", file=sys.stderr)
+            raise
+    if "error" in last:
+        raise CommandError(last["error"])
+    if code:
+        raise CommandError(f"the conversion ended with exit code {code}. {GOES_ON}")
+    print(f"{folder} can be served: qcn engine start --model {folder}")
+    if measured := last["result"]["kl_divergence"]:
+        print(
+            f"KL divergence from the original, in nats: {measured['mean']:.3g} on average, "
+            f"{measured['percentile_99']:.3g} at the 99th percentile of {measured['tokens']} tokens"
+        )
+    return 0
+
+
+def _follow(process: "subprocess.Popen[str]", show: Show, *, in_place: bool) -> dict[str, Any]:
+    """Show progress until the process closes its output; return the last object it printed."""
+    activity, last = "", {}
+    assert process.stdout is not None
+    for line in process.stdout:
+        last = json.loads(line)
+        if "activity" not in last or (last["activity"] == activity and not in_place):
+            continue
+        activity, done, total = last["activity"], last["done"], last["total"]
+        text = f"{activity} ({_gigabytes(done)} of {_gigabytes(total)} GB)"
+        show(text, 100 * done // max(1, total))
+    return last
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.2f}" if count < 1e10 else f"{count / 1e9:.0f}"
+
+
+def _absolute(path: Path) -> str:
+    return str(path.expanduser().absolute())
