@@ -62,14 +62,15 @@ def declared_model(
             layers.append(_numbered_layer(config, tensors, i))
     if offload is not None:
         layers = offload.applied_to(layers)
-    model = _around(config, tensors, fingerprint, layers, mtp=mtp)
+    model = _around(config, tensors, fingerprint, layers, mtp=mtp, offloaded=offload is not None)
     tensors.refuse_unused()
     return model
 
 
 def streamed_model(config: ModelConfig, tensors: Loader) -> Model:
     """Return a model that reads its layers anew in every pass over them, and keeps none."""
-    model = _around(config, tensors, "", StreamedLayers(config, tensors), mtp=False)
+    layers = StreamedLayers(config, tensors)
+    model = _around(config, tensors, "", layers, mtp=False, offloaded=False)
     tensors.load()
     return model
 
@@ -95,6 +96,7 @@ def _around(
     layers: Iterable[DecoderLayer],
     *,
     mtp: bool,
+    offloaded: bool,
 ) -> Model:
     """Put embedding, norm and head around layers."""
     hidden, root = config.hidden_size, _root(tensors)
@@ -113,7 +115,7 @@ def _around(
         norm=norm,
         head=head,
         mtp=_mtp_head(config, tensors, embedding, head) if mtp else None,
-        offloaded=offload is not None,
+        offloaded=offloaded,
     )
 
 
