@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from copying_model import NAMES, call, caller, definition, write_copying_model
-from fake_editor import DEADLINE_SECONDS, Buffer, FakeEditor, capabilities, fake_editor
+from fake_editor import Buffer, FakeEditor, capabilities, fake_editor
 from lsprotocol import types
 
 OLD, NEW, NEWEST = NAMES[3], NAMES[8], NAMES[13]
@@ -56,20 +56,24 @@ async def completed(buffer: Buffer) -> str | None:
     return None if marked is None else marked.replace("‸", "").removeprefix(before)
 
 
-async def until_completed(buffer: Buffer, expected: str) -> None:
-    """Complete until the repository stands in front: until then there is nothing to copy from."""
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while await completed(buffer) != expected:
-            pass
+async def laid_out(editor: FakeEditor) -> None:
+    """Return once the repository stands in front of completions.
+
+    Their answers do not tell: until then the definitions that the cursor needs are shown, and other
+    open files, and a name can be copied from those.
+    """
+    asked = editor.client.protocol.send_request("qcn/context", {"uri": editor.root.as_uri()})
+    await asyncio.wrap_future(asked)
 
 
 async def test_the_call_follows_the_function_through_every_way_it_is_renamed(
     editor: FakeEditor, root: Path
 ) -> None:
     main = editor.open("main.py", (root / "main.py").read_text())
-    await until_completed(main, call(OLD))  # no other file is open: the repository was in front
-
     prices = editor.open("prices.py", (root / "prices.py").read_text())
+    await laid_out(editor)
+    assert await completed(main) == call(OLD)
+
     start = prices.text.index(OLD)
     prices.replace(start, start + len(OLD), NEW)
     assert await completed(main) == call(NEW)
