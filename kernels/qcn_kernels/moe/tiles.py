@@ -50,7 +50,7 @@ SHIPPED: Mapping[int, Mapping[str, Tiles]] = {
     90: {
         "plain": Tiles(few=Tile(64, 128, 4, 4), many=Tile(128, 256, 8, 3)),
         "e4m3": Tiles(few=Tile(64, 256, 8, 4), many=Tile(64, 256, 8, 4)),
-        "groupwise": Tiles(few=Tile(32, 128, 4, 4), many=Tile(64, 128, 8, 4)),
+        "groupwise": Tiles(few=Tile(64, 128, 8, 4), many=Tile(64, 128, 8, 4)),
     },
     120: {
         "plain": Tiles(few=Tile(32, 128, 4, 4), many=Tile(128, 128, 8, 3)),
