@@ -83,7 +83,8 @@ def convert(
     progress = _Progress(report)
     source = open_source(origin, progress.read, int4=int4, threads=threads)
     if not source.lossless:
-        Tokenizer(origin, source.values["vocab_size"])  # which the comparison needs: see it first
+        # The comparison needs it: see it first.
+        Tokenizer(origin, load_config(origin).vocab_size)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK, timeout=0)
     try:

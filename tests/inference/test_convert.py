@@ -21,7 +21,15 @@ from qcn_inference.convert import ConversionError, Report, convert
 from qcn_inference.divergence import Divergence, divergences
 from qcn_inference.errors import CheckpointError
 from qcn_kernels.groupwise import GroupwiseMatrices, quantise
-from random_checkpoints import Config, draw_config, draw_tensors, pack_experts, write_checkpoint
+from random_checkpoints import (
+    Config,
+    draw_config,
+    draw_qwen3_5,
+    draw_tensors,
+    pack_experts,
+    wrap,
+    write_checkpoint,
+)
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -101,6 +109,18 @@ class TestTheModel:
         state = copy.new_state()
         step = torch.stack([copy.decode(token, state) for token in IDS.tolist()])
         torch.testing.assert_close(step, want, atol=1e-4, rtol=0)
+
+    def test_beside_a_vision_tower_agrees_too(self, tmp_path: Path) -> None:
+        sizes = ("hidden_size", "moe_intermediate_size", "num_experts", "vocab_size")
+        config = draw_qwen3_5(3, dense=False) | {key: CONFIG[key] for key in sizes}
+        config |= {"num_experts_per_tok": CONFIG["num_experts_per_tok"]}
+        tensors = draw_tensors(config, 3, deviation=0.05)
+        plain = write_checkpoint(tmp_path / "plain", config, experts_rounded(tensors))
+        want, _ = Oracle(plain).prefill(IDS)
+        origin = with_tokenizer(write_checkpoint(tmp_path / "origin", *wrap(config, tensors)))
+        copy = load_model(to_int4(origin, tmp_path / "copy"))
+        got = copy.prefill(IDS, copy.new_state(), all_logits=True)
+        torch.testing.assert_close(got, want, atol=1e-4, rtol=0)
 
     def test_of_an_fp8_checkpoint_keeps_its_8_bits_elsewhere(self, tmp_path: Path) -> None:
         tensors = draw_tensors(CONFIG, 3, deviation=0.05)
