@@ -228,9 +228,8 @@ class _Forced:
     def __init__(self, tokens: list[int]) -> None:
         self._tokens: Iterator[int] = iter(tokens)
 
-    def choose(self, logits: Any) -> int:
-        int(logits.argmax())
-        return next(self._tokens)
+    def draw(self, logits: Any) -> Any:
+        return logits.argmax(keepdim=True).fill_(next(self._tokens))
 
 
 def _decode(loaded: "Loaded", case: _Case) -> tuple["Finished", float]:
