@@ -217,6 +217,10 @@ class _Plain:
     drafted: int = 0
     accepted: int = 0
 
+    def choose(self, sampler: Any, logits: Any, wanted: int) -> int:
+        del wanted
+        return int(sampler.draw(logits))
+
     def after(self, token: int, wanted: int) -> Any:
         del wanted
         return self.decode(token)
