@@ -14,6 +14,7 @@ import qcn_kernels.choice
 import torch
 from qcn_inference.checkpoint import load_model
 from qcn_inference.model import Model
+from qcn_kernels.sampling import sample
 from random_checkpoints import (
     draw_config,
     draw_mtp_head,
@@ -39,6 +40,15 @@ def places(*values: Any) -> set[str]:
     return {x.device.type for x in tensors if x.ndim}
 
 
+def compiled_in(param: Any, value: Any) -> Any:
+    """What Triton compiles a kernel anew for, of an argument that is no constant."""
+    if isinstance(value, Tensor):
+        return value.dtype, value.storage_offset() * value.itemsize % 16 == 0
+    if isinstance(value, int) and not param.do_not_specialize:
+        return value == 1, value % 16 == 0
+    return tuple(compiled_in(param, part) for part in value) if isinstance(value, tuple) else None
+
+
 class OnePlace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Refuses operations on tensors of both devices; without `copies` whatever the host does."""
 
@@ -61,7 +71,7 @@ class OnePlace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Let operations take their kernels; names of those that would have been launched."""
+    """Let operations take their kernels; which would have been launched, also with their sizes."""
     from triton.runtime.jit import JITFunction
 
     names: list[str] = []
@@ -72,6 +82,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         assert not warmup
         assert all(1 <= size <= most for size, most in zip(grid, MOST, strict=False)), (name, grid)
         names.append(name)
+        names.append(f"{name} {kwargs} {[*map(compiled_in, self.params, args)]}")
 
     monkeypatch.setattr(qcn_kernels.choice, "INTERPRETED", True)
     monkeypatch.setattr(JITFunction, "run", look)
@@ -119,6 +130,26 @@ def test_a_head_that_drafts_mixes_nothing_of_the_host_into_it(
         )
         assert model.mtp.logits(read).device.type == "meta"
     assert "_attend" in launched
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_request_waits_for_a_kernel_to_be_compiled(
+    launched: list[str], seed: int, tmp_path: Path
+) -> None:
+    """What is launched, and with which sizes it was compiled, has been seen in the warm-up."""
+    with torch.inference_mode():
+        model = loaded(tmp_path, seed)
+        model.warm_up()
+        compiled = set(launched)
+        # Of one token torch makes up the stride; the published models' are divisible either way.
+        for tokens in (2, 40, 700):
+            state = model.new_state()
+            model.prefill([1] * tokens, state)
+            model.verify([1] * 5, state).commit(3)
+            logits = model.decode(1, state).unsqueeze(0)
+            uniform = torch.zeros(1, device="meta")
+            sample(logits, temperature=0.7, top_k=20, top_p=0.9, uniform=uniform)
+        assert set(launched) - compiled == set()
 
 
 @pytest.mark.parametrize("seed", range(4))
