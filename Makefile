@@ -8,7 +8,10 @@ TORCH := torch==2.13.0
 TORCH_THERE = $(shell $(PYTHON) -c "import torch; assert tuple(map(int, torch.__version__.split('.')[:2])) >= (2, 11)" 2>/dev/null && echo yes)
 VENV_FLAGS = $(if $(TORCH_THERE),--system-site-packages)
 
-.PHONY: demo test test-long gpu checks format bench clean
+# Carried to a GPU machine without a network (`gpu-wheels`); never there otherwise.
+WHEELS := .wheels
+
+.PHONY: demo test test-long gpu gpu-wheels checks format bench clean
 
 demo: $(VENV)/.ready ## complete code in this repository with the embedded model
 	$(BIN)/qcn demo
@@ -19,8 +22,30 @@ test: $(VENV)/.ready-test checks ## every check; long property tests with the sa
 test-long: $(VENV)/.ready-test ## the long property tests with their full counts
 	OMP_NUM_THREADS=1 QCN_TEST_FULL=1 $(BIN)/python -m pytest -n 2 -m long --timeout 3600
 
+# Kernels are compiled by as many processes at once as GPU_WORKERS says, 5 GB of the GPU for each.
+# A test that hangs is ended soon, its process with it, and the others go on.
+GPU_TESTS = -m pytest -m gpu -n $(GPU_WORKERS) --dist worksteal --timeout 240 --timeout-method thread \
+	--durations 15 tests/kernels/triton tests/inference/triton tests/inference/test_gpu.py \
+	tests/inference/test_small_cards.py
+GPU_WORKERS := 2
+
+ifeq ($(wildcard $(WHEELS)/*.whl),)
 gpu: $(VENV)/.ready-test ## what only a GPU shows
-	$(BIN)/python -m pytest -n 0 -m gpu
+	$(BIN)/python $(GPU_TESTS)
+else # carried to a machine without a network, whose Python has torch and triton
+gpu:
+	$(PYTHON) -m pip install -q --no-index --no-deps --no-compile --upgrade --target build/carried $(WHEELS)/*.whl
+	PYTHONPATH=$(subst $() ,:,$(addprefix $(CURDIR)/,build/carried indexer inference kernels .)) $(PYTHON) $(GPU_TESTS)
+endif
+
+# For such a machine: what those tests import beside torch, triton and transformers with what they
+# need; pytest and hypothesis are of the versions that the tests know. PYTHON_THERE is that machine's.
+PYTHON_THERE := 3.12
+gpu-wheels: $(VENV)/bin/python
+	$(BIN)/python -m pip download -q --no-deps --only-binary=:all: -c constraints.txt -d $(WHEELS) \
+		--implementation cp --python-version $(PYTHON_THERE) --platform manylinux2014_x86_64 \
+		--platform manylinux_2_17_x86_64 execnet gguf httpx hypothesis iniconfig platformdirs \
+		pluggy pytest pytest-asyncio pytest-timeout pytest-xdist
 
 checks: $(VENV)/.ready-test
 	$(BIN)/ruff check .
@@ -52,4 +77,4 @@ $(VENV)/.ready-test: pyproject.toml constraints.txt | $(VENV)/.torch
 	touch $(VENV)/.ready $@
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(WHEELS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

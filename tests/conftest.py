@@ -2,10 +2,12 @@
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 import sampling  # noqa: F401 - its profile holds for every property
+
+GPU_LOST = pytest.StashKey[bool]()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,3 +35,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             return
     for item in gpu_items:
         item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note that a test's process has lost the GPU."""
+    if call.excinfo is not None and item.get_closest_marker("gpu"):
+        from qcn_inference.device import is_lost
+
+        item.stash[GPU_LOST] = is_lost(call.excinfo.value) or item.stash.get(GPU_LOST, False)
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """End a process that has lost the GPU: whatever else it ran there would fail as well.
+
+    Where pytest has workers, another takes its place and goes on with the next test.
+    """
+    result = yield
+    if item.stash.get(GPU_LOST, False):
+        if hasattr(item.config, "workerinput"):
+            os._exit(1)
+        pytest.exit(f"{item.nodeid} has lost the GPU for this process", returncode=1)
+    return result

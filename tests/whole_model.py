@@ -179,7 +179,7 @@ def decode_without_graphs(*, folder: str, ids: Tensor) -> tuple[Tensor, bool]:
 
 
 def _cannot_capture() -> None:
-    raise RuntimeError("operation not permitted when stream is capturing")
+    raise torch.AcceleratorError("CUDA error: operation not permitted when stream is capturing")
 
 
 def follow_edits(*, folder: str, ids: Tensor) -> tuple[Tensor, Tensor, list[int]]:

@@ -183,13 +183,19 @@ class Decoder:
                         tensor.copy_(value)
                     seat.step(self._layers, bound)
             torch.cuda.current_stream().wait_stream(aside)
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            # A capture that cannot be ended leaves its stream the current one: this brings it back.
+            with (
+                torch.cuda.stream(torch.cuda.current_stream()),
+                torch.cuda.graph(graph, capture_error_mode="thread_local"),
+            ):
                 logits = seat.step(self._layers, bound)
         except RuntimeError as error:
             if is_lost(error):
                 raise
             self.uses_graphs = False
-            log.warning("decoding runs without CUDA graphs: %s", type(error).__name__)
+            # Of CUDA or torch, about this program: it says nothing of what is decoded.
+            reason = str(error).partition("\n")[0]
+            log.warning("decoding runs without CUDA graphs: %s", reason)
         else:
             self._graphs[bound] = graph, logits
         finally:

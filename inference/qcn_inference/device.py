@@ -22,6 +22,14 @@ STATES_UNDER_WAY = 4
 INTERPRETED_BYTES = 64 << 20
 """For the small models of tests, whose kernels are interpreted on the CPU."""
 
+_NO_MEMORY = (
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "Triton Error [CUDA]: out of memory",
+)
+_LASTING = ("illegal", "misaligned", "launch failure", "assert", "stack error", "uncorrectable")
+"""In CUDA's words for what no later call of the process recovers from."""
+
 
 def choose(name: str) -> tuple[torch.device, str | None]:
     """Find the device that a setting names.
@@ -129,23 +137,48 @@ def room_for_states(device: torch.device, working: int) -> int:
     """Bytes that states may take once the weights are loaded."""
     if device.type == "cpu":
         return INTERPRETED_BYTES
+    give_back()  # what loading took for a moment is free as well
     free, _ = torch.cuda.mem_get_info(device)
     return free - working
 
 
+def give_back() -> None:
+    """Give what torch holds of a GPU in reserve to whoever wants it; does nothing without one."""
+    torch.cuda.empty_cache()
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the GPU's memory did not suffice; the GPU is fit for more."""
-    return isinstance(error, (torch.OutOfMemoryError, DeviceMemoryError))
+    """Whether an error says that memory did not suffice; the GPU is fit for more.
+
+    torch has an error of its own for what its allocator is refused. Locked host memory, libraries
+    and Triton report the driver's.
+    """
+    if isinstance(error, (torch.OutOfMemoryError, DeviceMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
+
+
+def is_of_capture(error: BaseException) -> bool:
+    """Whether an error says that something cannot be captured in a graph; the GPU is fit for more.
+
+    CUDA's nine errors of captures all use the word, and torch raises them as it does any other.
+    """
+    return isinstance(error, RuntimeError) and "captur" in str(error).partition("\n")[0]
 
 
 def is_lost(error: BaseException) -> bool:
     """Whether an error says that the GPU, or this process' use of it, is beyond repair.
 
     CUDA reports what went wrong in a kernel, or with the card, at some later call; every further
-    call in the process fails in the same way.
+    call in the process fails in the same way. A launch by Triton may be that call, but may also
+    be refused for reasons of its own.
     """
-    if is_out_of_memory(error):
+    if is_out_of_memory(error) or is_of_capture(error):
         return False
-    return isinstance(error, torch.AcceleratorError) or (
-        isinstance(error, RuntimeError) and "CUDA error" in str(error)
+    if isinstance(error, torch.AcceleratorError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "CUDA error" in text
+        or ("Triton Error [CUDA]" in text and any(word in text for word in _LASTING))
     )

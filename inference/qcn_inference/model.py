@@ -12,8 +12,10 @@ from contextlib import contextmanager
 
 import torch
 from qcn_kernels.choice import uses_triton
+from qcn_kernels.moe.tiles import FEW
 from qcn_kernels.rms_norm import rms_norm
 from qcn_kernels.rotary import rotary_tables
+from qcn_kernels.sampling import greedy
 from torch import Tensor
 from torch.nn import functional
 
@@ -26,6 +28,7 @@ from qcn_inference.layers import DecoderLayer, Positions, Seat
 from qcn_inference.memory import HostMemory, Memory
 from qcn_inference.mtp import MtpHead
 from qcn_inference.pace import Pace
+from qcn_inference.pages import PAGE
 from qcn_inference.passes import BESIDE_HOST, ON_GPU, ONE_BLOCK, Pass, passes
 from qcn_inference.state import State
 
@@ -36,7 +39,7 @@ thread and 6.0 to 6.9 with two; beside four busy processes 7 with one and 16 to 
 
 
 WARM_UP_TOKENS = 130
-"""More than two chunks and two pages: every kernel of a prefill runs."""
+"""More than two chunks and two pages: every kernel of a short prefill runs."""
 
 
 class Drafted:
@@ -146,10 +149,17 @@ class Model:
         """On a GPU: compile the kernels and capture a graph, so that no request waits for it."""
         if not self.runs_kernels:
             return
-        state = self.new_state()
-        self.prefill([0] * WARM_UP_TOKENS, state)
+        assert isinstance(self.memory, DeviceMemory)
+        for tokens in (max(WARM_UP_TOKENS, self._tokens_for_large_tiles()), WARM_UP_TOKENS):
+            if tokens < self.memory.pool.size * PAGE:
+                state = self.new_state()
+                self.prefill([0] * tokens, state)
         self.verify([0, 0], state).commit(1)
-        self.decode(0, state)
+        greedy(self.decode(0, state).unsqueeze(0))  # sampling runs the same kernels
+
+    def _tokens_for_large_tiles(self) -> int:
+        """Tokens of which each expert has so many that its products run in other tiles."""
+        return -(-FEW * self.config.num_experts // max(1, self.config.num_experts_per_tok))
 
     def drop_resident(self) -> None:
         """Give up, on a GPU, what can be fetched from the host again."""

@@ -126,7 +126,17 @@ def test_a_checkpoint_is_loaded_onto_the_cpu_as_ever(tmp_path: Path) -> None:
     [
         (torch.AcceleratorError("CUDA error: unspecified launch failure"), True),
         (RuntimeError("CUDA error: device-side assert triggered"), True),
+        (RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"), True),
+        (RuntimeError("Triton Error [CUDA]: invalid argument"), False),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), False),
+        (torch.AcceleratorError("CUDA error: out of memory"), False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), False),
+        (
+            torch.AcceleratorError(
+                "CUDA error: operation failed due to a previous error during capture"
+            ),
+            False,
+        ),
         (DeviceMemoryError("the GPU has room for 1024 tokens"), False),
         (ValueError("token id 5"), False),
     ],

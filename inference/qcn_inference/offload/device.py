@@ -69,6 +69,8 @@ class CudaDevice:
         self.slots = Experts(mapped(like.gate_up, room), mapped(like.down, room))
         self._device = device
         self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        # The slots' memory may have been that of tensors which are still being written.
+        self._copies.wait_stream(torch.cuda.current_stream(device))
 
     def copy(self, host: Experts, expert: int, slot: int, after: Event | None) -> Event:
         """Begin to copy one expert to a slot."""

@@ -391,6 +391,7 @@ class Engine:
                 problem = str(error)
         self.device_problem = problem
         log.warning("the model runs on the CPU: %s", problem)
+        devices.give_back()
         return self._load_onto(devices.CPU)
 
     def _load_onto(self, device: "torch.device") -> "Model":

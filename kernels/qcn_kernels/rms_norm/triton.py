@@ -89,7 +89,9 @@ def _launch(
     out = x.new_empty(x.shape, dtype=dtype)
     assert extra.shape == x.shape
     while x.ndim < 3:
-        x, extra = x.unsqueeze(0), extra.unsqueeze(0)
+        # Heads are compiled into the kernel, and so must not be what varies: rows are tokens.
+        place = 1 if x.ndim == 2 and scale.ndim == 1 else 0
+        x, extra = x.unsqueeze(place), extra.unsqueeze(place)
     _, heads, dim = x.shape
     assert x.stride(2) == extra.stride(2) == scale.stride(-1) == 1
     assert scale.shape in {(dim,), (heads, dim)}
