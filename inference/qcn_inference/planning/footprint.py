@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass, replace
 
+from qcn_kernels.fp8 import BLOCK
+
 from qcn_inference.config import ModelConfig
 from qcn_inference.device import working_bytes
 
-FP8_BITS = 8 + 32 / (128 * 128)  # a scale of 32 bits for each block of 128 x 128
+FP8_BITS = 8 + 32 / BLOCK**2  # a scale of 32 bits for each block of 128 x 128
 FOUR_BITS = 4.5  # a scale and an offset of 8 bits for each 32 weights, as Q4_K has
 
 
@@ -39,9 +41,9 @@ FORMATS = (
 def as_loaded(config: ModelConfig, bits: int) -> WeightFormat:
     """The format in which a GPU holds a checkpoint; `bits` are those of a weight that is no FP8.
 
-    Of FP8 checkpoints every matrix that is FP8 stays so.
+    FP8 in blocks of 128 stays so.
     """
-    if config.fp8_block is not None:
+    if config.fp8_block == (BLOCK, BLOCK):
         return WeightFormat("fp8", FP8_BITS, FP8_BITS, bits)
     return WeightFormat(f"{bits} bits", bits, bits, bits)
 
