@@ -53,10 +53,11 @@ ON_HARDWARE = {
 # Root mean square of the difference of a whole model's logits from transformers' in fp32, against
 # their standard deviation; three layers. Seen under the interpreter: 2e-6, and 2.3 % in bf16, where
 # the CPU's way has 1.6 % (2^-8 for each of the products a token passes through, added as squares):
-# the interpreter cuts off what the CPU rounds.
-MODEL_INTERPRETED = {torch.float32: 1e-4, torch.bfloat16: 6e-2, torch.float8_e4m3fn: 1e-1}
+# the interpreter cuts off what the CPU rounds. Activations in e4m3 are rounded by up to 2^-4, in
+# front of every product: 15 % was seen. Whether scales are in their places is told in fp32.
+MODEL_INTERPRETED = {torch.float32: 1e-4, torch.bfloat16: 6e-2, torch.float8_e4m3fn: 3e-1}
 # On hardware operands of attention and of the delta rule are bf16 in either case.
-MODEL_ON_HARDWARE = {torch.float32: 2e-2, torch.bfloat16: 3e-2, torch.float8_e4m3fn: 8e-2}
+MODEL_ON_HARDWARE = {torch.float32: 2e-2, torch.bfloat16: 3e-2, torch.float8_e4m3fn: 3e-1}
 STORED = {
     torch.float32: 0.0,
     # One unit in the last place, of which 0.9 were seen, and more than one there cannot be: the

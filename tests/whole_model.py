@@ -15,6 +15,7 @@ from qcn_inference.checkpoint import load_model
 from qcn_inference.device_memory import DeviceMemory
 from qcn_inference.grid import Grid
 from qcn_inference.kept import DeltaNetState, KvBlock
+from qcn_inference.layers import SparseMoe
 from qcn_inference.model import Model
 from qcn_inference.offload.device import CudaDevice, ExpertDevice, Experts
 from qcn_inference.offload.layers import Offload
@@ -23,6 +24,8 @@ from qcn_inference.passes import Pass
 from qcn_inference.state import State
 from qcn_inference.state_cache import Reading, StateCache
 from qcn_inference.tokenizer import FILE_SEP, Tokenizer
+from qcn_kernels.fp8 import Fp8Matrices
+from qcn_kernels.linear import Stacked
 from simulated_device import SimulatedDevice
 from torch import Tensor
 
@@ -52,6 +55,25 @@ def read_and_step(
     draft.commit(0)
     stepped = [model.decode(token, state) for token in ids[prompt:].tolist()]
     return torch.cat((read, draft.logits)), torch.stack(stepped)
+
+
+def formats_of(*, folder: str, ids: Tensor) -> dict[str, list[tuple[torch.dtype, int]]]:
+    """Load a model; return the format and the rows of each part of its layers' projections."""
+    model = loaded_beside(ids, folder)
+    found = {}
+    for kind, layer in zip(model.config.layer_types, model._layers, strict=True):
+        assert isinstance(layer.mlp, SparseMoe)
+        named = {
+            f"{kind} in_proj": layer.mixer.in_proj,
+            f"{kind} out_proj": layer.mixer.out_proj,
+            "mlp in_proj": layer.mlp.in_proj,
+            "mlp shared_down": layer.mlp.shared_down,
+        }
+        for name, weight in named.items():
+            parts = weight.parts if isinstance(weight, Stacked) else (weight,)
+            stored = [part.values if isinstance(part, Fp8Matrices) else part for part in parts]
+            found[name] = [(part.dtype, len(part)) for part in stored]
+    return found
 
 
 def read_and_step_offloaded(

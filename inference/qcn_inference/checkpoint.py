@@ -5,6 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 import torch
+from qcn_kernels.fp8 import BLOCK
 
 from qcn_inference.config import load_config
 from qcn_inference.loading import Loader, Progress
@@ -52,12 +53,16 @@ def load_model(
 
 
 def weight_bytes(folder: Path) -> int:
-    """Return about how many bytes the weights take on a GPU: of FP8 the experts stay so."""
+    """Return about how many bytes the weights take on a GPU.
+
+    Of FP8 in blocks of 128 a tenth more: matrices that leave no whole blocks are dequantised, as
+    all are in other blocks.
+    """
     config = load_config(folder)
     stored = sum(path.stat().st_size for path in find_files(folder))
     if config.fp8_block is None:
         return stored
-    return stored * 11 // 10 if config.num_experts else 2 * stored
+    return stored * 11 // 10 if config.fp8_block == (BLOCK, BLOCK) else 2 * stored
 
 
 def stored_bits(folder: Path) -> int:

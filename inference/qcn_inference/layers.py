@@ -13,7 +13,7 @@ from typing import Protocol
 
 import torch
 from qcn_kernels.gated_delta_net import DeltaNetWeights
-from qcn_kernels.linear import linear
+from qcn_kernels.linear import Weight, linear, linear_step
 from qcn_kernels.moe import Matrices, experts, experts_step, route
 from qcn_kernels.rms_norm import rms_norm
 from qcn_kernels.rotary import rms_norm_rotary
@@ -58,12 +58,12 @@ class GatedDeltaNet:
 
     config: ModelConfig
     slot: int  # number among the DeltaNet layers
-    in_proj: Tensor  # [conv_dim + value_dim + 2 · value_heads, hidden]: q | k | v | z | b | a
+    in_proj: Weight  # [conv_dim + value_dim + 2 · value_heads, hidden]: q | k | v | z | b | a
     conv: Tensor  # [kernel, conv_dim] fp32
     neg_a: Tensor  # [value_heads] fp32, -exp(A_log)
     dt_bias: Tensor  # [value_heads] fp32
     norm: Tensor  # [value_head_dim] fp32
-    out_proj: Tensor  # [hidden, value_dim]
+    out_proj: Weight  # [hidden, value_dim]
     small: DeltaNetWeights = field(init=False)  # what stands between the two projections
 
     def __post_init__(self) -> None:
@@ -88,8 +88,8 @@ class GatedDeltaNet:
     def decode(self, x: Tensor, seat: Seat, positions: Positions) -> Tensor:
         """Mix one normalised token [hidden] fp32; return [hidden]."""
         del positions
-        projected = functional.linear(x.to(self.in_proj.dtype), self.in_proj)
-        return functional.linear(seat.mix_step(self.slot, projected, self.small), self.out_proj)
+        projected = linear_step(x.to(self.in_proj.dtype), self.in_proj)
+        return linear_step(seat.mix_step(self.slot, projected, self.small), self.out_proj)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +98,10 @@ class GatedAttention:
 
     config: ModelConfig
     slot: int  # number among the full-attention layers
-    in_proj: Tensor  # [(2 · heads + 2 · kv_heads) · head_dim, hidden]: q | k | v | gate
+    in_proj: Weight  # [(2 · heads + 2 · kv_heads) · head_dim, hidden]: q | k | v | gate
     in_bias: Tensor | None
     qk_norm: Tensor  # [heads + kv_heads, head_dim] fp32, 1 + weight
-    out_proj: Tensor  # [hidden, heads · head_dim]
+    out_proj: Weight  # [hidden, heads · head_dim]
     out_bias: Tensor | None
 
     def prefill(self, x: Tensor, state: State, positions: Positions) -> Tensor:
@@ -113,10 +113,10 @@ class GatedAttention:
 
     def decode(self, x: Tensor, seat: Seat, positions: Positions) -> Tensor:
         """Mix one normalised token [hidden] fp32; return [hidden]."""
-        projected = functional.linear(x.to(self.in_proj.dtype), self.in_proj, self.in_bias)
+        projected = linear_step(x.to(self.in_proj.dtype), self.in_proj, self.in_bias)
         q, k, v, gate = self._heads(projected.unsqueeze(0), positions)
         out = seat.attend_step(self.slot, q=q[0], k=k[0], v=v[0]).flatten()
-        return functional.linear(out * gate[0].sigmoid(), self.out_proj, self.out_bias)
+        return linear_step(out * gate[0].sigmoid(), self.out_proj, self.out_bias)
 
     def _heads(
         self, projected: Tensor, positions: Positions
@@ -146,8 +146,8 @@ class GatedAttention:
 class DenseMlp:
     """One SwiGLU MLP (arXiv 2002.05202), in the place of experts."""
 
-    gate_up: Tensor  # [2 · intermediate, hidden], the gate's rows first
-    down: Tensor  # [hidden, intermediate]
+    gate_up: Weight  # [2 · intermediate, hidden], the gate's rows first
+    down: Weight  # [hidden, intermediate]
 
     def prefill(self, x: Tensor) -> Tensor:
         """Map [T, hidden] fp32 to [T, hidden]."""
@@ -156,8 +156,8 @@ class DenseMlp:
 
     def decode(self, x: Tensor) -> Tensor:
         """Map [hidden] fp32 to [hidden]."""
-        gate, up = functional.linear(x.to(self.gate_up.dtype), self.gate_up).chunk(2, dim=-1)
-        return functional.linear(functional.silu(gate).mul_(up), self.down)
+        gate, up = linear_step(x.to(self.gate_up.dtype), self.gate_up).chunk(2, dim=-1)
+        return linear_step(functional.silu(gate).mul_(up), self.down)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +165,10 @@ class SparseMoe:
     """Routed experts and one shared expert behind a sigmoid gate."""
 
     config: ModelConfig
-    in_proj: Tensor  # [experts + 1 + 2 · shared intermediate, hidden], see `_project`
+    in_proj: Weight  # [experts + 1 + 2 · shared intermediate, hidden], see `_project`
     gate_up: Matrices  # [experts, 2 · intermediate, hidden], the gate's rows first
     down: Matrices  # [experts, hidden, intermediate]
-    shared_down: Tensor  # [hidden, shared intermediate]
+    shared_down: Weight  # [hidden, shared intermediate]
     elsewhere: RoutedExperts | None = None  # runs `gate_up` and `down`, which lie in host memory
 
     def prefill(self, x: Tensor) -> Tensor:
@@ -184,7 +184,7 @@ class SparseMoe:
     def decode(self, x: Tensor) -> Tensor:
         """Map [hidden] fp32 to [hidden] fp32."""
         x = x.to(self.in_proj.dtype)
-        weights, chosen, shared = self._project(x, functional.linear)
+        weights, chosen, shared = self._project(x, linear_step)
         if self.elsewhere is not None:
             return shared.add_(self.elsewhere.step(x, weights=weights, chosen=chosen))
         return shared.add_(
@@ -192,7 +192,7 @@ class SparseMoe:
         )
 
     def _project(
-        self, x: Tensor, product: Callable[[Tensor, Tensor], Tensor]
+        self, x: Tensor, product: Callable[[Tensor, Weight], Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the router's weights and choice, and the gated output of the shared expert.
 

@@ -78,9 +78,9 @@ class Loader:
         """Return the tensor of this name and shape, to `place` it. Raises CheckpointError."""
         return self._files.find(name, *shape)
 
-    def empty(self, *shape: int) -> Tensor:
+    def empty(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         """Return a matrix to place tensors into, as products want it, on the model's device."""
-        return torch.empty(shape, dtype=self.dtype, device=self._device)
+        return torch.empty(shape, dtype=dtype or self.dtype, device=self._device)
 
     @contextmanager
     def experts_in_host_memory(self, wanted: bool) -> Iterator[None]:
@@ -114,28 +114,37 @@ class Loader:
         self._placements.append(_Placement(tensor, self._scale_of(tensor), parts))
         self._unread.discard(tensor.name)
 
-    def keeps_fp8(self, tensors: Sequence[StoredTensor]) -> bool:
-        """Whether these, of whole blocks all, may stay in FP8: where our kernels run."""
+    def keeps_fp8(self, tensor: StoredTensor) -> bool:
+        """Whether a matrix may stay in FP8: where it is stored so and our kernels run."""
         return (
-            uses_triton(torch.empty(0, device=self._device))
-            and self._fp8_block == (BLOCK, BLOCK)
-            and all(f"{tensor.name}_scale_inv" in self._files for tensor in tensors)
-            and all(size % BLOCK == 0 for tensor in tensors for size in tensor.shape[-2:])
+            self._fp8_block == (BLOCK, BLOCK)
+            and f"{tensor.name}_scale_inv" in self._files
+            and uses_triton(torch.empty(0, device=self._device))
         )
 
-    def empty_fp8(self, *shape: int) -> Fp8Matrices:
+    def empty_fp8(self, rows: int, columns: int) -> Fp8Matrices:
+        """Return a matrix to `place_fp8` tensors into, on the model's device."""
+        values = self.empty(rows, columns, dtype=torch.float8_e4m3fn)
+        blocks = (-(-rows // BLOCK), -(-columns // BLOCK))
+        return Fp8Matrices(values, self.empty(*blocks, dtype=torch.float32))
+
+    def empty_fp8_experts(self, *shape: int) -> Fp8Matrices:
         """Return experts of whole blocks to `place_fp8` tensors into, where experts are to lie."""
         *stack, rows, columns = shape
         blocks = (*stack, rows // BLOCK, columns // BLOCK)
         values = self.empty_experts(*shape, dtype=torch.float8_e4m3fn)
         return Fp8Matrices(values, self.empty_experts(*blocks, dtype=torch.float32))
 
-    def place_fp8(self, tensor: StoredTensor, into: Fp8Matrices) -> None:
-        """Have `load` read a tensor as it is, with its scales. Raises CheckpointError."""
+    def place_fp8(self, tensor: StoredTensor, *parts: Fp8Matrices) -> None:
+        """Have `load` read a tensor as it is, with its scales; several parts are as in `place`.
+
+        Raises:
+            CheckpointError: the tensor is no FP8.
+        """
         scale = self._scale_of(tensor)
         assert scale is not None
-        self._placements.append(_Placement(tensor, None, (into.values,)))
-        self._placements.append(_Placement(scale, None, (into.scale_inv,)))
+        self._placements.append(_Placement(tensor, None, tuple(part.values for part in parts)))
+        self._placements.append(_Placement(scale, None, tuple(part.scale_inv for part in parts)))
         self._unread.discard(tensor.name)
 
     def take(self, name: str, *shape: int) -> Tensor:

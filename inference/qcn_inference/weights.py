@@ -9,9 +9,11 @@ from the names that are there, not from the family.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import torch
 from qcn_kernels.fp8 import BLOCK, Fp8Matrices
+from qcn_kernels.linear import Stacked, Weight
 from qcn_kernels.moe import Matrices
 from torch import Tensor
 
@@ -196,11 +198,11 @@ def _deltanet(config: ModelConfig, tensors: Loader, prefix: str, slot: int) -> G
         neg_a=-tensors.take(f"{prefix}.A_log", value_heads).exp(),
         dt_bias=tensors.take(f"{prefix}.dt_bias", value_heads),
         norm=tensors.take(f"{prefix}.norm.weight", config.linear_value_head_dim),
-        out_proj=tensors.matrix(f"{prefix}.out_proj.weight", hidden, config.linear_value_dim),
+        out_proj=_matrix(tensors, f"{prefix}.out_proj.weight", hidden, config.linear_value_dim),
     )
 
 
-def _ungrouped(config: ModelConfig, tensors: Loader, prefix: str) -> Tensor:
+def _ungrouped(config: ModelConfig, tensors: Loader, prefix: str) -> Weight:
     """Stack the rows of q, k, v, z, b and a, which are interleaved by key head on disk."""
     hidden, key_heads = config.hidden_size, config.linear_num_key_heads
     shared = config.linear_num_value_heads // key_heads
@@ -208,32 +210,23 @@ def _ungrouped(config: ModelConfig, tensors: Loader, prefix: str) -> Tensor:
     rows = (key_dim, key_dim, value_dim, value_dim, shared, shared)  # of one key head
     qkvz = tensors.find(f"{prefix}.in_proj_qkvz.weight", key_heads * sum(rows[:4]), hidden)
     ba = tensors.find(f"{prefix}.in_proj_ba.weight", key_heads * sum(rows[4:]), hidden)
-    stacked = tensors.empty(key_heads * sum(rows), hidden)
-    parts = [
-        part.view(key_heads, -1, hidden)
-        for part in stacked.split_with_sizes([key_heads * n for n in rows])
-    ]
-    tensors.place(qkvz, *parts[:4])
-    tensors.place(ba, *parts[4:])
-    return stacked
+    q, k, v, z = _cut(qkvz, rows[:4], groups=key_heads)
+    b, a = _cut(ba, rows[4:], groups=key_heads)
+    return _fused(tensors, [q, k, v, z, b, a])
 
 
 def _attention(config: ModelConfig, tensors: Loader, prefix: str, slot: int) -> GatedAttention:
     hidden, head_dim = config.hidden_size, config.head_dim
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
 
-    def fused(kind: str, *shape: int) -> Tensor:
-        """Stack the rows of q, k, v and gate; `q_proj` holds, per head, q | gate."""
-        sizes = [heads * head_dim, kv_heads * head_dim, kv_heads * head_dim, heads * head_dim]
-        q_gate = tensors.find(f"{prefix}.q_proj.{kind}", 2 * sizes[0], *shape)
-        stored_k = tensors.find(f"{prefix}.k_proj.{kind}", sizes[1], *shape)
-        stored_v = tensors.find(f"{prefix}.v_proj.{kind}", sizes[2], *shape)
-        stacked = tensors.empty(sum(sizes), *shape)
-        q, k, v, gate = stacked.split_with_sizes(sizes)
-        tensors.place(q_gate, *(part.view(heads, head_dim, *shape) for part in (q, gate)))
-        tensors.place(stored_k, k)
-        tensors.place(stored_v, v)
-        return stacked
+    def fused(kind: str, *shape: int) -> list[_Rows]:
+        """Return the rows of q, k, v and gate; `q_proj` holds, per head, q | gate."""
+        kv = kv_heads * head_dim
+        q_gate = tensors.find(f"{prefix}.q_proj.{kind}", 2 * heads * head_dim, *shape)
+        stored_k = tensors.find(f"{prefix}.k_proj.{kind}", kv, *shape)
+        stored_v = tensors.find(f"{prefix}.v_proj.{kind}", kv, *shape)
+        q, gate = _cut(q_gate, (head_dim, head_dim), groups=heads)
+        return [q, _whole(stored_k), _whole(stored_v), gate]
 
     q_norm = _zero_centred(tensors, f"{prefix}.q_norm.weight", head_dim)
     k_norm = _zero_centred(tensors, f"{prefix}.k_norm.weight", head_dim)
@@ -241,10 +234,10 @@ def _attention(config: ModelConfig, tensors: Loader, prefix: str, slot: int) -> 
     return GatedAttention(
         config=config,
         slot=slot,
-        in_proj=fused("weight", hidden),
-        in_bias=fused("bias") if biased else None,
+        in_proj=_fused(tensors, fused("weight", hidden)),
+        in_bias=_fused_plain(tensors, fused("bias")) if biased else None,
         qk_norm=torch.cat((q_norm.expand(heads, -1), k_norm.expand(kv_heads, -1))),
-        out_proj=tensors.matrix(f"{prefix}.o_proj.weight", hidden, heads * head_dim),
+        out_proj=_matrix(tensors, f"{prefix}.o_proj.weight", hidden, heads * head_dim),
         out_bias=tensors.matrix(f"{prefix}.o_proj.bias", hidden) if biased else None,
     )
 
@@ -271,7 +264,9 @@ def _moe(config: ModelConfig, tensors: Loader, prefix: str) -> SparseMoe:
         in_proj=_stacked(tensors, hidden, rows),
         gate_up=gate_up,
         down=down,
-        shared_down=tensors.matrix(f"{prefix}.shared_expert.down_proj.weight", hidden, shared_size),
+        shared_down=_matrix(
+            tensors, f"{prefix}.shared_expert.down_proj.weight", hidden, shared_size
+        ),
     )
 
 
@@ -289,7 +284,8 @@ def _stacked_experts(
         )
         for i in range(count)
     ]
-    if tensors.keeps_fp8([tensor for expert in stored for tensor in expert]):
+    whole = hidden % BLOCK == size % BLOCK == 0
+    if whole and all(tensors.keeps_fp8(tensor) for expert in stored for tensor in expert):
         return _stacked_fp8(config, tensors, stored)
     gate_up = tensors.empty_experts(count, 2 * size, hidden)
     down = tensors.empty_experts(count, hidden, size)
@@ -304,8 +300,8 @@ def _stacked_fp8(
     config: ModelConfig, tensors: Loader, stored: Sequence[tuple[StoredTensor, ...]]
 ) -> tuple[Fp8Matrices, Fp8Matrices]:
     count, hidden, size = config.num_experts, config.hidden_size, config.moe_intermediate_size
-    gate_up = tensors.empty_fp8(count, 2 * size, hidden)
-    down = tensors.empty_fp8(count, hidden, size)
+    gate_up = tensors.empty_fp8_experts(count, 2 * size, hidden)
+    down = tensors.empty_fp8_experts(count, hidden, size)
     half = size // BLOCK
     for i, (gate, up, one_down) in enumerate(stored):
         values, scale = gate_up.values[i], gate_up.scale_inv[i]
@@ -319,17 +315,89 @@ def _mlp(tensors: Loader, prefix: str, size: int, hidden: int) -> DenseMlp:
     rows = {f"{prefix}.gate_proj.weight": size, f"{prefix}.up_proj.weight": size}
     return DenseMlp(
         gate_up=_stacked(tensors, hidden, rows),
-        down=tensors.matrix(f"{prefix}.down_proj.weight", hidden, size),
+        down=_matrix(tensors, f"{prefix}.down_proj.weight", hidden, size),
     )
 
 
-def _stacked(tensors: Loader, columns: int, rows: Mapping[str, int]) -> Tensor:
+def _matrix(tensors: Loader, name: str, rows: int, columns: int) -> Weight:
+    """Read a matrix that stands alone."""
+    return _fused(tensors, [_whole(tensors.find(name, rows, columns))])
+
+
+def _stacked(tensors: Loader, columns: int, rows: Mapping[str, int]) -> Weight:
     """Put stored matrices of these numbers of rows under one another."""
-    stored = [tensors.find(name, count, columns) for name, count in rows.items()]
-    stacked = tensors.empty(sum(rows.values()), columns)
-    for tensor, part in zip(stored, stacked.split_with_sizes(list(rows.values())), strict=True):
-        tensors.place(tensor, part)
-    return stacked
+    return _fused(
+        tensors, [_whole(tensors.find(name, count, columns)) for name, count in rows.items()]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Rows of a stored tensor that are to lie together: part `number` of each of its groups."""
+
+    tensor: StoredTensor
+    sizes: tuple[int, ...]  # of the parts that stand side by side in a group
+    groups: int
+    number: int
+
+    @property
+    def count(self) -> int:
+        """How many rows that is."""
+        return self.groups * self.sizes[self.number]
+
+    def shaped(self, rows: Tensor) -> Tensor:
+        """Return so many rows, or their scales, as `Loader.place` wants a part."""
+        return rows if len(self.sizes) == 1 else rows.view(self.groups, -1, *rows.shape[1:])
+
+
+def _whole(tensor: StoredTensor) -> _Rows:
+    return _Rows(tensor, tensor.shape[:1], 1, 0)
+
+
+def _cut(tensor: StoredTensor, sizes: tuple[int, ...], *, groups: int) -> list[_Rows]:
+    return [_Rows(tensor, sizes, groups, number) for number in range(len(sizes))]
+
+
+def _fused(tensors: Loader, rows: Sequence[_Rows]) -> Weight:
+    """Put rows under one another; those that may stay in FP8 do, in parts of their own.
+
+    They may where no block of 128 rows is cut: a matrix that stands alone may end inside one.
+    """
+
+    def stays_fp8(one: _Rows) -> bool:
+        cut = len(rows) > 1 and any(size % BLOCK for size in one.sizes)
+        return not cut and tensors.keeps_fp8(one.tensor)
+
+    runs = [(fp8, list(run)) for fp8, run in groupby(rows, stays_fp8)]
+    names = [name for _, run in runs for name in {one.tensor.name for one in run}]
+    if not any(fp8 for fp8, _ in runs) or len(names) > len(set(names)):  # a tensor is in one part
+        return _fused_plain(tensors, rows)
+    parts = [_fused_fp8(tensors, run) if fp8 else _fused_plain(tensors, run) for fp8, run in runs]
+    return Stacked(tuple(parts), tensors.dtype)
+
+
+def _fused_plain(tensors: Loader, rows: Sequence[_Rows]) -> Tensor:
+    counts = [one.count for one in rows]
+    fused = tensors.empty(sum(counts), *rows[0].tensor.shape[1:])
+    parts = zip(rows, fused.split_with_sizes(counts), strict=True)
+    places = [(one.tensor, one.shaped(part)) for one, part in parts]
+    for tensor in dict.fromkeys(one.tensor for one in rows):
+        tensors.place(tensor, *(place for of, place in places if of == tensor))
+    return fused
+
+
+def _fused_fp8(tensors: Loader, rows: Sequence[_Rows]) -> Fp8Matrices:
+    counts = [one.count for one in rows]
+    fused = tensors.empty_fp8(sum(counts), rows[0].tensor.shape[1])
+    values = fused.values.split_with_sizes(counts)
+    scales = fused.scale_inv.split_with_sizes([-(-count // BLOCK) for count in counts])
+    places = [
+        (one.tensor, Fp8Matrices(one.shaped(value), one.shaped(scale)))
+        for one, value, scale in zip(rows, values, scales, strict=True)
+    ]
+    for tensor in dict.fromkeys(one.tensor for one in rows):
+        tensors.place_fp8(tensor, *(place for of, place in places if of == tensor))
+    return fused
 
 
 def _zero_centred(tensors: Loader, name: str, size: int) -> Tensor:

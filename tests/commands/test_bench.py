@@ -101,7 +101,7 @@ def test_an_interrupt_ends_it_at_once(runtime: Path) -> None:
 def test_experts_in_fp8_are_made_as_a_checkpoint_has_them() -> None:
     nano = load_config(checkpoint_folder("qcn-nano"))
     shape = replace(nano, hidden_size=128, moe_intermediate_size=128, num_experts=4)
-    tensors = RandomTensors("cpu", torch.bfloat16, fp8_experts=True)
+    tensors = RandomTensors("cpu", torch.bfloat16, fp8=True)
     gate_up, down = _stacked_experts(shape, tensors, "layers.0.mlp.experts")
     assert isinstance(gate_up, Fp8Matrices)
     assert isinstance(down, Fp8Matrices)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from qcn_inference.config import load_config
-from qcn_inference.planning.footprint import FORMATS, FP8_BITS, Footprint, WeightFormat
+from qcn_inference.planning.footprint import FORMATS, Footprint
 from qcn_inference.planning.machine import Gpu, Machine
 from qcn_inference.planning.plan import (
     HOST_SHARE,
@@ -26,8 +26,7 @@ RTX_4090 = Gpu("RTX 4090", 24 * GB, 0.95e12, 150e12, 24e9)
 @pytest.fixture(scope="module")
 def coder_next() -> dict[str, Footprint]:
     config = load_config(PUBLISHED / "Qwen3-Coder-Next")
-    whole = WeightFormat("whole fp8", FP8_BITS, FP8_BITS)
-    return {stored.name: Footprint(config, stored) for stored in (*FORMATS, whole)}
+    return {stored.name: Footprint(config, stored) for stored in FORMATS}
 
 
 def machine(gpu: Gpu | None, free: int = 60 * GB) -> Machine:
@@ -37,14 +36,17 @@ def machine(gpu: Gpu | None, free: int = 60 * GB) -> Machine:
 def test_the_published_sizes_are_found_from_the_shape(coder_next: dict[str, Footprint]) -> None:
     """Sizes from the model's pages, and the counted bytes of `model-facts.md`."""
     assert coder_next["bf16"].all_bytes == pytest.approx(159e9, rel=0.01)
-    assert coder_next["whole fp8"].all_bytes == pytest.approx(80.4e9, rel=0.01)
+    assert coder_next["fp8"].all_bytes == pytest.approx(80.4e9, rel=0.01)
+    fp8 = coder_next["fp8"]
+    read = fp8.sparse_layers * fp8.config.num_experts_per_tok * fp8.expert_bytes
+    assert fp8.core_bytes + read == pytest.approx(3.93e9, rel=0.001)  # by every token
     assert coder_next["fp8"].kv_bytes == 24_576
     assert coder_next["fp8"].checkpoint_bytes == pytest.approx(75.5e6 + 3.5e6, rel=0.01)
 
 
 def test_on_a_large_gpu_everything_lies_on_it(coder_next: dict[str, Footprint]) -> None:
-    """As its publisher stores it; here what is no expert takes twice as much."""
-    found = plan(coder_next["whole fp8"], machine(H200))
+    """In FP8, as its publisher stores it."""
+    found = plan(coder_next["fp8"], machine(H200))
     assert isinstance(found, Plan)
     assert (found.placement, found.context) == ("gpu", 262_144)
     # The ceilings of `model-facts.md`: 1,004, 755 and 409 tokens a second; 10.8 s for all tokens.

@@ -113,11 +113,11 @@ def _synthetic(
     given: argparse.Namespace, on: torch.device, found: machine.Machine
 ) -> tuple[Model, Plan]:
     """Make random weights; what does not fit is refused before memory is taken for it."""
-    shape, fp8_experts = SYNTHETIC[given.synthetic]
+    shape, fp8 = SYNTHETIC[given.synthetic]
     config = load_config(shape)
-    if fp8_experts and on.type == "cpu":
+    if fp8 and on.type == "cpu":
         raise UnfitError("FP8 is multiplied on a GPU only. Choose the bf16 one, or another device")
-    stored = WeightFormat("fp8 experts", FP8_BITS, 16) if fp8_experts else FORMATS[0]
+    stored = WeightFormat("fp8", FP8_BITS, FP8_BITS) if fp8 else FORMATS[0]
     footprint = Footprint(config, stored)
     gpu = None if on.type == "cpu" else found.gpu
     free = found.free_bytes if gpu is None else gpu.free_bytes
@@ -127,7 +127,7 @@ def _synthetic(
             f"on {on}. Choose a smaller one, or --model qcn-nano"
         )
     _say({"activity": "making random weights"})
-    model = synthetic_model(config, str(on), fp8_experts=fp8_experts)
+    model = synthetic_model(config, str(on), fp8=fp8)
     return model, _floor(footprint, found, on)
 
 

@@ -16,19 +16,20 @@ from qcn_inference.weights import build_model
 SPREAD = 0.02
 """Standard deviation of the weights, as models are initialised; speed does not depend on it."""
 _PACKED = (".experts.gate_up_proj", ".experts.down_proj")
+_PLAIN = ("gate.weight", "in_proj_ba.weight", "in_proj_b.weight", "in_proj_a.weight")
 
 
 class RandomTensors(Loader):
     """What a checkpoint would give, drawn at random; the head is its own."""
 
-    def __init__(self, device: str, dtype: torch.dtype, *, fp8_experts: bool) -> None:
+    def __init__(self, device: str, dtype: torch.dtype, *, fp8: bool) -> None:
         self.dtype = dtype
         self._device = device
         self._in_host_memory = False
-        self._fp8_experts = fp8_experts
+        self._fp8 = fp8
 
     def __contains__(self, name: str) -> bool:
-        return name == "lm_head.weight" or (not self._fp8_experts and name.endswith(_PACKED))
+        return name == "lm_head.weight" or (not self._fp8 and name.endswith(_PACKED))
 
     def find(self, name: str, *shape: int) -> StoredTensor:
         """Every tensor is there."""
@@ -39,15 +40,15 @@ class RandomTensors(Loader):
         for part in parts:
             part.normal_(std=SPREAD)
 
-    def keeps_fp8(self, tensors: Sequence[StoredTensor]) -> bool:
-        """Whether these are experts in FP8."""
-        del tensors
-        return self._fp8_experts
+    def keeps_fp8(self, tensor: StoredTensor) -> bool:
+        """Whether publishers store this matrix in FP8."""
+        return self._fp8 and not tensor.name.endswith(_PLAIN)
 
-    def place_fp8(self, tensor: StoredTensor, into: Fp8Matrices) -> None:
+    def place_fp8(self, tensor: StoredTensor, *parts: Fp8Matrices) -> None:
         """Fill values and scales at once."""
-        into.values.copy_(torch.randn(into.shape, device=into.values.device))
-        into.scale_inv.fill_(SPREAD)
+        for part in parts:
+            part.values.copy_(torch.randn(part.shape, device=part.values.device))
+            part.scale_inv.fill_(SPREAD)
 
     def take(self, name: str, *shape: int) -> Tensor:
         """Draw a small tensor, fp32."""
@@ -63,9 +64,9 @@ class RandomTensors(Loader):
         """All was filled as it was placed."""
 
 
-def synthetic_model(config: ModelConfig, device: str, *, fp8_experts: bool) -> Model:
-    """Return a model with random weights in bf16, its experts in FP8 where that is wanted."""
-    tensors = RandomTensors(device, torch.bfloat16, fp8_experts=fp8_experts)
+def synthetic_model(config: ModelConfig, device: str, *, fp8: bool) -> Model:
+    """Return a model with random weights in bf16, or in FP8 as publishers store it."""
+    tensors = RandomTensors(device, torch.bfloat16, fp8=fp8)
     return build_model(config, tensors, "synthetic", mtp=False)
 
 

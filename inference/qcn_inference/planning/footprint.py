@@ -2,16 +2,21 @@
 
 from dataclasses import dataclass, replace
 
+from qcn_kernels.fp8 import BLOCK
+
 from qcn_inference.config import ModelConfig
 from qcn_inference.device import working_bytes
 
-FP8_BITS = 8 + 32 / (128 * 128)  # a scale of 32 bits for each block of 128 x 128
+FP8_BITS = 8 + 32 / BLOCK**2  # a scale of 32 bits for each block of 128 x 128
 FOUR_BITS = 4.5  # a scale and an offset of 8 bits for each 32 weights, as Q4_K has
 
 
 @dataclass(frozen=True, slots=True)
 class WeightFormat:
-    """Bits of a weight: of the experts, of the other matrices, of the embedding and the head."""
+    """Bits of a weight: of the experts, of the other matrices, of the embedding and the head.
+
+    Routers and gates, which publishers leave out of FP8, have as many as the embedding.
+    """
 
     name: str
     expert_bits: float
@@ -20,24 +25,26 @@ class WeightFormat:
 
     def on_cpu(self) -> "WeightFormat":
         """As the CPU holds it, which multiplies no FP8: that is dequantised at load."""
-        return replace(self, expert_bits=16) if self.expert_bits == FP8_BITS else self
+        if FP8_BITS not in (self.expert_bits, self.other_bits):
+            return self
+        return replace(self, expert_bits=16, other_bits=16)
 
 
 FORMATS = (
     WeightFormat("bf16", 16, 16),
-    WeightFormat("fp8", FP8_BITS, 16),
+    WeightFormat("fp8", FP8_BITS, FP8_BITS),
     WeightFormat("int4", FOUR_BITS, 16),
 )
-"""Best quality first; as the engine holds them: what is no expert is dequantised at load."""
+"""Best quality first, as the engine holds them."""
 
 
 def as_loaded(config: ModelConfig, bits: int) -> WeightFormat:
     """The format in which a GPU holds a checkpoint; `bits` are those of a weight that is no FP8.
 
-    Of FP8 checkpoints the experts stay so; what is beside them is dequantised.
+    FP8 in blocks of 128 stays so.
     """
-    if config.fp8_block is not None and config.num_experts:
-        return WeightFormat("fp8 experts", FP8_BITS, bits, bits)
+    if config.fp8_block == (BLOCK, BLOCK):
+        return WeightFormat("fp8", FP8_BITS, FP8_BITS, bits)
     return WeightFormat(f"{bits} bits", bits, bits, bits)
 
 
@@ -77,20 +84,20 @@ class Footprint:
         heads = config.num_attention_heads * config.head_dim
         kv = config.num_key_value_heads * config.head_dim
         full = config.hidden_size * (3 * heads + 2 * kv)
-        linear = (
-            config.hidden_size * (2 * config.linear_key_dim + 3 * config.linear_value_dim)
-            + 2 * config.hidden_size * config.linear_num_value_heads
-        )
+        linear = config.hidden_size * (2 * config.linear_key_dim + 3 * config.linear_value_dim)
+        decay = 2 * config.hidden_size * config.linear_num_value_heads
         shared = 3 * config.hidden_size * config.shared_expert_intermediate_size
         router = config.hidden_size * (config.num_experts + 1)
         dense = 3 * config.hidden_size * config.intermediate_size
         matrices = (
             self.full_layers * full
             + (len(config.layer_types) - self.full_layers) * linear
-            + self.sparse_layers * (shared + router)
+            + self.sparse_layers * shared
             + len(config.dense_layers) * dense
         )
-        return round(matrices * self.format.other_bits / 8) + self.table_bytes
+        gates = (len(config.layer_types) - self.full_layers) * decay + self.sparse_layers * router
+        bits = matrices * self.format.other_bits + gates * self.format.table_bits
+        return round(bits / 8) + self.table_bytes
 
     @property
     def resident_bytes(self) -> int:

@@ -4,6 +4,7 @@ Interpreted, and on a GPU where there is one. Models are as small as they come: 
 takes some milliseconds for each program.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,26 @@ import pytest
 import torch
 from engine_support import VOCAB_SIZE, write_tokenizer
 from fp8_checkpoints import write_fp8
-from interpreted import Caller
+from interpreted import Caller, as_on
 from kernel_tolerances import assert_model_agrees
 from oracle import Oracle
 from packed_checkpoints import write_packed
 from qcn_inference.checkpoint import load_model
 from qcn_inference.convert import convert
-from random_checkpoints import draw_config, draw_tensors, random_checkpoint, write_checkpoint
+from random_checkpoints import (
+    Config,
+    draw_config,
+    draw_qwen3_5,
+    draw_tensors,
+    random_checkpoint,
+    write_checkpoint,
+)
+from torch import Tensor
 from whole_model import (
     branch,
     decode_without_graphs,
     follow_edits,
+    formats_of,
     from_nothing,
     read_and_step,
     read_and_step_offloaded,
@@ -38,6 +48,20 @@ SMALL: dict[str, Any] = {
     "max_position_embeddings": 1024,
 }
 EXPERTS: dict[str, Any] = {"num_experts": 2, "num_experts_per_tok": 2}
+WHOLE: dict[str, Any] = {  # blocks of 128 rows wherever rows are regrouped; columns need none
+    "hidden_size": 160,
+    "moe_intermediate_size": 128,
+    "shared_expert_intermediate_size": 128,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 2,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 128,
+    "partial_rotary_factor": 0.25,
+    "attention_bias": True,
+}
 DENSE: dict[str, Any] = {  # and with few heads: each is a program
     **SMALL,
     "num_hidden_layers": 2,
@@ -68,21 +92,58 @@ def test_logits_agree_with_transformers(
     assert_model_agrees(stepped, want[PROMPT:], dtype, hardware=call.hardware)
 
 
-def test_fp8_experts_agree_with_transformers_on_the_dequantised_weights(
-    call: Caller, tmp_path: Path
+@pytest.mark.parametrize("shape", [{"hidden_size": 128, "moe_intermediate_size": 128}, WHOLE])
+def test_fp8_agrees_with_transformers_on_the_dequantised_weights(
+    call: Caller, shape: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Experts stay in FP8, and what they read is quantised in prefill; the rest is bf16."""
-    config = draw_config(7) | SMALL | EXPERTS | {"hidden_size": 128, "moe_intermediate_size": 128}
-    tensors = draw_tensors(config, 7, deviation=0.05)
-    folder, plain = write_fp8(tmp_path / "fp8", config, tensors)
-    ids = torch.randint(0, 97, (PROMPT + STEPS,))
-    want, _ = Oracle(write_checkpoint(tmp_path / "plain", config, plain)).prefill(ids)
+    """What is FP8 stays so, and what it is multiplied by is quantised in prefill.
+
+    Of the first shape heads are no whole blocks: beside the experts only what stands alone stays.
+    """
+    folder, want, ids = fp8_and_logits(tmp_path, shape)
     read, stepped = call(
         read_and_step, folder=str(folder), ids=ids, prompt=PROMPT, drafted=DRAFTED, dtype=None
     )
     fp8 = torch.float8_e4m3fn
     assert_model_agrees(read, want[: PROMPT + DRAFTED], fp8, hardware=call.hardware)
     assert_model_agrees(stepped, want[PROMPT:], fp8, hardware=call.hardware)
+
+
+def test_fp8_agrees_closely_where_activations_are_not_quantised(
+    call: Caller, tmp_path: Path
+) -> None:
+    """As on a chip without FP8 products: each row is multiplied by its own scale, as in fp32."""
+    folder, want, ids = fp8_and_logits(tmp_path, WHOLE)
+    arguments = {"ids": ids, "prompt": PROMPT, "drafted": DRAFTED, "dtype": torch.float32}
+    read, stepped = call(partial(as_on, 80, read_and_step), folder=str(folder), **arguments)
+    fp32 = torch.float32
+    assert_model_agrees(read, want[: PROMPT + DRAFTED], fp32, hardware=call.hardware)
+    assert_model_agrees(stepped, want[PROMPT:], fp32, hardware=call.hardware)
+
+
+@pytest.mark.parametrize("drawn", [draw_config(7), draw_qwen3_5(7, dense=False)])
+def test_of_an_fp8_checkpoint_only_what_is_stored_as_floats_is_not_fp8(
+    call: Caller, drawn: Config, tmp_path: Path
+) -> None:
+    """Of the projections the rows of b and a, and of the router and the shared expert's gate."""
+    config = drawn | SMALL | EXPERTS | WHOLE
+    folder, _ = write_fp8(tmp_path, config, draw_tensors(config, 7, deviation=0.05))
+    formats = call(formats_of, folder=str(folder), ids=torch.zeros(1))
+    fp8, plain = torch.float8_e4m3fn, torch.float32
+    assert formats["linear_attention in_proj"] == [(fp8, 1024), (plain, 4)]
+    assert formats["full_attention in_proj"] == [(fp8, 768)]
+    assert formats["mlp in_proj"] == [(plain, 3), (fp8, 256)]
+    for name in ("linear_attention out_proj", "full_attention out_proj", "mlp shared_down"):
+        assert formats[name] == [(fp8, 160)]
+
+
+def fp8_and_logits(folder: Path, shape: dict[str, Any]) -> tuple[Path, Tensor, Tensor]:
+    """Write an FP8 checkpoint; return transformers' logits of some ids by what it stands for."""
+    config = draw_config(7) | SMALL | EXPERTS | shape
+    written, plain = write_fp8(folder / "fp8", config, draw_tensors(config, 7, deviation=0.05))
+    ids = torch.randint(0, 97, (PROMPT + STEPS,))
+    want, _ = Oracle(write_checkpoint(folder / "plain", config, plain)).prefill(ids)
+    return written, want, ids
 
 
 @pytest.mark.parametrize("seed", [7, 8])
@@ -149,11 +210,16 @@ def test_fp8_experts_in_host_memory_give_the_same_bits(
         torch.testing.assert_close(stepped_there, stepped, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("stored", ["fp32", "fp8"])
 def test_a_pass_over_several_blocks_is_a_pass_for_each_bit_for_bit(
-    call: Caller, tmp_path: Path
+    call: Caller, stored: str, tmp_path: Path
 ) -> None:
     """Three files of one text, read at once or one by one: the same logits, states and pages."""
-    folder = random_checkpoint(tmp_path, 5, **DENSE)
+    if stored == "fp8":
+        config = draw_config(5) | SMALL | EXPERTS | WHOLE
+        folder, _ = write_fp8(tmp_path, config, draw_tensors(config, 5, deviation=0.05))
+    else:
+        folder = random_checkpoint(tmp_path, 5, **DENSE)
     arguments = {"folder": str(folder), "ids": torch.randint(0, 97, (130,)), "cuts": (30, 110, 130)}
     logits, kept = call(read_in_passes, **arguments, together=False)
     logits_together, kept_together = call(read_in_passes, **arguments, together=True)
