@@ -8,6 +8,7 @@ from random_checkpoints import Config, write_checkpoint
 from torch import Tensor
 
 BLOCK = 128
+LARGEST = 448.0  # of e4m3; what is larger becomes NaN in some versions of torch
 KEPT = ("embed", "lm_head", "norm", "conv1d", "gate.weight", "in_proj_ba", "_log", "bias")
 """Parts of the names of what publishers do not quantise."""
 
@@ -26,7 +27,7 @@ def write_fp8(
         blocks = (-(-rows // BLOCK), -(-columns // BLOCK))
         scale = 2.0 ** torch.randint(-12, -8, blocks).float()
         spread = torch.kron(scale, torch.ones(BLOCK, BLOCK))[:rows, :columns]
-        stored[name] = (tensor / spread).to(torch.float8_e4m3fn)
+        stored[name] = (tensor / spread).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
         stored[f"{name}_scale_inv"] = scale
         plain[name] = stored[name].float() * spread
     quantisation = {"quant_method": "fp8", "weight_block_size": [BLOCK, BLOCK], "fmt": "e4m3"}

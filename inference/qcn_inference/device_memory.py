@@ -61,8 +61,9 @@ class DeviceBudget:
         pages = 2 * -(-config.max_position_embeddings // PAGE)
         if page:
             pages = min(pages, (nbytes - checkpoints) // page)
-        if pages * PAGE < LEAST_TOKENS:
-            needed = int(LEAST_TOKENS // PAGE * page / (1 - CHECKPOINTS_SHARE))
+        least = min(LEAST_TOKENS, config.max_position_embeddings)
+        if pages * PAGE < least:
+            needed = int(-(-least // PAGE) * page / (1 - CHECKPOINTS_SHARE))
             raise DeviceMemoryError(
                 f"{max(0, nbytes) >> 20} MiB of GPU memory are left for what the model reads; it "
                 f"takes {(needed >> 20) + 1} at least. End other programs on the GPU, take a "

@@ -4,6 +4,7 @@ The rest of what runs there is tested beside what is interpreted: `triton/`, `..
 All of it: `python -m pytest -m gpu -n 0`, some minutes (`CONTRIBUTING.md`).
 """
 
+import gc
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -141,6 +142,7 @@ def test_what_is_resumed_goes_on_bit_for_bit(model: Model, resident: bool) -> No
 def test_a_read_that_is_dropped_gives_its_pages_back(model: Model) -> None:
     memory = model.memory
     assert isinstance(memory, DeviceMemory)
+    gc.collect()  # what other tests left
     free = memory.pool.free
     steps = model.prefill_steps(text_of(2000), model.new_state())
     next(steps)
