@@ -136,6 +136,12 @@ def test_a_step_is_the_mixture(
     assert torch.equal(one, got[0])
 
 
+def without_e4m3() -> None:
+    """Tiles for FP8 as bytes are shipped for chips that cannot multiply it, and for those alone."""
+    if torch.cuda.get_device_capability() >= (8, 9):
+        pytest.skip("this chip multiplies FP8")
+
+
 @FORMATS
 def test_a_token_does_not_depend_on_what_shares_its_launch(call: Caller, kind: str) -> None:
     """Some tokens at once, and three of them in another order.
@@ -143,6 +149,8 @@ def test_a_token_does_not_depend_on_what_shares_its_launch(call: Caller, kind: s
     On hardware once in tiles for many, once in those for few. The interpreter multiplies by numpy,
     whose sums may run in another order where matrices are of another size.
     """
+    if call.hardware and kind == "bytes":
+        without_e4m3()
     drawn = draw(kind, 2, 136, 128)
     tokens = FEW if call.hardware else FEW - 1
     x, logits = torch.randn(tokens, 136), torch.randn(tokens, 2)
@@ -171,6 +179,8 @@ def test_only_chosen_experts_are_read(call: Caller, function: Any, kind: str) ->
 @pytest.mark.parametrize("kind", ["bf16", "e4m3", "bytes"])
 def test_the_real_shape_gives_the_same_whatever_the_block(on_gpu: Caller, kind: str) -> None:
     """512 experts and a shared one, top 10; 6,000 tokens at once, and the last 100 alone."""
+    if kind == "bytes":
+        without_e4m3()
     drawn = draw(kind, 513, 2048, 512)
     x, logits = torch.randn(6000, 2048).bfloat16(), torch.randn(6000, 513)
     weights, chosen = on_gpu(route, logits=logits, top_k=10, normalise=True, shared=True)
