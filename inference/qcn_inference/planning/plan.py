@@ -68,11 +68,18 @@ class Plan:
         foot = self.footprint
         if self.placement != "gpu and host":
             return self.decode_bytes(position) / self._bandwidth
-        rest = self._shared_bytes(position)
         chosen = foot.sparse_layers * foot.config.num_experts_per_tok
-        found = chosen * self.slot_share * foot.expert_bytes / self._bandwidth
-        missed = chosen * (1 - self.slot_share) * min(self._expert_on_cpu, self._expert_over_link)
-        return rest / self._bandwidth + max(found, missed)
+        rest = self._shared_bytes(position) / self._bandwidth
+        return rest + chosen * self._expert_seconds()
+
+    def _expert_seconds(self) -> float:
+        """The least time that one of a token's experts adds, where only some have slots."""
+        on_gpu = self.footprint.expert_bytes / self._bandwidth
+        if not self.missing_on_cpu:  # the GPU reads them all, while the link brings the next
+            return max(on_gpu, (1 - self.slot_share) * self._expert_over_link)
+        # Both compute at once; at best the CPU gets no fewer than end when the GPU's do.
+        share = min(self.slot_share, self._expert_on_cpu / (self._expert_on_cpu + on_gpu))
+        return max(share * on_gpu, (1 - share) * self._expert_on_cpu)
 
     def prefill_seconds(self, tokens: int, position: int = 0) -> float:
         """The least time to read so many tokens behind so many."""
