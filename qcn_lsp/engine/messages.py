@@ -96,6 +96,44 @@ class CompletionResult:
     context_tokens: int = 0  # of the prompt, those of the context that was named
 
 
+@dataclass(frozen=True)
+class ChatMessage:
+    """One turn of a chat."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """Turns to be answered by the chat model; `max_tokens` counts the model's tokens.
+
+    `context` names a layout in the chat's dialect that the engine was given: the repository then
+    stands in front of the first turn. `temperature` 0 is greedy; `seed` makes other runs repeatable.
+    A newer request with the same `supersede` key ends this one.
+    """
+
+    messages: tuple[ChatMessage, ...]
+    context: str | None = None
+    max_tokens: int = 2048
+    temperature: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    supersede: str | None = None
+
+
+@dataclass(frozen=True)
+class ChatResult:
+    """The chat model's answer; counts are in tokens, `milliseconds` from request to answer."""
+
+    text: str
+    finish_reason: Literal["stop", "length"]
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    milliseconds: float
+
+
 class EngineUnavailable(Exception):  # noqa: N818 - the name of the state, as in the messages
     """The engine cannot be started, reached or used; str() is written for the user."""
 
