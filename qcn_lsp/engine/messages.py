@@ -109,7 +109,7 @@ class ChatRequest:
     """Turns to be answered by the chat model; `max_tokens` counts the model's tokens.
 
     `context` names a layout in the chat's dialect that the engine was given: the repository then
-    stands in front of the first turn. `temperature` 0 is greedy; `seed` makes other runs repeatable.
+    stands in front of the first turn. `temperature` 0 is greedy; a `seed` makes a run repeatable.
     A newer request with the same `supersede` key ends this one.
     """
 
