@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from qcn_lsp.features import completion, focus, inline_completion, repository
+from qcn_lsp.features import actions, completion, focus, inline_completion, repository
 from qcn_lsp.features.suggestions import Suggestions
 
 if TYPE_CHECKING:
@@ -22,3 +22,4 @@ def register(server: "QcnServer") -> None:
     completion.register(server, suggestions)
     focus.register(server)
     repository.register(server)
+    actions.register(server, [])
