@@ -22,6 +22,7 @@ from qcn_lsp.engine.messages import EngineState, EngineStatus
 from qcn_lsp.protocol import QcnProtocol, make_converter
 from qcn_lsp.settings import Role, Settings
 from qcn_lsp.status import StatusReporter
+from qcn_lsp.tally import Tally
 from qcn_lsp.uris import file_path
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class QcnServer(LanguageServer):
         self.documents = DocumentStore()
         self.settings = Settings()
         self.status = StatusReporter(self)
+        self.tally = Tally()
         self.workspace_roots: list[Path] = []
         self.leave: Callable[[str], None] = logger.error
         """Ends the process for the reason given; set by `lifecycle`."""

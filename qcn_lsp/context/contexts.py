@@ -38,6 +38,11 @@ class RepositoryContexts:
         live = self._live.get(root)
         return None if live is None or not live.ready else (live.name, live.generation)
 
+    def fill(self, root: Path) -> dict[str, int]:
+        """Return `tokens` of at most `limit` that the model reads of a root; nothing as yet: {}."""
+        live = self._live.get(root)
+        return {} if live is None else live.fill
+
     def begin(self, root: Path, engine: "OwnEngine") -> None:
         """Begin to read a root, unless that has been done."""
         live = self._live.get(root)

@@ -1,5 +1,6 @@
 """`qcn/context`, a request of our own: what the model sees of a workspace folder."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsprotocol import types
@@ -27,10 +28,7 @@ async def describe(server: "QcnServer", params: object) -> dict[str, Any]:
 
     Fails with the reason where there is no context.
     """
-    uri = params.get("uri") if isinstance(params, dict) else None
-    root = file_path(uri) if isinstance(uri, str) else None
-    if root not in server.workspace_roots:
-        raise JsonRpcInvalidParams("uri: expected that of a workspace folder")
+    root = workspace_root(server, params)
     try:
         await server.engine.ensure_ready()
         engine = server.engine.own_engine
@@ -40,3 +38,12 @@ async def describe(server: "QcnServer", params: object) -> dict[str, Any]:
     except (EngineUnavailable, Superseded) as problem:
         failed = types.LSPErrorCodes.RequestFailed.value
         raise JsonRpcException(str(problem), failed) from problem
+
+
+def workspace_root(server: "QcnServer", params: object) -> Path:
+    """Return the workspace folder that `{uri}` names; raises `JsonRpcInvalidParams`."""
+    uri = params.get("uri") if isinstance(params, dict) else None
+    root = file_path(uri) if isinstance(uri, str) else None
+    if root is None or root not in server.workspace_roots:
+        raise JsonRpcInvalidParams("uri: expected that of a workspace folder")
+    return root

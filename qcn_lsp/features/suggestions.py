@@ -168,6 +168,7 @@ class Suggestions:
         try:
             with self._server.status.working():
                 result = await self._complete(place.document, here)
+            self._server.tally.milliseconds.append(result.milliseconds)
         except Superseded:
             return ""
         except EngineUnavailable as problem:
