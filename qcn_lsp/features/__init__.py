@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from qcn_lsp.features import (
     actions,
     completion,
+    diagnostics,
     focus,
     inline_completion,
     outcome,
@@ -33,5 +34,6 @@ def register(server: "QcnServer") -> None:
     outcome.register(server)
     state.register(server)
     repository.register(server)
+    diagnostics.register(server)
     skipped.register(server)
     actions.register(server, [])
