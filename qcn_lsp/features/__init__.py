@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from qcn_lsp.features import actions, completion, focus, inline_completion, repository
+from qcn_lsp.features.actions.model_actions import ModelActions
 from qcn_lsp.features.suggestions import Suggestions
 
 if TYPE_CHECKING:
@@ -22,4 +23,4 @@ def register(server: "QcnServer") -> None:
     completion.register(server, suggestions)
     focus.register(server)
     repository.register(server)
-    actions.register(server, [])
+    actions.register(server, [ModelActions(server)])
