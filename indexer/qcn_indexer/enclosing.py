@@ -61,6 +61,18 @@ def function_around(path: PurePosixPath, text: str, start: int, end: int) -> Fun
     return None
 
 
+def statement_around(
+    path: PurePosixPath, text: str, start: int, end: int
+) -> tuple[int, int] | None:
+    """Return where the outermost statement that holds all from `start` to `end` lies, or None."""
+    language = grammar_language(path)
+    root = parse(language, text) if language else None
+    if root is None or language is None:
+        return None
+    first, last = next(_places(text, start, end))
+    return _Reader(grammar_of(language), text).statement(root, first, last)
+
+
 def syntax_errors(path: PurePosixPath, text: str) -> int | None:
     """Return at how many places the parser had to guess; None where there is no tree."""
     language = grammar_language(path)
@@ -112,12 +124,24 @@ class _Reader:
 
     def function(self, root: Node, first: int, last: int) -> Function | None:
         """Return the innermost function that holds the characters `first` to `last`."""
-        begin = len(self._text[:first].encode("utf-8", "replace"))
-        end = len(self._text[:last].encode("utf-8", "replace"))
-        node = root.descendant_for_byte_range(begin, end)
+        node = self._holding(root, first, last)
         while node is not None and not self._is_function(node):
             node = self._wrapped(node) or node.parent
         return None if node is None else self._described(node)
+
+    def statement(self, root: Node, first: int, last: int) -> tuple[int, int] | None:
+        """Return the range of the child of `root` that holds the characters `first` to `last`."""
+        node = self._holding(root, first, last)
+        while node is not None and node.parent is not None and node.parent.parent is not None:
+            node = node.parent
+        if node is None or node.parent is None:
+            return None
+        return self._offset(node.start_byte), self._offset(node.end_byte)
+
+    def _holding(self, root: Node, first: int, last: int) -> Node | None:
+        begin = len(self._text[:first].encode("utf-8", "replace"))
+        end = len(self._text[:last].encode("utf-8", "replace"))
+        return root.descendant_for_byte_range(begin, end)
 
     def _is_function(self, node: Node) -> bool:
         grammar = self._grammar

@@ -13,6 +13,7 @@ from qcn_lsp.features import (
     skipped,
     state,
 )
+from qcn_lsp.features.actions.model_actions import ModelActions
 from qcn_lsp.features.suggestions import Suggestions
 
 if TYPE_CHECKING:
@@ -36,4 +37,4 @@ def register(server: "QcnServer") -> None:
     repository.register(server)
     diagnostics.register(server)
     skipped.register(server)
-    actions.register(server, [])
+    actions.register(server, [ModelActions(server)])

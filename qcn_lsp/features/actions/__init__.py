@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING, Any
 from lsprotocol import types
 
 from qcn_lsp.features.actions.menu import CARRY_OUT, Entry, code_actions
-from qcn_lsp.features.actions.orders import Orders
+from qcn_lsp.features.actions.orders import Orders, read_ticket
+from qcn_lsp.features.actions.refactoring import refactoring
 
 if TYPE_CHECKING:
     from qcn_lsp.features.actions.provider import Provider
     from qcn_lsp.server import QcnServer
 
-__all__ = ["register"]
+__all__ = ["REFACTOR", "register"]
+
+REFACTOR = "qcn.refactor"
+"""The command that has the model change a range as it is told; see `refactoring.py`."""
 
 
 def register(server: "QcnServer", providers: "Sequence[Provider]") -> None:
@@ -37,4 +41,8 @@ def register(server: "QcnServer", providers: "Sequence[Provider]") -> None:
 
     @server.command(CARRY_OUT)
     async def carry_out(ticket: Any) -> None:
-        await orders.run(ticket)
+        await orders.run(read_ticket(ticket))
+
+    @server.command(REFACTOR)
+    async def refactor(instruction: Any) -> None:
+        await orders.run(refactoring(server, instruction))

@@ -50,7 +50,7 @@ class Orders:
 
     async def resolve(self, action: types.CodeAction) -> types.CodeAction:
         """Answer with the action and its edit; without one where nothing is to be changed."""
-        ticket = _ticket(action.data)
+        ticket = read_ticket(action.data)
         with self._failures_told():
             outcome = await self._carry_out(ticket)
             if isinstance(outcome, Change):
@@ -59,9 +59,8 @@ class Orders:
                 await self._show(outcome)
         return action
 
-    async def run(self, data: object) -> None:
+    async def run(self, ticket: Ticket) -> None:
         """Carry out the action of a ticket, and have the client apply or show what comes of it."""
-        ticket = _ticket(data)
         with self._failures_told():
             outcome = await self._carry_out(ticket)
             if isinstance(outcome, Change):
@@ -151,7 +150,8 @@ class Orders:
         self._server.window_show_message(types.ShowMessageParams(kind, message))
 
 
-def _ticket(data: object) -> Ticket:
+def read_ticket(data: object) -> Ticket:
+    """Return the ticket that a client sent back; a malformed one is answered with InvalidParams."""
     try:
         return Ticket.read(data)
     except MalformedTicket as problem:

@@ -14,6 +14,7 @@ from lsprotocol import types
 
 from qcn_lsp.features.actions.abilities import Abilities
 from qcn_lsp.features.actions.provider import Shown
+from qcn_lsp.postprocess.hidden import hidden_characters
 from qcn_lsp.uris import file_uri
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Reading:
             )
             if shown.success:
                 return
-        message = text.markdown
+        message = inert(text.markdown)
         if len(message) > LONGEST_MESSAGE:
             message = message[:LONGEST_MESSAGE] + " […]"
         self._server.window_show_message(types.ShowMessageParams(types.MessageType.Info, message))
@@ -51,5 +52,27 @@ class Reading:
         name = re.sub(r"[^\w-]+", "-", text.title).strip("-")[:60] or "text"
         path = Path(self._folder.name, f"{name}.md")
         path.touch(mode=0o600)
-        path.write_text(text.markdown, encoding="utf-8")
+        path.write_text(inert(text.markdown), encoding="utf-8")
         return path
+
+
+_CODE = re.compile(r"^ {0,3}(`{3,}|~{3,})[^\n]*\n.*?^ {0,3}\1[`~]*[ \t]*$|`[^`\n]+`", re.M | re.S)
+
+
+def inert(markdown: str) -> str:
+    """Return Markdown that a preview shows without fetching anything, and with nothing hidden.
+
+    A model may have been told, by what it has read, to draw an image from an address that carries
+    what it knows. Outside of code, images and HTML are shown as they are written.
+    """
+    for hidden in hidden_characters(markdown):
+        markdown = markdown.replace(hidden, "")
+    parts, end = [], 0
+    for code in _CODE.finditer(markdown):
+        parts += [_escaped(markdown[end : code.start()]), code[0]]
+        end = code.end()
+    return "".join(parts) + _escaped(markdown[end:])
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text).replace("![", "!\\[")
