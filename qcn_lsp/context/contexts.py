@@ -77,6 +77,15 @@ class RepositoryContexts:
         self.begin(root, engine)
         return await self._live[root].described()
 
+    async def describe_now(self, root: Path) -> dict[str, Any]:
+        """As `describe`, without beginning anything or waiting for it to be laid out."""
+        live = self._live.get(root)
+        if live is None:
+            raise EngineUnavailable(f"{root.name} is read from the first completion in it on.")
+        if not live.settled:
+            raise EngineUnavailable(f"{root.name} is being laid out for the model.")
+        return await live.described()
+
     def forget_sent(self, root: Path) -> None:
         """Note that the engine has lost the context: it is given again with the next use."""
         if live := self._live.get(root):

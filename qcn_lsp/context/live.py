@@ -115,6 +115,11 @@ class LiveContext:
         return self._task.done()
 
     @property
+    def settled(self) -> bool:
+        """Whether it is laid out, or known that it will not be."""
+        return self._settled.is_set()
+
+    @property
     def shown_whole(self) -> frozenset[PurePosixPath]:
         """The files of which the layout shows all."""
         return frozenset() if self._repository is None else self._repository.shown_whole

@@ -26,10 +26,13 @@ def register(server: "QcnServer") -> None:
 async def describe(server: "QcnServer", params: object) -> dict[str, Any]:
     """Answer with the engine's view of the folder `{uri}`, laid out and read for this if need be.
 
-    Fails with the reason where there is no context.
+    With `{now: true}` nothing is begun or waited for. Fails with the reason where there is no
+    context.
     """
     root = workspace_root(server, params)
     try:
+        if isinstance(params, dict) and params.get("now") is True:
+            return await server.contexts.describe_now(root)
         await server.engine.ensure_ready()
         engine = server.engine.own_engine
         if engine is None:

@@ -19,6 +19,7 @@ import {
 import { forServer } from "./configuration";
 import { Crashes, MOST_CRASHES } from "./crashes";
 import { locate, type Launch, type Machine } from "./locate";
+import { keepLog } from "./logLines";
 import { Outcomes } from "./outcomes";
 import { Unanswered } from "./unanswered";
 import { IDLE, type Status } from "./status";
@@ -148,6 +149,8 @@ export class Server implements vscode.Disposable {
       documentSelector: DOCUMENTS,
       outputChannel: this.log,
       traceOutputChannel: this.trace,
+      // Standard output is the protocol's.
+      stdioOptions: { stdout: () => undefined, stderr: (stream) => keepLog(stream, this.log) },
       errorHandler: this.errorHandler(),
       initializationFailedHandler: () => false,
       middleware: {
