@@ -67,6 +67,10 @@ qcn_test = {
   ours = function()
     return vim.tbl_filter(function(said) return vim.startswith(said, 'qcn:') end, qcn_test.messages)
   end,
+  -- 0.11 does not tell a server's messages by `vim.notify`.
+  said = function()
+    return vim.fn.execute('messages') .. table.concat(qcn_test.messages, '\\n')
+  end,
   served = function() return #vim.lsp.get_clients({ name = 'qcn', bufnr = 0 }) == 1 end,
 }
 local notify = vim.notify

@@ -24,18 +24,20 @@ function M.missing()
   return program and vim.fn.executable(program) == 0 and program or nil
 end
 
---- Name the folder a buffer's server works in; where there can be no server, say why, once.
-function M.root_dir(buffer, on_dir)
-  if given_up then
-    return
-  end
-  local program = M.missing()
+--- Say, once, that there is no server where one is wanted: Neovim only logs it.
+function M.check()
+  local program = vim.lsp.is_enabled('qcn') and M.missing()
   if program then
     local message = 'qcn: %s is not on the PATH. Install it: :help qcn-install'
     tell_once(message:format(program), vim.log.levels.WARN)
-    return
   end
-  on_dir(vim.fs.root(buffer, ROOT_MARKERS))
+end
+
+--- Name the folder a buffer's server works in, unless the server is left alone.
+function M.root_dir(buffer, on_dir)
+  if not given_up then
+    on_dir(vim.fs.root(buffer, ROOT_MARKERS))
+  end
 end
 
 --- Compare the server's version with the plugin's: what both promise may change with the minor one.
