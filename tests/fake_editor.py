@@ -242,6 +242,12 @@ def capabilities(name: str) -> types.ClientCapabilities:
     return get_converter().structure(recorded, types.ClientCapabilities)
 
 
+def _action(raw: dict[str, Any], _type: object) -> types.Command | types.CodeAction:
+    """Tell actions that have a command from commands, as lsprotocol 2025.0.0 does not."""
+    kind = types.Command if isinstance(raw.get("command"), str) else types.CodeAction
+    return get_converter().structure(raw, kind)
+
+
 @asynccontextmanager
 async def fake_editor(
     root: Path,
@@ -272,6 +278,7 @@ async def fake_editor(
         editor.edits.append(params.edit)
         return types.ApplyWorkspaceEditResult(applied=not editor.refuses_edits)
 
+    client.protocol._converter.register_structure_hook(types.Command | types.CodeAction, _action)
     client.feature(types.WORKSPACE_APPLY_EDIT)(apply)
     client.feature("didChangeStatus")(changed)
     client.feature(types.CLIENT_REGISTER_CAPABILITY)(register_capability)
