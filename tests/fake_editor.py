@@ -244,8 +244,9 @@ def capabilities(name: str) -> types.ClientCapabilities:
 
 def _action(raw: dict[str, Any], _type: object) -> types.Command | types.CodeAction:
     """Tell actions that have a command from commands, as lsprotocol 2025.0.0 does not."""
-    kind = types.Command if isinstance(raw.get("command"), str) else types.CodeAction
-    return get_converter().structure(raw, kind)
+    if isinstance(raw.get("command"), str):
+        return get_converter().structure(raw, types.Command)
+    return get_converter().structure(raw, types.CodeAction)
 
 
 @asynccontextmanager

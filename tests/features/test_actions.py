@@ -451,19 +451,19 @@ async def test_cancelling_ends_the_request_to_the_model(
     editor.client.progress_reports.clear()
     buffer = editor.open("shop.py", STUB)
     action = await chosen(buffer, "Complete")
-    if what == "resolve":
-        request = editor.client.protocol.send_request_async("codeAction/resolve", action)
-    else:
-        request = editor.client.protocol.send_request_async(
-            "workspace/executeCommand", types.ExecuteCommandParams("qcn.action", [action.data])
-        )
-    waiting = asyncio.ensure_future(request)
+    msg_id = f"{what}-{how}"
+    method: str = "codeAction/resolve"
+    params: types.CodeAction | types.ExecuteCommandParams = action
+    if what == "command":
+        method = "workspace/executeCommand"
+        params = types.ExecuteCommandParams("qcn.action", [action.data])
+    send = editor.client.protocol.send_request_async
+    waiting = asyncio.ensure_future(send(method, params, msg_id))  # type: ignore[no-untyped-call]
     question = await asked(model)
     token = await progress_of(editor, "Complete price (qcn)")
     if how == "progress":
         editor.client.window_work_done_progress_cancel(types.WorkDoneProgressCancelParams(token))
     else:
-        msg_id = next(iter(editor.client.protocol._request_futures))
         editor.client.protocol.notify("$/cancelRequest", types.CancelParams(msg_id))
     async with asyncio.timeout(DEADLINE_SECONDS):
         await question.gone.wait()
@@ -480,9 +480,10 @@ async def progress_of(editor: FakeEditor, title: str) -> int | str:
     async with asyncio.timeout(DEADLINE_SECONDS):
         while True:
             for token, reports in editor.client.progress_reports.items():
-                if reports and getattr(reports[0], "title", "") == title:
-                    assert reports[0].cancellable
-                    assert reports[0].percentage is None
+                begin: Any = reports[0] if reports else None
+                if begin is not None and begin.title == title:
+                    assert begin.cancellable
+                    assert begin.percentage is None
                     return token
             await editor.caught_up()
 
