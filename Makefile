@@ -10,8 +10,10 @@ VENV_FLAGS = $(if $(TORCH_THERE),--system-site-packages)
 
 # Carried to a GPU machine without a network (`gpu-wheels`); never there otherwise.
 WHEELS := .wheels
+VSCODE := editors/vscode
+EDITORS := .cache/editors
 
-.PHONY: demo test test-long gpu gpu-wheels checks format bench clean
+.PHONY: demo test test-long gpu gpu-wheels checks format bench wheel vsix test-editors clean
 
 demo: $(VENV)/.ready ## complete code in this repository with the embedded model
 	$(BIN)/qcn demo
@@ -59,6 +61,28 @@ format: $(VENV)/.ready-test
 
 bench: $(VENV)/.ready-test ## speed beside the peers; writes benchmarks/results/
 	$(BIN)/python -m benchmarks
+
+wheel: $(VENV)/bin/python ## the server and the engine, in dist/
+	$(BIN)/python -m pip wheel -q --no-deps -w dist .
+
+# The same sources give the same bytes, whenever and wherever they are packed.
+vsix: wheel $(VSCODE)/node_modules/.package-lock.json ## VS Code's extension with the wheel in it, in dist/
+	cd $(VSCODE) && npm run -s build && chmod -R u=rwX,go=rX dist media *.json *.md LICENSE && \
+		TZ=UTC SOURCE_DATE_EPOCH=315619200 npm run -s package -- --out $(CURDIR)/dist/qcn.vsix
+
+test-editors: vsix $(VENV)/.ready-test $(EDITORS)/.ready ## the extension in a real VS Code; screenshots in build/editors
+	cd $(VSCODE) && npm run -s check && QCN_PYTHON=$(abspath $(BIN)/python) npm run -s test
+
+$(VSCODE)/node_modules/.package-lock.json: $(VSCODE)/package-lock.json
+	cd $(VSCODE) && npm ci --ignore-scripts
+
+# VS Code's own server, as code-server carries it; without its wrapper.
+$(EDITORS)/.ready:
+	command -v chromium || apt-get install -y chromium || { echo "The tests need Debian's package chromium."; exit 1; }
+	npm install --prefix $(EDITORS)/code-server --ignore-scripts --no-audit --no-fund code-server@4.100.3
+	cd $(EDITORS)/code-server/node_modules/code-server/lib/vscode && \
+		npm install --omit=dev --ignore-scripts --no-audit --no-fund && npm rebuild @vscode/spdlog native-watchdog
+	touch $@
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV_FLAGS) $(VENV)

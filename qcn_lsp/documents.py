@@ -31,10 +31,12 @@ list (some 50 µs for 100,000 lines), at the cost of a line index of its own.
 
 import logging
 import re
+import time
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from math import inf
 
 from lsprotocol import types
 
@@ -87,10 +89,12 @@ class Document:
 class DocumentStore:
     """The texts of all open documents, least recently used first."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.encoding = types.PositionEncodingKind.Utf16
         """What the client counts columns in; set once, while initializing."""
         self._texts: dict[str, _OpenText] = {}
+        self._clock = clock
+        self._changed_at: dict[str, float] = {}
 
     def get(self, uri: str) -> Document | None:
         """Return the document as it is now; None when it is not open, or lost."""
@@ -100,6 +104,11 @@ class DocumentStore:
     def open_documents(self) -> list[Document]:
         """Return all open documents, the most recently opened, changed or focused last."""
         return [text.snapshot() for text in self._texts.values() if not text.lost]
+
+    def quiet_for(self, uri: str) -> float:
+        """Return the seconds since a document's last change; infinity where there was none."""
+        changed_at = self._changed_at.get(same_document_key(uri))
+        return inf if changed_at is None else self._clock() - changed_at
 
     def open(self, item: types.TextDocumentItem) -> None:
         """Take over a document's text from the editor."""
@@ -129,10 +138,13 @@ class DocumentStore:
             )
         text.apply(changes, identifier.version)
         self._texts[key] = text  # last in the order
+        self._changed_at[key] = self._clock()
 
     def close(self, uri: str) -> None:
         """Give a document's text back to the file system."""
-        if self._texts.pop(same_document_key(uri), None) is None:
+        key = same_document_key(uri)
+        self._changed_at.pop(key, None)
+        if self._texts.pop(key, None) is None:
             logger.warning("ignored the closing of %s, which is not open", uri)
 
     def focus(self, uri: str) -> None:

@@ -4,9 +4,10 @@ Guarantees
 - Never stale: an answer that a document has outgrown is not given. It is kept, though, and where
   what was typed since is its beginning, the next request is answered with the rest, without the
   engine.
-- One request to the engine per document at a time. Requests for the same place share it; one for
-  another place ends it, here and in the engine. When the last client request for it is cancelled,
-  so is the request to the engine.
+- One request to the engine for each pause in the typing, and one per document at a time. What is
+  typed on as suggested is answered at once, without the engine. Requests for the same place share
+  one; one for another place ends it, here and in the engine. When the last client request for it
+  is cancelled, so is the request to the engine.
 - Prompt: while the engine is being started or reads its model, the answer is empty, and soon.
 - No error for what is no fault of the request: an engine that fails is seen in the status.
 
@@ -50,9 +51,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Collapses what arrives in one burst (a held key, a paste) into one request to the engine. Short,
-# because a request that a keystroke outdates ends within one decode step anyway.
+# Collapses what arrives in one burst (a held cursor key) into one request to the engine.
 DEBOUNCE_SECONDS = 0.05
+# How long nothing is typed before the engine is asked by itself. At ten characters a second each
+# gap is shorter, so that a run of typing costs the engine one request, at its end.
+PAUSE_SECONDS = 0.15
 # How long to wait for an engine that is not ready: next to nothing while typing, longer where the
 # user asked by hand and sees the progress bar.
 TYPING_PATIENCE_SECONDS = 0.3
@@ -112,8 +115,7 @@ class Suggestions:
         text = self._cache.find(key, document.text, here)
         if text is None and may_ask:
             text = await self._wait(place, key, here, automatic=automatic)
-            now = self._server.documents.get(document.uri)
-            if now is None or now.version != document.version:
+            if self._is_outgrown(document):
                 return ""
         if not text or (automatic and deleted and text.startswith(deleted)):
             return ""
@@ -132,6 +134,10 @@ class Suggestions:
                 logger.info("nothing is completed in %s: %s", document.uri, reason)
             return reason
         return unfit(document.text, cursor)
+
+    def _is_outgrown(self, document: Document) -> bool:
+        now = self._server.documents.get(document.uri)
+        return now is None or now.version != document.version
 
     async def _judge_others(self, document: Document) -> None:
         """Learn which open files may be shown, where they will be."""
@@ -162,12 +168,16 @@ class Suggestions:
     async def _ask(self, place: Place, key: Key, here: Surroundings, *, automatic: bool) -> str:
         """Ask the engine, clean its answer and keep it."""
         if automatic:
-            await asyncio.sleep(DEBOUNCE_SECONDS)
+            typed_ago = self._server.documents.quiet_for(place.document.uri)
+            await asyncio.sleep(max(DEBOUNCE_SECONDS, PAUSE_SECONDS - typed_ago))
+            if self._is_outgrown(place.document):
+                return ""
         if not await self._ready(TYPING_PATIENCE_SECONDS if automatic else ASKED_PATIENCE_SECONDS):
             return ""
         try:
             with self._server.status.working():
                 result = await self._complete(place.document, here)
+            self._server.tally.milliseconds.append(result.milliseconds)
         except Superseded:
             return ""
         except EngineUnavailable as problem:

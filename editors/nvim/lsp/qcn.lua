@@ -4,19 +4,20 @@
 ---@type vim.lsp.Config
 return {
   cmd = { 'qcn-lsp' },
-  root_markers = { '.git', '.hg', 'pyproject.toml', 'package.json', 'Cargo.toml', 'go.mod' },
+  root_dir = function(buffer, on_dir)
+    require('qcn.server').root_dir(buffer, on_dir)
+  end,
   -- True of 0.11 too, with the ghost text of this plugin.
   capabilities = { textDocument = { inlineCompletion = { dynamicRegistration = false } } },
   handlers = {
     didChangeStatus = function(_, status, context)
-      require('qcn.ghost').on_status(context.client_id, status)
+      require('qcn.status').on_status(context.client_id, status)
     end,
   },
-  on_attach = function(client, buffer)
-    if vim.lsp.inline_completion then -- Neovim 0.12 shows ghost text itself
-      vim.lsp.inline_completion.enable(true, { bufnr = buffer, client_id = client.id })
-    else
-      require('qcn.ghost').attach(client, buffer)
-    end
+  on_init = function(client)
+    require('qcn.server').on_init(client)
+  end,
+  on_exit = function(code, signal, client_id)
+    require('qcn.server').on_exit(code, signal, client_id)
   end,
 }
