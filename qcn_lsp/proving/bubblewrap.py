@@ -9,10 +9,13 @@ from qcn_lsp.proving import syscalls
 from qcn_lsp.proving.outcomes import MIB
 from qcn_lsp.proving.room import HOME, Room, Wall
 
-_NAMESPACES = {
-    Wall.NETWORK: "--unshare-net",
-    Wall.PROCESSES: "--unshare-pid",
-    Wall.IPC: "--unshare-ipc",
+name = "bubblewrap"
+_FLAGS = {
+    Wall.NETWORK: ["--unshare-net"],
+    Wall.PROCESSES: ["--unshare-pid", "--as-pid-1"],
+    Wall.IPC: ["--unshare-ipc"],
+    Wall.SESSION: ["--new-session"],
+    Wall.ENVIRONMENT: ["--clearenv"],
 }
 
 
@@ -29,15 +32,13 @@ def command(room: Room, launcher: list[str], hand: Callable[[bytes], int]) -> li
     """
     return [
         str(program() or "bwrap"),
-        *("--die-with-parent", "--unshare-uts", "--unshare-cgroup-try", "--as-pid-1"),
-        *(flag for wall, flag in _NAMESPACES.items() if room.has(wall)),
-        *(["--new-session"] if room.has(Wall.SESSION) else []),
-        *(["--clearenv"] if room.has(Wall.ENVIRONMENT) else []),
+        *("--die-with-parent", "--unshare-uts", "--unshare-cgroup-try"),
+        *(flag for wall, flags in _FLAGS.items() if room.has(wall) for flag in flags),
         *_privileges(room),
         *_files(room, hand),
         *_devices(room),
         *_copy(room),
-        *([] if not room.has(Wall.ROOT) else ["--remount-ro", "/"]),
+        *("--remount-ro", "/"),
         *(["--seccomp", str(hand(syscalls.filter_program()))] * room.has(Wall.SYSTEM_CALLS)),
         *("--chdir", "/", "--", *launcher),
     ]
@@ -57,8 +58,6 @@ def _privileges(room: Room) -> list[str]:
 
 
 def _files(room: Room, hand: Callable[[bytes], int]) -> list[str]:
-    if not room.has(Wall.ROOT):
-        return ["--bind", "/", "/", "--proc", "/proc"]
     seen = [path for path in room.read_only if not path.is_relative_to(room.root)]
     return [
         *("--perms", "0755", "--tmpfs", "/"),
@@ -69,6 +68,18 @@ def _files(room: Room, hand: Callable[[bytes], int]) -> list[str]:
         *("--ro-bind-data", str(hand(room.users.encode())), "/etc/passwd"),
         *("--ro-bind-data", str(hand(b"127.0.0.1 localhost\n::1 localhost\n")), "/etc/hosts"),
         *("--proc", "/proc"),
+        *([] if room.has(Wall.ROOT) else _everything_beside({*seen} - {*room.tools})),
+    ]
+
+
+def _everything_beside(seen: set[Path]) -> list[str]:
+    """Show the machine's other folders as well, to be written to."""
+    return [
+        word
+        for top in Path("/").iterdir()
+        if top.is_dir() and not top.is_symlink() and top not in (Path("/proc"), Path("/dev"))
+        if not any(path.is_relative_to(top) for path in seen)
+        for word in ("--bind", str(top), str(top))
     ]
 
 
@@ -121,4 +132,3 @@ def _memory_files(room: Room, mib: int, place: str) -> list[str]:
     """Return an empty folder in memory that everyone inside may write to, of bounded size."""
     size = ["--size", str(mib * MIB)] if room.has(Wall.DISK) else []
     return ["--perms", "1777", *size, "--tmpfs", place]
-name = "bubblewrap"

@@ -287,18 +287,20 @@ def _reaped() -> tuple[int, int] | None:
 
 
 def _resident(process: int) -> int:
-    """Return the bytes of memory that are a process's own or shared by it; 0 when it is gone."""
+    """Return the bytes of memory that are a process's own, or its part of what some share.
+
+    0 when it is gone. One that lets nobody look into it is charged with all that it shares.
+    """
     if process == os.getpid():
         return 0
-    try:
-        lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(
-        int(line.split()[1]) * 1024
-        for line in lines
-        if line.startswith(("RssAnon:", "RssShmem:"))
-    )
+    for name, wanted in (
+        ("smaps_rollup", ("Pss_Anon:", "Pss_Shmem:")),
+        ("status", ("RssAnon:", "RssShmem:")),
+    ):
+        with contextlib.suppress(OSError):
+            lines = Path(f"/proc/{process}/{name}").read_text().splitlines()
+            return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(wanted))
+    return 0
 
 
 def _available() -> int:

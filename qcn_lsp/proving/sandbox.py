@@ -73,13 +73,14 @@ class Sandbox:
     ) -> tuple[int, str | None, bytes]:
         """Run a command; return its exit code, which limit ended it, and its output, cut."""
         kept = self.room.limits.output_bytes
+        inherited = {} if self.room.has(Wall.ENVIRONMENT) else dict(os.environ)
         answer, output = await self.ask(
             "run",
             most=kept + MAX_GAP,
             patience=seconds + LEAVE_SECONDS,
             seconds=seconds,
             argv=list(argv),
-            environment=dict(environment),
+            environment=inherited | dict(environment),
             output_bytes=kept,
         )
         exit_code, ended_by = answer.get("exit_code"), answer.get("ended_by")
