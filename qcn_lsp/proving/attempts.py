@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import fcntl
 import json
+import mmap
 import os
 import platform
 import signal
@@ -62,10 +63,11 @@ def read_environment(targets: Targets) -> bool:
 
 def read_others_environment(targets: Targets) -> bool:
     """Read the environment of the user's programs."""
+    numbers = [path.name for path in Path("/proc").iterdir() if path.name.isdigit()]
     return any(
-        _readable(f"/proc/{name}/environ", targets["secret"])
-        for name in (*os.listdir("/proc"), "1")
-        if name.isdigit() and int(name) != os.getpid()
+        _readable(f"/proc/{number}/environ", targets["secret"])
+        for number in numbers
+        if int(number) != os.getpid()
     )
 
 
@@ -171,15 +173,15 @@ def trace_process(targets: Targets) -> bool:
 def stay(targets: Targets) -> bool:
     """Leave a daemon behind."""
     reader, writer = os.pipe()  # closed by the daemon when it is what it will be
-    if os.fork():
-        os.close(writer)
-        return os.read(reader, 1) == b""  # seen from outside, or it does not count
-    os.setsid()
-    if os.fork():
-        os._exit(0)
-    os.closerange(0, 3)
-    code = "import time; time.sleep(60)"
-    os.execv(sys.executable, [sys.executable, "-I", "-S", "-c", code, targets["daemon"]])
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        os.closerange(0, 3)
+        code = "import time; time.sleep(60)"
+        os.execv(sys.executable, [sys.executable, "-I", "-S", "-c", code, targets["daemon"]])
+    os.close(writer)
+    return os.read(reader, 1) == b""  # seen from outside, or it does not count
 
 
 def read_message_queue(targets: Targets) -> bool:
@@ -197,9 +199,10 @@ def make_user_namespace(_: Targets) -> bool:
     return bool(_LIBC.unshare(_CLONE_NEWUSER) == 0)
 
 
-def hide_memory(_: Targets) -> bool:
-    """Take memory that no process shows."""
-    os.close(os.memfd_create("hidden"))
+def hide_memory(targets: Targets) -> bool:
+    """Take more memory than there may be, in files that are nowhere and that no process maps."""
+    for _ in range(targets["memory"] // len(_BLOCK)):
+        os.write(os.memfd_create("hidden"), _BLOCK)
     return True
 
 
@@ -231,10 +234,9 @@ def fork_bomb(targets: Targets) -> bool:
 
 def take_memory(targets: Targets) -> bool:
     """Take more memory than one process may have."""
-    try:
-        return len(bytearray(targets["memory"])) > 0
-    except MemoryError:
-        return False
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    mmap.mmap(-1, targets["memory"], flags=private).close()  # untouched: no watcher sees it
+    return True
 
 
 def take_memory_together(targets: Targets) -> bool:

@@ -1,5 +1,6 @@
 """Bubblewrap's command line for a room. It needs no daemon and no rights."""
 
+import asyncio
 import os
 import shutil
 from collections.abc import Callable
@@ -7,9 +8,8 @@ from pathlib import Path
 
 from qcn_lsp.proving import syscalls
 from qcn_lsp.proving.outcomes import MIB
-from qcn_lsp.proving.room import HOME, Room, Wall
+from qcn_lsp.proving.room import HOME, SYSTEM_PATH, Room, Wall
 
-name = "bubblewrap"
 _FLAGS = {
     Wall.NETWORK: ["--unshare-net"],
     Wall.PROCESSES: ["--unshare-pid", "--as-pid-1"],
@@ -19,29 +19,44 @@ _FLAGS = {
 }
 
 
-def program() -> Path | None:
-    """Return where bubblewrap is installed: in the system's folders alone, not on any `PATH`."""
-    found = shutil.which("bwrap", path="/usr/local/bin:/usr/bin:/bin")
+class Bubblewrap:
+    """Builds sandboxes with bubblewrap, from the system's folders alone, not from any `PATH`."""
+
+    name = "bubblewrap"
+    absent = "Bubblewrap is not installed (Debian, Ubuntu, Fedora, Arch: the package bubblewrap)."
+
+    async def version(self) -> str | None:
+        """Return its version; None where it is not installed."""
+        if _program() is None:
+            return None
+        process = await asyncio.create_subprocess_exec(
+            *(str(_program()), "--version"), stdout=asyncio.subprocess.PIPE, env={}
+        )
+        said, _ = await process.communicate()
+        return said.decode(errors="replace").removeprefix("bubblewrap").strip()[:40]
+
+    def command(self, room: Room, launcher: list[str], hand: Callable[[bytes], int]) -> list[str]:
+        """Return the command that runs `launcher` in `room`.
+
+        `hand` takes bytes and returns the descriptor that the command will find them at.
+        """
+        return [
+            str(_program() or "bwrap"),
+            *("--die-with-parent", "--unshare-uts", "--unshare-cgroup-try"),
+            *(flag for wall, flags in _FLAGS.items() if room.has(wall) for flag in flags),
+            *_privileges(room),
+            *_files(room, hand),
+            *_devices(room),
+            *_copy(room),
+            *("--remount-ro", "/"),
+            *(["--seccomp", str(hand(syscalls.filter_program()))] * room.has(Wall.SYSTEM_CALLS)),
+            *("--chdir", "/", "--", *launcher),
+        ]
+
+
+def _program() -> Path | None:
+    found = shutil.which("bwrap", path=SYSTEM_PATH)
     return Path(found) if found else None
-
-
-def command(room: Room, launcher: list[str], hand: Callable[[bytes], int]) -> list[str]:
-    """Return the command that runs `launcher` in `room`.
-
-    `hand` takes bytes and returns the descriptor that the command will find them at.
-    """
-    return [
-        str(program() or "bwrap"),
-        *("--die-with-parent", "--unshare-uts", "--unshare-cgroup-try"),
-        *(flag for wall, flags in _FLAGS.items() if room.has(wall) for flag in flags),
-        *_privileges(room),
-        *_files(room, hand),
-        *_devices(room),
-        *_copy(room),
-        *("--remount-ro", "/"),
-        *(["--seccomp", str(hand(syscalls.filter_program()))] * room.has(Wall.SYSTEM_CALLS)),
-        *("--chdir", "/", "--", *launcher),
-    ]
 
 
 def _privileges(room: Room) -> list[str]:
@@ -119,7 +134,10 @@ def _folders_above(paths: list[Path]) -> list[str]:
     above = sorted({parent for path in paths for parent in path.parents} - {Path("/")})
     kept = {Path("/tmp"), Path("/usr")}  # there already, with rights of their own
     return [
-        word for path in above if path not in kept for word in ("--perms", "0755", "--dir", str(path))
+        word
+        for path in above
+        if path not in kept
+        for word in ("--perms", "0755", "--dir", str(path))
     ]
 
 
@@ -132,3 +150,6 @@ def _memory_files(room: Room, mib: int, place: str) -> list[str]:
     """Return an empty folder in memory that everyone inside may write to, of bounded size."""
     size = ["--size", str(mib * MIB)] if room.has(Wall.DISK) else []
     return ["--perms", "1777", *size, "--tmpfs", place]
+
+
+BUILDER = Bubblewrap()

@@ -19,6 +19,7 @@ from qcn_indexer.files import read_file
 from qcn_indexer.ignore import Ignore, ignore_at
 from qcn_indexer.names import MARKERS
 from qcn_indexer.secrets import secret_by_name, secret_folder, secret_in
+
 from qcn_lsp.proving.outcomes import MIB, ProvingError
 from qcn_lsp.proving.sandbox import Sandbox
 
@@ -118,12 +119,17 @@ def _entries(root: Path) -> Iterator[tuple[str, os.stat_result]]:
             if stat.S_ISDIR(status.st_mode):
                 if not _folder_left_out(root / path, rules):
                     pending.append((path, rules))
-            elif not (rules.reason(name, is_folder=False) or secret_by_name(path)):
-                if stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
-                    count += 1
-                    if count > MAX_FILES:
-                        raise ProvingError(f"{root} holds more than {MAX_FILES} files.")
-                    yield str(path), status
+            elif _is_seen(path, status, rules):
+                count += 1
+                if count > MAX_FILES:
+                    raise ProvingError(f"{root} holds more than {MAX_FILES} files.")
+                yield str(path), status
+
+
+def _is_seen(path: PurePosixPath, status: os.stat_result, rules: Ignore) -> bool:
+    is_file = stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)
+    hidden = rules.reason(path.name, is_folder=False) or secret_by_name(path)
+    return is_file and not hidden
 
 
 def _listed(folder: Path) -> list[tuple[str, os.stat_result]]:
@@ -153,7 +159,7 @@ def _folder_left_out(folder: Path, rules: Ignore) -> bool:
 
 def _target(link: Path) -> str | None:
     try:
-        return os.readlink(link)
+        return str(link.readlink())
     except OSError:
         return None
 

@@ -18,7 +18,7 @@ _SYSTEM_FILES = (
     *("mime.types", "magic", "fonts", "java", "maven", "ssl/certs", "ssl/openssl.cnf"),
 )
 _STRANGERS = range(60578, 61184)
-_SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
+SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
 class Wall(StrEnum):
@@ -70,13 +70,14 @@ class Room:
         top = [Path("/", name) for name in _SYSTEM_FOLDERS]
         etc = [Path("/etc", name) for name in _SYSTEM_FILES]
         system = [Path("/usr"), *(path for path in top if not path.is_symlink()), *etc]
-        return tuple(path for path in (*system, python_home(), *self.tools) if path.exists())
+        seen = dict.fromkeys((*system, python_home(), *self.tools))
+        return tuple(path for path in seen if path.exists())
 
     @property
     def links(self) -> tuple[tuple[str, str], ...]:
         """Return the system's folders that are links into `/usr`, as (link, target)."""
         top = [Path("/", name) for name in _SYSTEM_FOLDERS]
-        return tuple((str(path), os.readlink(path)) for path in top if path.is_symlink())
+        return tuple((str(path), str(path.readlink())) for path in top if path.is_symlink())
 
     @property
     def users(self) -> str:
@@ -88,7 +89,7 @@ class Room:
         """Return what the launcher is told."""
         limits = self.limits
         memory = limits.memory_mib * MIB
-        total = _machine_memory()
+        total = machine_memory()
         walled = {
             Wall.PROCESS_MEMORY: {"DATA": memory},
             Wall.TOTAL_MEMORY: {"MEMORY": memory, "FLOOR": min(MACHINE_FLOOR, total // 20)},
@@ -110,7 +111,7 @@ class Room:
 def environment(path: str = "") -> dict[str, str]:
     """Return the whole environment of a command; `path` is searched first."""
     return {
-        "PATH": f"{path}:{_SYSTEM_PATH}" if path else _SYSTEM_PATH,
+        "PATH": f"{path}:{SYSTEM_PATH}" if path else SYSTEM_PATH,
         "HOME": HOME,
         "TMPDIR": "/tmp",
         "LANG": "C.UTF-8",
@@ -138,5 +139,6 @@ def stranger() -> int | None:
     return _STRANGERS[secrets.randbelow(len(_STRANGERS))] if os.geteuid() == 0 else None
 
 
-def _machine_memory() -> int:
+def machine_memory() -> int:
+    """Return the bytes of memory that the machine has."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -23,10 +23,13 @@ class Builder(Protocol):
     """A program that builds sandboxes."""
 
     name: str
+    absent: str  # what to tell where it is not there
 
-    def command(
-        self, room: Room, launcher: list[str], hand: Callable[[bytes], int]
-    ) -> list[str]:
+    async def version(self) -> str | None:
+        """Return its version; None where it is not there, or does not answer."""
+        ...
+
+    def command(self, room: Room, launcher: list[str], hand: Callable[[bytes], int]) -> list[str]:
         """Return the command that runs `launcher` in `room`.
 
         `hand` takes bytes and returns the descriptor that the command finds them at.
@@ -57,7 +60,8 @@ class Sandbox:
     ) -> tuple[dict[str, Any], bytes]:
         """Send a request and return its answer, with at most `most` bytes of body.
 
-        Raises `ProvingError` when there is none within `patience` seconds; the sandbox is then of no use.
+        Raises `ProvingError` when there is none within `patience` seconds; the sandbox is then of
+        no use.
         """
         async with self._lock:
             await self.tell(order, **details)
