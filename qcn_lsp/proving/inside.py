@@ -60,6 +60,7 @@ class Launcher:
     def __init__(self, room: dict[str, Any], requests: BinaryIO, answers: BinaryIO) -> None:
         self._root = Path(room["root"])
         self._limits: dict[str, int] = room["limits"]
+        self._session: bool = room["session"]
         self._outside = {self._root / path for path in room["outside"]}
         self._requests = requests
         self._answers = answers
@@ -171,7 +172,7 @@ class Launcher:
     def _become(self, request: dict[str, Any], writer: int) -> None:
         """Turn this process, a child, into the command."""
         try:
-            os.setsid()
+            os.setsid() if self._session else os.setpgid(0, 0)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(writer, 1)
             os.dup2(writer, 2)

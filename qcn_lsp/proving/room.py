@@ -104,6 +104,7 @@ class Room:
             "root": str(self.root),
             "outside": [str(path.relative_to(self.root)) for path in inside],
             "uid": self.uid if self.has(Wall.PRIVILEGES) else None,
+            "session": self.has(Wall.SESSION),
             "limits": numbers,
         }
 
