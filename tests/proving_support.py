@@ -3,10 +3,13 @@
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import psutil
 import pytest
+from deadlines import DEADLINE_SECONDS
 
 from qcn_lsp.proving.ground import ProvingGround
 
@@ -31,3 +34,17 @@ def write(root: Path, files: Mapping[str, str]) -> Path:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text, encoding="utf-8")
     return root
+
+
+def sleeping(seconds: str) -> bool:
+    """Return whether a process `sleep SECONDS` runs anywhere on the machine."""
+    commands = [process.info["cmdline"] for process in psutil.process_iter(["cmdline"])]
+    return ["sleep", seconds] in commands
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for what has no event of its own."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

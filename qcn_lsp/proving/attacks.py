@@ -27,7 +27,7 @@ from qcn_lsp.proving.room import ALL_WALLS, HOME, Room, Wall, environment, pytho
 from qcn_lsp.proving.sandbox import Builder, Sandbox, sandbox
 
 ATTACK_LIMITS = Limits(
-    seconds=30, memory_mib=96, disk_mib=16, file_mib=4, processes=48, output_bytes=1 << 16
+    seconds=120, memory_mib=96, disk_mib=16, file_mib=4, processes=48, output_bytes=1 << 16
 )
 _SECRET = "qcn_lsp planted this"
 # Whoever has the same user may look into it and, as far as the system goes, trace it.
@@ -198,7 +198,7 @@ class Fixtures:
         if told is not Result.SUCCEEDED:
             return self._victim.poll() is not None
         with contextlib.suppress(subprocess.TimeoutExpired):  # a process of that number got it
-            self._victim.wait(timeout=2)
+            self._victim.wait(timeout=20)
         return self._victim.poll() is not None
 
 

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import psutil
+
 from qcn_lsp.proving.outcomes import ProvingError
 from qcn_lsp.proving.room import Room, Wall, environment, python
 
@@ -116,8 +118,12 @@ class Sandbox:
         return f"The sandbox is gone: {last[:200]}."
 
     def _kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+        """Kill the builder and what it has started: its first process takes all others along."""
+        with contextlib.suppress(psutil.Error):
+            builder = psutil.Process(self._process.pid)
+            for process in [*builder.children(recursive=True), builder]:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
 
     async def _leave(self) -> None:
         """End the launcher, and wait until its last process is gone."""
