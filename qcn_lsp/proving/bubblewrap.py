@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qcn_lsp.proving import syscalls
 from qcn_lsp.proving.outcomes import MIB
-from qcn_lsp.proving.room import HOME, SYSTEM_PATH, Room, Wall
+from qcn_lsp.proving.room import HOME, SYSTEM_PATH, Room, Wall, environment
 
 _FLAGS = {
     Wall.NETWORK: ["--unshare-net"],
@@ -34,6 +34,10 @@ class Bubblewrap:
         )
         said, _ = await process.communicate()
         return said.decode(errors="replace").removeprefix("bubblewrap").strip()[:40]
+
+    def environment(self) -> dict[str, str]:
+        """Return an environment with nothing of the server's in it."""
+        return environment()
 
     def command(self, room: Room, launcher: list[str], hand: Callable[[bytes], int]) -> list[str]:
         """Return the command that runs `launcher` in `room`.
@@ -150,6 +154,3 @@ def _memory_files(room: Room, mib: int, place: str) -> list[str]:
     """Return an empty folder in memory that everyone inside may write to, of bounded size."""
     size = ["--size", str(mib * MIB)] if room.has(Wall.DISK) else []
     return ["--perms", "1777", *size, "--tmpfs", place]
-
-
-BUILDER = Bubblewrap()

@@ -7,8 +7,9 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
-from qcn_lsp.proving import bubblewrap
 from qcn_lsp.proving.attacks import assail
+from qcn_lsp.proving.bubblewrap import Bubblewrap
+from qcn_lsp.proving.containers import ContainerEngine
 from qcn_lsp.proving.deploy import deploy
 from qcn_lsp.proving.outcomes import MIB, Limits, ProvingError
 from qcn_lsp.proving.room import Room, machine_memory, stranger
@@ -17,8 +18,11 @@ from qcn_lsp.proving.toolchains import toolchain
 from qcn_lsp.proving.verdicts import Verdict, Verdicts
 from qcn_lsp.proving.view import View
 
-BUILDERS: tuple[Builder, ...] = (bubblewrap.BUILDER,)
-_INSTALL = "Install bubblewrap (Debian, Ubuntu, Fedora, Arch: the package bubblewrap)"
+BUILDERS: tuple[Builder, ...] = (
+    ContainerEngine("podman"),
+    ContainerEngine("docker"),
+    Bubblewrap(),
+)
 # A workspace here would lay its copy over what a sandbox is made of, or hold all of the user's.
 _NO_WORKSPACE = ("/", "/usr", "/etc", "/dev", "/proc", "/sys", "/tmp", "/run", "/bin", "/lib")
 
@@ -29,7 +33,12 @@ class ProvingGround:
     As many views are open at once as the machine has cores and memory for; further ones wait.
     """
 
-    def __init__(self, verdicts: Sequence[Verdict], why: str = "") -> None:
+    def __init__(
+        self,
+        verdicts: Sequence[Verdict],
+        why: str = "",
+        builders: Sequence[Builder] = BUILDERS,
+    ) -> None:
         holding = next((verdict for verdict in verdicts if verdict.holds), None)
         self.verdicts = tuple(verdicts)
         self.holds = holding is not None
@@ -39,11 +48,13 @@ class ProvingGround:
             if holding
             else why or " ".join(verdict.sentence for verdict in verdicts)
         )
-        self._builder = next((one for one in BUILDERS if one.name == self.backend), None)
+        self._builder = next((one for one in builders if one.name == self.backend), None)
         self._places = asyncio.Semaphore(_views_at_once(Limits()))
 
     @classmethod
-    async def find(cls, sandbox: str = "auto") -> "ProvingGround":
+    async def find(
+        cls, sandbox: str = "auto", builders: Sequence[Builder] = BUILDERS
+    ) -> "ProvingGround":
         """Attack the sandboxes that are there, and take the first that holds. Never raises.
 
         `sandbox` is the setting `security.sandbox`: "auto", "off", "bubblewrap", "docker" or
@@ -54,12 +65,12 @@ class ProvingGround:
         if sys.platform != "linux":
             return cls((), "Project code is not run: no sandbox is known to hold on this system.")
         verdicts: list[Verdict] = []
-        for builder in BUILDERS:
+        for builder in builders:
             if sandbox in ("auto", builder.name):
                 verdicts.append(await _verdict(builder))
                 if verdicts[-1].holds:
                     break
-        return cls(verdicts)
+        return cls(verdicts, builders=builders)
 
     @contextlib.asynccontextmanager
     async def deploy(

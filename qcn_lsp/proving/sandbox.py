@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import psutil
 
 from qcn_lsp.proving.outcomes import ProvingError
-from qcn_lsp.proving.room import Room, Wall, environment, python
+from qcn_lsp.proving.room import Room, Wall, python
 
 LEAVE_SECONDS = 10.0
 MAX_HEADER = 16 << 20
@@ -29,6 +29,10 @@ class Builder(Protocol):
 
     async def version(self) -> str | None:
         """Return its version; None where it is not there, or does not answer."""
+        ...
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of the command itself."""
         ...
 
     def command(self, room: Room, launcher: list[str], hand: Callable[[bytes], int]) -> list[str]:
@@ -163,7 +167,7 @@ async def sandbox(builder: Builder, room: Room) -> AsyncIterator[Sandbox]:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env=environment() if room.has(Wall.ENVIRONMENT) else None,
+            env=builder.environment() if room.has(Wall.ENVIRONMENT) else None,
             cwd="/",
             pass_fds=handed,
         )

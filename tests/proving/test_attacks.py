@@ -12,7 +12,7 @@ import pytest
 from proving_support import needs_bubblewrap
 
 from qcn_lsp.proving.attacks import ATTACKS, Attack, Result, assail, attempt_command, planted, said
-from qcn_lsp.proving.bubblewrap import BUILDER
+from qcn_lsp.proving.bubblewrap import Bubblewrap
 from qcn_lsp.proving.outcomes import ProvingError
 from qcn_lsp.proving.room import ALL_WALLS, Wall
 
@@ -54,7 +54,7 @@ def test_where_nothing_stops_it_an_attack_gets_through(attack: Attack) -> None:
 
 
 async def test_in_the_sandbox_every_attack_fails() -> None:
-    results = await assail(BUILDER)
+    results = await assail(Bubblewrap())
     assert results == {attack.name: Result.HELD for attack in ATTACKS}
 
 
@@ -62,7 +62,7 @@ async def test_in_the_sandbox_every_attack_fails() -> None:
 async def test_without_the_wall_that_stops_it_an_attack_gets_through_again(attack: Attack) -> None:
     if attack.name in STOPPED_TWICE and not SUPERUSER:
         pytest.skip("an ordinary user's namespace stops it too")
-    results = await assail(BUILDER, [attack], ALL_WALLS - {attack.wall}, **SHORT)
+    results = await assail(Bubblewrap(), [attack], ALL_WALLS - {attack.wall}, **SHORT)
     assert results[attack.name] is Result.SUCCEEDED
 
 
@@ -73,13 +73,13 @@ def test_there_is_an_attack_for_every_wall() -> None:
 IN_A_TERMINAL = """
 import asyncio, json, os, subprocess, sys
 from qcn_lsp.proving.attacks import ATTACKS, assail, attempt_command, planted, said
-from qcn_lsp.proving.bubblewrap import BUILDER
+from qcn_lsp.proving.bubblewrap import Bubblewrap
 from qcn_lsp.proving.room import ALL_WALLS, Wall
 
 [attack] = [attack for attack in ATTACKS if attack.wall is Wall.SESSION]
 control = subprocess.run(attempt_command([attack.name], {}), stdout=subprocess.PIPE)
-inside = asyncio.run(assail(BUILDER, [attack]))
-again = asyncio.run(assail(BUILDER, [attack], ALL_WALLS - {Wall.SESSION}))
+inside = asyncio.run(assail(Bubblewrap(), [attack]))
+again = asyncio.run(assail(Bubblewrap(), [attack], ALL_WALLS - {Wall.SESSION}))
 results = [*(said(control.stdout).values()), *inside.values(), *again.values()]
 open(sys.argv[1], "w").write(json.dumps(results))
 """
@@ -107,7 +107,7 @@ def test_nothing_in_the_sandbox_reaches_the_terminal_that_the_server_was_started
 async def test_an_attack_that_was_not_made_does_not_count_as_held() -> None:
     [attack] = [attack for attack in ATTACKS if attack.name == "read_home"]
     unknown = Attack("no_such_attempt", Wall.ROOT)
-    results = await assail(BUILDER, [unknown, attack])
+    results = await assail(Bubblewrap(), [unknown, attack])
     assert results["no_such_attempt"] is Result.UNPROVEN
 
 
@@ -118,6 +118,9 @@ async def test_where_the_command_of_the_sandbox_fails_it_says_why() -> None:
 
         async def version(self) -> str | None:
             return "1"
+
+        def environment(self) -> dict[str, str]:
+            return {}
 
         def command(self, *_: object) -> list[str]:
             return ["/bin/sh", "-c", "echo no namespaces here >&2; exit 1"]
@@ -134,8 +137,8 @@ def test_as_an_ordinary_user_every_attack_fails_as_well(tmp_path: Path) -> None:
     code = (
         "import asyncio, json\n"
         "from qcn_lsp.proving.attacks import assail\n"
-        "from qcn_lsp.proving.bubblewrap import BUILDER\n"
-        "print(json.dumps(asyncio.run(assail(BUILDER))))"
+        "from qcn_lsp.proving.bubblewrap import Bubblewrap\n"
+        "print(json.dumps(asyncio.run(assail(Bubblewrap()))))"
     )
     paths = [path for path in sys.path if path and os.access(path, os.R_OK)]
     done = subprocess.run(
