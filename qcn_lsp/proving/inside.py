@@ -45,7 +45,7 @@ def main() -> None:
 
 def _shed_privileges(uid: int | None) -> None:
     """Become the user `uid`, for good, and let no other process look into this one."""
-    if uid is not None:
+    if uid is not None and os.getuid() != uid:
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)

@@ -32,20 +32,24 @@ class Verdict:
     @property
     def holds(self) -> bool:
         """Return whether every attack was made, and held."""
-        names = {attack.name for attack in ATTACKS}
-        held = {name for name, result in self.results.items() if result is Result.HELD}
-        return not self.problem and held == names
+        return not self.problem and not self._open
+
+    @property
+    def _open(self) -> list[str]:
+        """Return the attacks that did not fail, or were not made."""
+        names = [attack.name for attack in ATTACKS]
+        return [name for name in names if self.results.get(name) is not Result.HELD]
 
     @property
     def sentence(self) -> str:
         """Return what to tell the user."""
         if self.problem:
             return self.problem
-        broken = [name for name, result in self.results.items() if result is not Result.HELD]
-        if broken:
-            shown = ", ".join(name.replace("_", " ") for name in broken)
+        if self._open:
+            made = [name for name in self._open if name in self.results]
+            shown = ", ".join(name.replace("_", " ") for name in made or self._open)
             return f"{self.builder} {self.version} does not hold on this machine against: {shown}."
-        return f"{self.builder} {self.version} holds against all {len(self.results)} attacks."
+        return f"{self.builder} {self.version} holds against all {len(ATTACKS)} attacks."
 
 
 class Verdicts:
