@@ -338,7 +338,6 @@ def _end_daemons(mark: str) -> None:
     for process in daemons(mark):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-            process.wait(10)
 
 
 def _bound(family: int, host: str, kind: int = socket.SOCK_STREAM) -> socket.socket:

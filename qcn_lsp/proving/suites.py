@@ -11,7 +11,6 @@ from qcn_lsp.proving.toolchains import Toolchain, toolchain
 
 MAX_CONFIG = 1 << 20
 MAX_LISTED = 2000
-REPORT = "/tmp/qcn-report.xml"
 _TEST_FOLDERS = ("tests", "test", "testing", ".")
 _TEST_FILES = ("test_*.py", "*_test.py", "tests.py")
 _NO_TESTS_OF_NPM = "no test specified"
@@ -35,11 +34,19 @@ class TestSuite:
         """Return the same for these files alone."""
         return replace(self, only=paths)
 
-    def command(self, tools: Toolchain) -> list[str]:
-        """Return the command line; a report of pytest's goes to `REPORT`."""
+    @property
+    def names_tests(self) -> bool:
+        """Return whether the runner tells of each test: then a run that names none is no success.
+
+        A suite can end well without having run a test.
+        """
+        return self.runner in ("pytest", "unittest", "go", "cargo")
+
+    def command(self, tools: Toolchain, report: str) -> list[str]:
+        """Return the command line; pytest writes its report to `report`."""
         python = [str(tools.interpreter), "-m"]
         if self.runner == "pytest":
-            options = ["-p", "no:cacheprovider", "--color=no", "-q", f"--junitxml={REPORT}"]
+            options = ["-p", "no:cacheprovider", "--color=no", "-q", f"--junitxml={report}"]
             return [*python, "pytest", *options, *self.only]
         if self.runner == "unittest":
             return [*python, "unittest", "-v", *self.only]

@@ -4,6 +4,7 @@ A verdict is of one kernel, one version of the sandbox's program, one user and o
 when any of them changes it is of no use. A file that is damaged, foreign or too old is none.
 """
 
+import contextlib
 import functools
 import importlib.resources
 import json
@@ -88,7 +89,8 @@ class Verdicts:
                 json.dump(known | {verdict.builder: entry}, file)
             new.replace(self._path)
         except OSError:
-            new.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                new.unlink(missing_ok=True)
 
 
 def _of(version: str) -> list[str]:

@@ -8,10 +8,10 @@ from qcn_lsp.proving import touching
 from qcn_lsp.proving.deploy import Deployed, checked_path, digest
 from qcn_lsp.proving.logs import plain
 from qcn_lsp.proving.outcomes import MIB, Change, EndedBy, Limits, ProvingError, Run, TestOutcome
-from qcn_lsp.proving.reports import by_test
+from qcn_lsp.proving.reports import Names, by_test
 from qcn_lsp.proving.room import environment
 from qcn_lsp.proving.sandbox import Sandbox
-from qcn_lsp.proving.suites import REPORT, TestSuite
+from qcn_lsp.proving.suites import TestSuite
 from qcn_lsp.proving.toolchains import Toolchain
 
 MAX_REPORT = 32 * MIB
@@ -31,6 +31,7 @@ class View:
         self._box = box
         self._deployed = deployed
         self._tools = tools
+        self._runs = 0
 
     @property
     def root(self) -> Path:
@@ -66,30 +67,32 @@ class View:
         """Run tests; `changed` (path to line numbers from 1) asks which of them touch those."""
         for path in suite.only:
             checked_path(path)
-        command = suite.command(self._tools)
+        self._runs += 1
+        report = f"/tmp/qcn-report-{self._runs}.xml"  # never that of an earlier run
+        command = suite.command(self._tools, report)
         measured = bool(changed) and suite.runner == "pytest" and touching.has_coverage(self._tools)
         if measured:
             await self._put(touching.CONFIG, touching.CONFIG_TEXT)
             command = touching.measured(command)
         run = await self.run(command, seconds=seconds)
-        report = await self._read(REPORT) if suite.runner == "pytest" else None
-        names = by_test(suite.runner, report, run.log)
-        if names is None:
+        if not suite.names_tests:
             return TestOutcome(run, named=False)
+        written = await self._read(report) if suite.runner == "pytest" else None
+        names = by_test(suite.runner, written, run.log) or Names()
+        tests = names.passed | names.failed
         found, how = None, ""
         if changed and measured:
-            found, how = await self._by_coverage(changed, names.passed | names.failed), "coverage"
+            found, how = await self._by_coverage(changed, tests), "coverage"
         if changed and found is None and suite.runner in ("pytest", "unittest"):
-            tests = names.passed | names.failed
             found, how = await self._by_imports(changed, tests), "imports"
         sets = (frozenset(names.passed), frozenset(names.failed), frozenset(names.skipped))
-        return TestOutcome(run, True, *sets, touching=found, touching_by=how if found else "")
+        return TestOutcome(run, True, *sets, touching=found, touching_by=how)
 
     async def _by_coverage(
         self, changed: Mapping[str, Collection[int]], tests: set[str]
     ) -> frozenset[str] | None:
-        await self.run(touching.report_command(self._tools))
-        report = await self._read(touching.REPORT)
+        made = await self.run(touching.report_command(self._tools))
+        report = await self._read(touching.REPORT) if made.succeeded else None
         return None if report is None else touching.by_coverage(report, changed, tests)
 
     async def _by_imports(
