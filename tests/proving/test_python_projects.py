@@ -12,7 +12,7 @@ from qcn_lsp.proving import TestOutcome, find_suites
 
 pytestmark = needs_bubblewrap
 
-PACKAGES = ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "coverage")
+PACKAGES = ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "coverage")
 FILES = {
     "pyproject.toml": '[tool.pytest.ini_options]\npythonpath = ["src"]\n',
     "src/shop/__init__.py": "",
