@@ -117,7 +117,7 @@ async def _verdict(builder: Builder) -> Verdict:
         return known
     try:
         verdict = Verdict(builder.name, version, await assail(builder))
-    except (ProvingError, ImportError) as error:
+    except (ProvingError, ImportError, RuntimeError) as error:  # also: no libseccomp
         return Verdict(builder.name, version, {}, f"{builder.name} is of no use here: {error}")
     await asyncio.to_thread(verdicts.put, verdict)
     return verdict
