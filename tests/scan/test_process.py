@@ -21,7 +21,7 @@ async def test_it_finds_what_scanning_here_does_text_after_text() -> None:
         for text, language in ((TEXT, "python"), ("eval(x)", "javascript"), ("", "python")):
             assert await process.scan(text, language) == scan_text(text, language)
         both = await asyncio.gather(process.scan(TEXT, "python"), process.scan("", "python"))
-        assert both == [scan_text(TEXT, "python"), ()]
+        assert list(both) == [scan_text(TEXT, "python"), ()]
     finally:
         await process.close()
 
