@@ -290,6 +290,13 @@ def _scanner(result: dict[str, Any]) -> Iterator[str]:
                 names = ("weak", "safe", "recall", "precision", "findings_on_other_lines")
                 cells = " | ".join(str(told[name]) for name in names)
                 yield f"| {language}, {part.replace('_', ' ')} | {tool} | {cells} |"
+    taken, lines = result["milliseconds"]["a_text"], result["milliseconds"]["lines"]
+    yield ""
+    yield (
+        f"A text of this repository ({lines['min']:g} to {lines['max']:g} lines) takes "
+        f"{taken['p50']:g} ms, {taken['p95']:g} ms at the 95th percentile, {taken['max']:g} ms at "
+        "most, from asking the scanning process to having its findings."
+    )
 
 
 def _interval(estimate: dict[str, float] | None, times: int, unit: str) -> str:

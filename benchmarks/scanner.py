@@ -5,15 +5,20 @@ is `held_out` there was not looked at while rules were made. Each has one marked
 is found when any finding, of whatever kind, touches that line; a safe text is mistaken when one
 does. So no table of kinds decides for or against a tool. Findings on other lines are counted apart.
 
+How long a text takes is measured on the Python files of this repository, through the process that
+the language server asks, from asking to having the findings; the process has been started before.
+
 Python's texts are scanned in wrappings too: in a method, in a nested function, in a `try`. Ruff and
 bandit read Python alone: for the other languages there is nothing of theirs to compare with.
 """
 
+import asyncio
 import json
 import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -23,7 +28,10 @@ from typing import Any
 import yaml
 
 from benchmarks import machine
+from benchmarks.results import percentiles
+from qcn_lsp.scan.process import ScanProcess
 
+FILES, QUICK_FILES = 200, 10
 DATA = Path(__file__).resolve().parent / "data" / "weaknesses"
 LANGUAGES = ("python", "javascript", "go")
 _MARKS = {"python": "#!", "javascript": "//!", "go": "//!"}
@@ -97,7 +105,7 @@ class Scores:
 
 
 def run(threads: int, *, quick: bool) -> dict[str, Any]:
-    """Score every tool on every language; there is nothing to shorten."""
+    """Score every tool on every language, and measure how long a text takes."""
     result: dict[str, Any] = {}
     for language in LANGUAGES:
         cases = list(read_cases(language))
@@ -118,7 +126,28 @@ def run(threads: int, *, quick: bool) -> dict[str, Any]:
         **machine.describe(threads),
         "scanners": versions,
         "results": result,
+        "milliseconds": asyncio.run(_milliseconds(QUICK_FILES if quick else FILES)),
     }
+
+
+async def _milliseconds(count: int) -> dict[str, Any]:
+    """Return how long files of this repository take, the longest ones among them."""
+    texts = [
+        path.read_text(encoding="utf-8") for path in sorted(machine.ROOT.rglob("qcn_*/**/*.py"))
+    ]
+    texts = sorted(texts, key=len, reverse=True)[:count]
+    process = ScanProcess()
+    try:
+        await process.scan("", "python")
+        taken = []
+        for text in texts:
+            began = time.perf_counter()
+            await process.scan(text, "python")
+            taken.append(1000 * (time.perf_counter() - began))
+    finally:
+        await process.close()
+    lines = [text.count("\n") for text in texts]
+    return {"lines": percentiles(lines, "lines"), "a_text": percentiles(taken, "ms")}
 
 
 def read_cases(language: str) -> Iterator[Case]:

@@ -3,6 +3,7 @@
 import ast
 
 import pytest
+
 from benchmarks.scanner import LANGUAGES, TOOLS, Case, read_cases, score, wrapped
 
 
