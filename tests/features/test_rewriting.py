@@ -67,7 +67,7 @@ def test_however_a_model_indents_a_text_it_is_the_same_text(
     [
         ("  f() {\n    x\n  }", "f() {\n    y\n  }", "  f() {\n    y\n  }"),
         ("  f() {\n    x\n  }", "f() {\n  y\n}", "  f() {\n    y\n  }"),
-        ("  f() {\n  }", "f() {\n#if A\n#endif\n}", "  f() {\n#if A\n#endif\n  }"),
+        ("  f() {\n  }", "  f() {\n#if A\n#endif\n  }", "  f() {\n#if A\n#endif\n  }"),
         ("x = 1\n", "x = 2", "x = 2\n"),
         ("x = 1\n\n", "x = 2\n", "x = 2\n\n"),
         ("x = 1", "\n\nx = 2\n\n", "x = 2"),

@@ -15,7 +15,7 @@ def around(name: str, marked: str) -> tuple[str, str, bool] | None:
     """Return the name of the function at the cursor, its text, and whether it is a stub."""
     cursor, text = marked.index(CURSOR), marked.replace(CURSOR, "")
     found = function_around(PurePosixPath(name), text, cursor, cursor)
-    return found and (found.name, text[found.start : found.end], found.is_stub)
+    return (found.name, text[found.start : found.end], found.is_stub) if found else None
 
 
 @pytest.mark.parametrize(
