@@ -101,7 +101,7 @@ class ModelActions:
         cannot = self._cannot_chat(self._server.settings)
         if cannot and asked.automatic:
             return []  # no light bulb for what cannot be done
-        offers = _fixes(asked)
+        offers = _fixes(asked, self._server.encoding)
         function = await self._function(path, asked)
         if function is not None and function.is_stub:
             offers.append(_offer(asked, "complete", f"Complete {function.name}", COMPLETE))
@@ -212,6 +212,8 @@ class ModelActions:
         uri = file_uri(root / place.path)
         opened = self._server.documents.get(uri)
         existing = opened or Document(uri, "", 0, place.text or "")
+        if reason := looks_secret(place.path, existing.text):
+            raise ActionFailed(f"No model is shown {place.path.as_posix()}: {reason}.")
         messages = prompts.for_test(piece, place.path.as_posix(), existing.text, place.framework)
         whole = Piece(place.path, existing.text, len(existing.text), len(existing.text))
 
@@ -233,7 +235,7 @@ class ModelActions:
         if not answer.strip():
             raise Unacceptable("It holds no test.")
         label = self._label(f"Test in {place.path.as_posix()}")
-        if not existing.text and not is_open and place.text is None:
+        if place.text is None and not is_open:
             judge(answer, whole)
             new_file = NewFile(existing.uri, plain(answer).strip("\n") + "\n")
             return Change(label, new_files=(new_file,), needs_confirmation=True)
@@ -328,16 +330,17 @@ Check = Callable[[str, Piece], None]
 """Raises `Unacceptable` where a new version of a piece may not take its place."""
 
 
-def _fixes(asked: Asked) -> list[Offer]:
+def _fixes(asked: Asked, encoding: types.PositionEncodingKind) -> list[Offer]:
     """Return an action for each diagnostic at the place, of whatever server."""
     others = [one for one in asked.diagnostics if one.source != OWN_SOURCE]
+    document = asked.document
     return [
         Offer(
             _cut(f"Fix: {' '.join(_message(one).split())}"),
             FIX,
             "fix",
-            asked.start,
-            asked.end,
+            document.offset_at(one.range.start, encoding),
+            document.offset_at(one.range.end, encoding),
             arguments={
                 "message": _message(one),
                 "source": one.source or "",
