@@ -414,6 +414,23 @@ async def test_repository_text_stands_in_fences_that_it_cannot_end(
     assert (await request).edit is not None
 
 
+async def test_the_model_is_shown_what_the_code_needs_of_other_files(
+    start: Start, model: ScriptedModel
+) -> None:
+    editor = await start("vscode")
+    (editor.root / "money.py").write_text("def rounded(amount):\n    secret_of_the_body()\n")
+    text = "from money import rounded\n\n\ndef price(item):\n    # rounded\n    ‸pass\n"
+    action = await chosen(editor.open("prices.py", text), "Complete")
+    model.text = fenced("def price(item):\n    return rounded(item)")
+    await resolved(editor, action)
+    assert "Definitions in money.py:\n```\n" in model.prompts[-1]
+    assert "def rounded(amount):" in model.prompts[-1]
+    assert "secret_of_the_body" not in model.prompts[-1]
+    await editor.configure({"engine": {"url": model.url}, "context": {"repository": False}})
+    await resolved(editor, action)
+    assert "Definitions in" not in model.prompts[-1]
+
+
 # --- Commands -------------------------------------------------------------------------------------
 
 

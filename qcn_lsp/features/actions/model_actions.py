@@ -22,8 +22,9 @@ from qcn_indexer.secrets import looks_secret
 
 from qcn_lsp.documents import Document
 from qcn_lsp.engine.answers import MalformedAnswer, block_of
-from qcn_lsp.engine.messages import ChatMessage, ChatRequest, ChatResult, NoChatModel
+from qcn_lsp.engine.messages import ChatMessage, ChatRequest, ChatResult, ContextFile, NoChatModel
 from qcn_lsp.features.actions import prompts
+from qcn_lsp.features.actions.elsewhere import Elsewhere
 from qcn_lsp.features.actions.provider import (
     ActionFailed,
     Asked,
@@ -78,6 +79,7 @@ class ModelActions:
 
     def __init__(self, server: "QcnServer") -> None:
         self._server = server
+        self._elsewhere = Elsewhere(server)
         self._look: asyncio.Task[Function | None] | None = None
         self._silent: dict[tuple[str | None, str], str] = {}  # (endpoint, model): why
         self._works = {
@@ -161,7 +163,8 @@ class ModelActions:
         problem = " ".join(told.get(key, "") for key in ("source", "code", "message")).strip()
         line = order.document.text.count("\n", piece.start, max(piece.start, order.start)) + 1
         problem = f"line {line} of the part: {problem}"
-        messages = prompts.for_new_version(piece, prompts.FIX, problem=problem)
+        others = await self._needed(order)
+        messages = prompts.for_new_version(piece, prompts.FIX, elsewhere=others, problem=problem)
         return await self._rewrite(order, piece, messages, _keeps_name(function))
 
     async def _complete(self, order: Order) -> Outcome:
@@ -173,7 +176,9 @@ class ModelActions:
             rest = order.document.text[order.start :]
             spaces = len(rest) - len(rest.lstrip(" \t"))
             piece = _piece_of(order, piece.path, piece.start, order.start + spaces)
-        messages = prompts.for_new_version(piece, prompts.COMPLETE)
+        messages = prompts.for_new_version(
+            piece, prompts.COMPLETE, elsewhere=await self._needed(order)
+        )
         return await self._rewrite(order, piece, messages, _keeps_name(function))
 
     async def _document(self, order: Order) -> Outcome:
@@ -181,7 +186,9 @@ class ModelActions:
         if function is None:
             raise ActionFailed("There is no function here to document.")
         piece = _piece_of(order, piece.path, function.comment, function.end)
-        messages = prompts.for_new_version(piece, prompts.DOCUMENT)
+        messages = prompts.for_new_version(
+            piece, prompts.DOCUMENT, elsewhere=await self._needed(order)
+        )
 
         def check(new: str, piece: Piece) -> None:
             _keeps_name(function)(new, piece)
@@ -192,12 +199,15 @@ class ModelActions:
     async def _refactor(self, order: Order) -> Outcome:
         piece, _ = await self._piece(order)
         instruction = order.ticket.arguments.get("instruction", "")
-        messages = prompts.for_new_version(piece, f"The task: {instruction}")
+        messages = prompts.for_new_version(
+            piece, f"The task: {instruction}", elsewhere=await self._needed(order)
+        )
         return await self._rewrite(order, piece, messages, lambda new, piece: None)
 
     async def _explain(self, order: Order) -> Outcome:
         piece, function = await self._piece(order)
-        answer = await self._chat(order, prompts.for_explanation(piece), EXPLANATION_TOKENS)
+        messages = prompts.for_explanation(piece, await self._needed(order))
+        answer = await self._chat(order, messages, EXPLANATION_TOKENS)
         cut_short = "\n\n…" if answer.finish_reason == "length" else ""
         subject = function.name if function and order.start == order.end else "the selection"
         heading = f"{subject}, {piece.path.as_posix()}"
@@ -214,7 +224,8 @@ class ModelActions:
         existing = opened or Document(uri, "", 0, place.text or "")
         if reason := looks_secret(place.path, existing.text):
             raise ActionFailed(f"No model is shown {place.path.as_posix()}: {reason}.")
-        messages = prompts.for_test(piece, place.path.as_posix(), existing.text, place.framework)
+        others, name = await self._needed(order), place.path.as_posix()
+        messages = prompts.for_test(piece, others, name, existing.text, place.framework)
         whole = Piece(place.path, existing.text, len(existing.text), len(existing.text))
 
         def accept(answer: str) -> Change:
@@ -300,6 +311,10 @@ class ModelActions:
         except NoChatModel as reason:
             self._silent[settings.engine.url, settings.models.of("chat")] = str(reason)
             raise
+
+    async def _needed(self, order: Order) -> tuple[ContextFile, ...]:
+        """Return the definitions of other files that the code at the place needs."""
+        return await self._elsewhere.needed(order.document, order.start)
 
     async def _piece(self, order: Order) -> "tuple[Piece, Function | None]":
         """Return what an action is about, and the function that this is, if it is one.
