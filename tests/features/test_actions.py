@@ -129,6 +129,17 @@ async def test_what_an_editor_asks_by_itself_reaches_no_model(
     assert model.prompts == []
 
 
+async def test_the_menu_starts_no_engine(start: Start) -> None:
+    editor = await start("vscode", engine={}, models={"chat": "/models/large"}, ready=False)
+    buffer = editor.open("shop.py", STUB)
+    await buffer.actions(diagnostic(buffer, "pass", "wrong"), automatic=True)
+    actions = await buffer.actions()
+    assert titles(actions)[0] == "Complete price (qcn)"
+    assert not [one for one in actions if isinstance(one, types.CodeAction) and one.disabled]
+    await editor.caught_up()
+    assert editor.statuses == []  # no engine is being started or looked for
+
+
 async def test_findings_of_our_own_are_left_to_their_own_fixes(start: Start) -> None:
     editor = await start("vscode")
     buffer = editor.open("shop.py", STUB)
@@ -175,19 +186,18 @@ async def test_a_model_that_cannot_chat_says_so_or_offers_nothing(
     assert model.prompts == []
 
 
-async def test_an_endpoint_that_turns_out_not_to_chat_is_not_asked_again(
+async def test_an_endpoint_that_turns_out_not_to_chat_is_told(
     start: Start, model: ScriptedModel
 ) -> None:
     editor = await start("vscode")
-    buffer = editor.open("shop.py", STUB)
-    action = await chosen(buffer, "Complete")
+    action = await chosen(editor.open("shop.py", STUB), "Complete")
     request = asyncio.ensure_future(resolved(editor, action))
     (await asked(model)).fail(404, "Not Found")
-    with pytest.raises(JsonRpcException):
+    with pytest.raises(JsonRpcException) as refusal:
         await request
-    (again, *_) = await buffer.actions()
-    assert isinstance(again, types.CodeAction)
-    assert again.disabled is not None
+    (sentence,) = told(editor)
+    assert sentence == refusal.value.message
+    assert "chat" in sentence
 
 
 # --- Edits ----------------------------------------------------------------------------------------

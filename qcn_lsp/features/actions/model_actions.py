@@ -22,7 +22,7 @@ from qcn_indexer.secrets import looks_secret
 
 from qcn_lsp.documents import Document
 from qcn_lsp.engine.answers import MalformedAnswer, block_of
-from qcn_lsp.engine.messages import ChatMessage, ChatRequest, ChatResult, ContextFile, NoChatModel
+from qcn_lsp.engine.messages import ChatMessage, ChatRequest, ChatResult, ContextFile
 from qcn_lsp.features.actions import prompts
 from qcn_lsp.features.actions.elsewhere import Elsewhere
 from qcn_lsp.features.actions.provider import (
@@ -81,7 +81,6 @@ class ModelActions:
         self._server = server
         self._elsewhere = Elsewhere(server)
         self._look: asyncio.Task[Function | None] | None = None
-        self._silent: dict[tuple[str | None, str], str] = {}  # (endpoint, model): why
         self._works = {
             "fix": self._fix,
             "complete": self._complete,
@@ -100,7 +99,7 @@ class ModelActions:
         path, _ = location(document, self._server.workspace_roots)
         if looks_secret(path, document.text):
             return []
-        cannot = self._cannot_chat(self._server.settings)
+        cannot = _cannot_chat(self._server.settings)
         if cannot and asked.automatic:
             return []  # no light bulb for what cannot be done
         offers = _fixes(asked, self._server.encoding)
@@ -116,18 +115,6 @@ class ModelActions:
             if what := _to_explain(asked, function):
                 offers.append(_offer(asked, "explain", f"Explain {what}", EXPLAIN, shows=True))
         return [_disabled(offer, cannot) for offer in offers] if cannot else offers
-
-    def _cannot_chat(self, settings: Settings) -> str:
-        """Return why the chat model is known not to chat, without asking it; or nothing."""
-        from qcn_lsp.engine.runtime import EMBEDDED_MODEL
-
-        model = settings.models.of("chat")
-        if settings.engine.url is None and model == EMBEDDED_MODEL:
-            return (
-                f"{EMBEDDED_MODEL} completes code and cannot chat: set `qcn.models.chat` to a "
-                "model that can, or `qcn.engine.url` to an endpoint that has one."
-            )
-        return self._silent.get((settings.engine.url, model), "")
 
     async def _function(self, path: PurePosixPath, asked: Asked) -> "Function | None":
         """Return the function at a place; None also where that takes too long to be awaited."""
@@ -153,7 +140,7 @@ class ModelActions:
         path, _ = location(order.document, self._server.workspace_roots)
         if reason := looks_secret(path, order.document.text):
             raise ActionFailed(f"No model is shown {path.name}: {reason}.")
-        if reason := self._cannot_chat(self._server.settings):
+        if reason := _cannot_chat(self._server.settings):
             raise ActionFailed(reason)
         return await self._works[order.ticket.action](order)
 
@@ -303,14 +290,9 @@ class ModelActions:
             if pieces % REPORT_EVERY == 0:
                 order.report(f"{pieces} tokens")
 
-        settings = self._server.settings
         order.report("The model reads")
-        try:
-            request = ChatRequest(messages, max_tokens=max_tokens)
-            return await self._server.engine_for("chat").chat(request, count)
-        except NoChatModel as reason:
-            self._silent[settings.engine.url, settings.models.of("chat")] = str(reason)
-            raise
+        request = ChatRequest(messages, max_tokens=max_tokens)
+        return await self._server.engine_for("chat").chat(request, count)
 
     async def _needed(self, order: Order) -> tuple[ContextFile, ...]:
         """Return the definitions of other files that the code at the place needs."""
@@ -343,6 +325,18 @@ class ModelActions:
 
 Check = Callable[[str, Piece], None]
 """Raises `Unacceptable` where a new version of a piece may not take its place."""
+
+
+def _cannot_chat(settings: Settings) -> str:
+    """Return why the chat model is known not to chat, without asking it; or nothing."""
+    from qcn_lsp.engine.runtime import EMBEDDED_MODEL
+
+    if settings.engine.url is not None or settings.models.of("chat") != EMBEDDED_MODEL:
+        return ""
+    return (
+        f"{EMBEDDED_MODEL} completes code and cannot chat: set `qcn.models.chat` to a model that "
+        "can, or `qcn.engine.url` to an endpoint that has one."
+    )
 
 
 def _fixes(asked: Asked, encoding: types.PositionEncodingKind) -> list[Offer]:
