@@ -502,6 +502,28 @@ async def test_cancelling_ends_the_request_to_the_model(
     assert isinstance(editor.client.progress_reports[token][-1], types.WorkDoneProgressEnd)
 
 
+async def test_a_newer_action_for_a_document_ends_the_older(
+    start: Start, model: ScriptedModel
+) -> None:
+    editor = await start("vscode")
+    buffer = editor.open("shop.py", STUB)
+    older = asyncio.ensure_future(resolved(editor, await chosen(buffer, "Document")))
+    first = await asked(model)
+    other = editor.open("other.py", STUB)
+    beside = asyncio.ensure_future(resolved(editor, await chosen(other, "Complete")))
+    second = await asked(model)
+    newer = asyncio.ensure_future(resolved(editor, await chosen(buffer, "Complete")))
+    third = await asked(model)
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await first.gone.wait()
+    with pytest.raises(JsonRpcException) as answer:
+        await older
+    assert answer.value.code == types.LSPErrorCodes.ServerCancelled
+    second.answer(fenced(WRITTEN))
+    third.answer(fenced(WRITTEN))
+    assert buffer.after((await newer).edit) == other.after((await beside).edit) == FILLED
+
+
 async def progress_of(editor: FakeEditor, title: str) -> int | str:
     """Return the token of a progress bar, once it is shown."""
     async with asyncio.timeout(DEADLINE_SECONDS):
