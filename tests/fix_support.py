@@ -102,6 +102,9 @@ class CopyGround:
     def __init__(self, *, holds: bool = True, reason: str = "") -> None:
         self.holds, self.reason = holds, reason
 
+    async def find(self) -> "CopyGround":
+        return self
+
     @asynccontextmanager
     async def deploy(self, root: Path, edits: Mapping[str, str]) -> AsyncIterator[CopyView]:
         with TemporaryDirectory(prefix="qcn-copy-") as folder:
@@ -134,7 +137,7 @@ async def fixed(
     subject: Subject, *answers: str, root: Path | None = None, exploit: bool = False
 ) -> tuple[Outcome, ScriptedModel]:
     """What comes of a search in which the model answers so; tests run where there is a `root`."""
-    trials = None if root is None else Trials(CopyGround(), root, subject, {})
+    trials = None if root is None else Trials(CopyGround().find, root, subject, {})
     async with chatting(*answers) as (link, model):
         search = Search(scan, chats=link, trials=trials, exploit=exploit)
         return await search.run(subject), model

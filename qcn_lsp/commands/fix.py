@@ -82,10 +82,10 @@ def parse(what: str) -> tuple[Path, int, str]:
 async def _run(wanted: Wanted, options: Mapping[str, Any], *, as_json: bool) -> int:
     told: list[dict[str, Any]] = []
     complete, found = True, False
-    async with _means(wanted, options) as means:
+    async with _model(wanted, options) as link:
         for root, path in _files(wanted.path):
             source = _read(root / path)
-            text, done = await _fixed(wanted, means, root, path, source.text)
+            text, done = await _fixed(wanted, link, root, path, source.text)
             found = found or bool(done)
             complete = complete and all(one.outcome.accepted for one in done)
             diff = unified(path, source.text, text) if text != source.text else ""
@@ -106,27 +106,22 @@ async def _run(wanted: Wanted, options: Mapping[str, Any], *, as_json: bool) -> 
     return 0 if complete else 1
 
 
-@dataclass(frozen=True)
-class _Means:
-    ground: ProvingGround
-    link: EngineLink | None
-
-
 @asynccontextmanager
-async def _means(wanted: Wanted, options: Mapping[str, Any]) -> AsyncIterator[_Means]:
+async def _model(wanted: Wanted, options: Mapping[str, Any]) -> AsyncIterator[EngineLink | None]:
+    """The way to a model that chats, or None where only the embedded one is named."""
     settings = EngineSettings(**options.get("engine", {}))
     link = None
     if settings.url is not None or wanted.model != EMBEDDED_MODEL:
         link = EngineLink(settings, wanted.model, on_status=lambda status: None)
     try:
-        yield _Means(await ProvingGround.find(), link)
+        yield link
     finally:
         if link is not None:
             await link.close()
 
 
 async def _fixed(
-    wanted: Wanted, means: _Means, root: Path, path: PurePosixPath, text: str
+    wanted: Wanted, link: EngineLink | None, root: Path, path: PurePosixPath, text: str
 ) -> tuple[str, list[Done]]:
     """Fix the findings of one text, each in what the fixes before it have made of the text."""
     done: list[Done] = []
@@ -142,7 +137,7 @@ async def _fixed(
         )
         if finding is None:
             return text, done
-        outcome = await _search(wanted, means, root, Subject(path, text, finding))
+        outcome = await _search(wanted, link, root, Subject(path, text, finding))
         done.append(Done(text.count("\n", 0, finding.start) + 1, finding, outcome))
         if outcome.accepted is None:
             passed.add((finding.rule, _at(text, finding)))
@@ -152,15 +147,15 @@ async def _fixed(
             return text, done
 
 
-async def _search(wanted: Wanted, means: _Means, root: Path, subject: Subject) -> Outcome:
+async def _search(wanted: Wanted, link: EngineLink | None, root: Path, subject: Subject) -> Outcome:
     reason = withheld(root, subject.path) or looks_secret(subject.path, subject.text)
-    if means.link is None:
-        reason = f"{EMBEDDED_MODEL} only completes code; {CAPABLE}: --model or --engine-url"
+    if link is None:
+        reason = f"{EMBEDDED_MODEL} only completes code; {CAPABLE} (--model or --engine-url)"
     search = Search(
         _scan,
-        chats=None if reason else means.link,
+        chats=None if reason else link,
         no_model=reason or "",
-        trials=Trials(means.ground, root, subject, {}),
+        trials=Trials(ProvingGround.find, root, subject, {}),
         exploit=wanted.exploit,
         report=lambda activity: print(activity, file=sys.stderr),
     )

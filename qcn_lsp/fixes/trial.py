@@ -4,7 +4,8 @@ The baseline comes first: tests that fail, or do not end, without the change say
 It is run once for all candidates of one finding.
 """
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -49,12 +50,13 @@ class Ground(Protocol):
 class Trials:
     """Runs a project's tests for the candidates of one subject.
 
-    `texts` are open buffers; `seconds` ends one run of the tests before the ground's limit does.
+    `find` finds the proving ground, which takes seconds, once it is needed. `texts` are open
+    buffers; `seconds` ends one run of the tests before the ground's limit does.
     """
 
     def __init__(
         self,
-        ground: Ground,
+        find: Callable[[], Awaitable[Ground]],
         root: Path,
         subject: Subject,
         texts: Mapping[str, str],
@@ -62,7 +64,8 @@ class Trials:
         seconds: float | None = None,
     ) -> None:
         self._seconds = seconds
-        self._ground, self._root, self._subject = ground, root, subject
+        self._find, self._root, self._subject = find, root, subject
+        self._found: Ground | None = None
         self._texts = {**texts, str(subject.path): subject.text}
         self._suite: TestSuite | None = None
         self._baseline: TestOutcome | str | None = None
@@ -125,12 +128,13 @@ class Trials:
         return self._baseline
 
     async def _measured(self) -> TestOutcome | str:
-        if not self._ground.holds:
-            return self._ground.reason
-        suites = find_suites(self._root)
+        suites = await asyncio.to_thread(find_suites, self._root)
         if not suites:
             return "none were found"
         self._suite = suites[0]
+        ground = await self._ground()
+        if not ground.holds:
+            return ground.reason
         outcome = await self._run(self._subject.text, None)
         if outcome.run.ended_by is not None:
             return f"they do not end without the change either (limit: {outcome.run.ended_by})"
@@ -140,16 +144,21 @@ class Trials:
             return "they fail without the change"
         return outcome
 
+    async def _ground(self) -> Ground:
+        if self._found is None:
+            self._found = await self._find()
+        return self._found
+
     async def _run(self, text: str, changed: set[int] | None) -> TestOutcome:
         path = str(self._subject.path)
         assert self._suite is not None
-        async with self._ground.deploy(self._root, {**self._texts, path: text}) as view:
+        async with (await self._ground()).deploy(self._root, {**self._texts, path: text}) as view:
             touched = None if changed is None else {path: changed}
             return await view.run_tests(self._suite, changed=touched, seconds=self._seconds)
 
     async def _run_exploit(self, text: str, suite: TestSuite, name: str, test: str) -> TestOutcome:
         path = str(self._subject.path)
-        async with self._ground.deploy(self._root, {**self._texts, path: text}) as view:
+        async with (await self._ground()).deploy(self._root, {**self._texts, path: text}) as view:
             await view.write(name, test)
             return await view.run_tests(suite, seconds=self._seconds)
 

@@ -98,8 +98,11 @@ async def test_a_good_fix_reaches_the_projects_tests(subject: Subject, project: 
     assert 'subprocess.run("echo hello "' in prompt
 
 
-async def test_without_a_sandbox_it_stops_at_the_finding_and_says_why(subject: Subject) -> None:
-    trials = Trials(CopyGround(holds=False, reason="no sandbox holds here"), Path(), subject, {})
+async def test_without_a_sandbox_it_stops_at_the_finding_and_says_why(
+    subject: Subject, project: Path
+) -> None:
+    nowhere = CopyGround(holds=False, reason="no sandbox holds here")
+    trials = Trials(nowhere.find, project, subject, {})
     async with chatting(block(GOOD)) as (link, _):
         outcome = await Search(scan, chats=link, trials=trials).run(subject)
     assert outcome.accepted is not None

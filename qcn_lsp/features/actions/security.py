@@ -84,7 +84,7 @@ class SecurityFixes:
             self._scanner(order.document),
             chats=None if no_model else self._server.engine_for("chat"),
             no_model=no_model,
-            trials=await self._trials(subject, root),
+            trials=self._trials(subject, root),
             no_tests="the file is in no workspace folder",
             exploit=order.ticket.action == PROVE,
             report=order.report,
@@ -137,17 +137,21 @@ class SecurityFixes:
                 return Subject(path, order.document.text, finding), root
         raise ActionFailed("The finding is not there any more: ask again.")
 
-    async def _trials(self, subject: "Subject", root: Path | None) -> "Trials | None":
+    def _trials(self, subject: "Subject", root: Path | None) -> "Trials | None":
         if root is None:
             return None
         from qcn_lsp.fixes.trial import Trials
+
+        texts = {str(path): text for path, text in self._buffers(root).items()}
+        return Trials(self._found_ground, root, subject, texts, seconds=TEST_SECONDS)
+
+    async def _found_ground(self) -> "ProvingGround":
+        """The proving ground, looked for once; whoever waits may give up."""
         from qcn_lsp.proving import ProvingGround
 
         if self._ground is None:
             self._ground = asyncio.create_task(ProvingGround.find())
-        ground = await asyncio.shield(self._ground)
-        texts = {str(path): text for path, text in self._buffers(root).items()}
-        return Trials(ground, root, subject, texts, seconds=TEST_SECONDS)
+        return await asyncio.shield(self._ground)
 
     async def _surroundings(self, subject: "Subject", root: Path | None) -> "Surroundings | None":
         if root is None:
