@@ -11,7 +11,7 @@ VENV_FLAGS = $(if $(TORCH_THERE),--system-site-packages)
 # Carried to a GPU machine without a network (`gpu-wheels`); never there otherwise.
 WHEELS := .wheels
 
-.PHONY: demo test test-long gpu gpu-wheels checks format bench clean
+.PHONY: demo test test-long gpu gpu-wheels checks format bench unpack-editors clean
 
 demo: $(VENV)/.ready ## complete code in this repository with the embedded model
 	$(BIN)/qcn demo
@@ -75,6 +75,11 @@ $(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/.torch
 $(VENV)/.ready-test: pyproject.toml constraints.txt | $(VENV)/.torch
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[test]"
 	touch $(VENV)/.ready $@
+
+# Neovim 0.12, Helix and Emacs, for the tests marked `editors`; those of one that is absent skip.
+DEBIAN_EDITORS := .cache/debian-editors
+unpack-editors: ## for `test-editors`, where Debian's packages are reached
+	tests/editors/unpack-editors.sh $(DEBIAN_EDITORS)
 
 clean:
 	rm -rf $(VENV) $(WHEELS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -29,7 +29,8 @@ VERSIONS = ["0.11", "0.12"]
 LOOK = """
 local answered
 local function place()
-  return { vim.api.nvim_get_current_buf(), vim.b.changedtick, unpack(vim.api.nvim_win_get_cursor(0)) }
+  local row, column = unpack(vim.api.nvim_win_get_cursor(0))
+  return { vim.api.nvim_get_current_buf(), vim.b.changedtick, row, column }
 end
 local asked = {}
 vim.api.nvim_create_autocmd('LspRequest', { callback = function(event)
@@ -74,7 +75,10 @@ qcn_test = {
   served = function() return #vim.lsp.get_clients({ name = 'qcn', bufnr = 0 }) == 1 end,
 }
 local notify = vim.notify
-vim.notify = function(message, ...) table.insert(qcn_test.messages, message) notify(message, ...) end
+vim.notify = function(message, ...)
+  table.insert(qcn_test.messages, message)
+  notify(message, ...)
+end
 """
 
 
