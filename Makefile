@@ -10,8 +10,10 @@ VENV_FLAGS = $(if $(TORCH_THERE),--system-site-packages)
 
 # Carried to a GPU machine without a network (`gpu-wheels`); never there otherwise.
 WHEELS := .wheels
+VSCODE := editors/vscode
+EDITORS := .cache/editors
 
-.PHONY: demo test test-long gpu gpu-wheels checks format bench unpack-editors clean
+.PHONY: demo test test-long gpu gpu-wheels checks format bench wheel vsix test-editors unpack-editors clean
 
 demo: $(VENV)/.ready ## complete code in this repository with the embedded model
 	$(BIN)/qcn demo
@@ -60,6 +62,33 @@ format: $(VENV)/.ready-test
 bench: $(VENV)/.ready-test ## speed beside the peers; writes benchmarks/results/
 	$(BIN)/python -m benchmarks
 
+wheel: $(VENV)/bin/python ## the server and the engine, in dist/
+	$(BIN)/python -m pip wheel -q --no-deps -w dist .
+
+# The same sources give the same bytes, whenever and wherever they are packed.
+vsix: wheel $(VSCODE)/node_modules/.package-lock.json ## VS Code's extension with the wheel in it, in dist/
+	cd $(VSCODE) && npm run -s build && chmod -R u=rwX,go=rX dist media *.json *.md LICENSE && \
+		TZ=UTC SOURCE_DATE_EPOCH=315619200 npm run -s package -- --out $(CURDIR)/dist/qcn.vsix
+
+test-editors: vsix $(VENV)/.ready-test $(EDITORS)/.ready unpack-editors ## in real editors; screenshots of VS Code in build/editors
+	cd $(VSCODE) && npm run -s check && QCN_PYTHON=$(abspath $(BIN)/python) npm run -s test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m editors tests
+
+# Neovim 0.12, Helix and Emacs; where Debian's packages are not reached, their tests skip and say so.
+unpack-editors:
+	-tests/editors/unpack-editors.sh .cache/debian-editors
+
+$(VSCODE)/node_modules/.package-lock.json: $(VSCODE)/package-lock.json
+	cd $(VSCODE) && npm ci --ignore-scripts
+
+# VS Code's own server, as code-server carries it; without its wrapper.
+$(EDITORS)/.ready:
+	command -v chromium || apt-get install -y chromium || { echo "The tests need Debian's package chromium."; exit 1; }
+	npm install --prefix $(EDITORS)/code-server --ignore-scripts --no-audit --no-fund code-server@4.100.3
+	cd $(EDITORS)/code-server/node_modules/code-server/lib/vscode && \
+		npm install --omit=dev --ignore-scripts --no-audit --no-fund && npm rebuild @vscode/spdlog native-watchdog
+	touch $@
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
 
@@ -75,11 +104,6 @@ $(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/.torch
 $(VENV)/.ready-test: pyproject.toml constraints.txt | $(VENV)/.torch
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[test]"
 	touch $(VENV)/.ready $@
-
-# Neovim 0.12, Helix and Emacs, for the tests marked `editors`; those of one that is absent skip.
-DEBIAN_EDITORS := .cache/debian-editors
-unpack-editors: ## for `test-editors`, where Debian's packages are reached
-	tests/editors/unpack-editors.sh $(DEBIAN_EDITORS)
 
 clean:
 	rm -rf $(VENV) $(WHEELS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

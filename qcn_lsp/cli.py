@@ -62,6 +62,10 @@ def _run(options: argparse.Namespace) -> int:
 
             if options.what[:1] == ["purge"]:
                 return context.purge(_one_path(options.what[1:]), as_json=options.json)
+            if options.open:
+                from qcn_lsp.commands import context_page
+
+                return context_page.run(_one_path(options.what), options.tokens)
             return context.run(_one_path(options.what), options.tokens, as_json=options.json)
         case "eval":
             from qcn_lsp.commands import eval as evaluation
@@ -133,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     context = commands.add_parser(
         "context",
         help="show what the model sees of a repository",
-        usage="qcn context [-h] [--tokens N] [--json] [purge] [PATH]",
+        usage="qcn context [-h] [--tokens N] [--json | --open] [purge] [PATH]",
         description="Lay out a repository for the model as the language server does, have it read, "
         "and show what stands where, what had no room, and what was left out, with the reasons. "
         "With `purge`: have the engines of this machine forget all that they ever read of it, and "
@@ -153,7 +157,9 @@ def _parser() -> argparse.ArgumentParser:
         help="as the setting qcn.context.tokens; a small model such as qcn-nano reads no "
         "repository without it",
     )
-    _add_json(context)
+    output = context.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print JSON")
+    output.add_argument("--open", action="store_true", help="draw it, live, in the browser")
 
     _add_eval(commands)
     _add_engine(commands)

@@ -35,6 +35,13 @@ def plain(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def line_end(text: str) -> str:
+    r"""Return the line end that most lines of `text` have; `\n` where it has none."""
+    windows = text.count("\r\n")
+    times = {"\n": text.count("\n") - windows, "\r\n": windows, "\r": text.count("\r") - windows}
+    return max(times, key=lambda end: times[end])
+
+
 def without_line_end(line: str) -> str:
     r"""Return the line without the `\n`, `\r\n` or `\r` that ends it."""
     if line.endswith("\r\n"):

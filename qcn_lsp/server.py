@@ -20,8 +20,10 @@ from qcn_lsp.context.open_files import OpenFiles
 from qcn_lsp.documents import DocumentStore
 from qcn_lsp.engine.messages import EngineState, EngineStatus
 from qcn_lsp.protocol import QcnProtocol, make_converter
+from qcn_lsp.scan.open_documents import DocumentFindings
 from qcn_lsp.settings import Role, Settings
 from qcn_lsp.status import StatusReporter
+from qcn_lsp.tally import Tally
 from qcn_lsp.uris import file_path
 
 if TYPE_CHECKING:
@@ -47,11 +49,15 @@ class QcnServer(LanguageServer):
         self.documents = DocumentStore()
         self.settings = Settings()
         self.status = StatusReporter(self)
+        self.tally = Tally()
         self.workspace_roots: list[Path] = []
         self.leave: Callable[[str], None] = logger.error
         """Ends the process for the reason given; set by `lifecycle`."""
         self.contexts = RepositoryContexts(self)
         self.open_files = OpenFiles(self)
+        self.findings = DocumentFindings()
+        self.when_settings_change: list[Callable[[], None]] = []
+        """Called when other settings than before hold."""
         self._configuration = Configuration(self)
         self._engines: dict[str, EngineLink] = {}  # by model
         handlers: dict[str, Callable[[Any], Any]] = {
@@ -110,6 +116,9 @@ class QcnServer(LanguageServer):
             for model, link in links.items():
                 self.status.engine_changed(model, EngineStatus(EngineState.STOPPED))
                 asyncio.ensure_future(link.close()).add_done_callback(_log_failure)
+        if old != settings:
+            for tell in self.when_settings_change:
+                tell()
 
     @property
     def client_watches_files(self) -> bool:
@@ -121,6 +130,7 @@ class QcnServer(LanguageServer):
     async def close(self) -> None:
         """Let go of the engines, which other servers may go on using."""
         self.contexts.end_all()
+        await self.findings.close()
         for link in self._engines.values():
             try:
                 await link.close()

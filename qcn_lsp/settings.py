@@ -160,6 +160,17 @@ class ContextSettings(_Section):
     )
 
 
+class SecuritySettings(_Section):
+    """What is said of weaknesses."""
+
+    findings: bool = _setting(
+        True,
+        "resource",
+        "Underline weaknesses, and secrets, in open Python, JavaScript, TypeScript, Go, Java, C "
+        "and C++ files. Nothing leaves the machine; no file of the workspace can turn a rule off.",
+    )
+
+
 class LogSettings(_Section):
     """What the server writes to its log."""
 
@@ -176,6 +187,7 @@ class Settings(_Section):
     models: ModelsSettings = ModelsSettings()
     completion: CompletionSettings = CompletionSettings()
     context: ContextSettings = ContextSettings()
+    security: SecuritySettings = SecuritySettings()
     log: LogSettings = LogSettings()
 
     @property

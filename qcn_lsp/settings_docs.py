@@ -1,10 +1,11 @@
-"""Writes the pages that are generated from the settings: `python -m qcn_lsp.settings_docs docs`.
+"""Writes what is generated from the settings: `python -m qcn_lsp.settings_docs`.
 
-`settings.md` is for people, `settings.schema.json` for editors that check a configuration.
+`settings.md` is for people, `settings.schema.json` for editors that check a configuration, and
+VS Code's `package.json` holds them as its settings editor wants them.
 """
 
 import json
-import sys
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,14 @@ from pydantic.fields import FieldInfo
 
 from qcn_lsp.settings import SECTION, Settings, leaves
 
+MANIFEST = Path("editors", "vscode", "package.json")
+_SERVER = "Language server"  # the part of VS Code's configuration that is generated
+_SECTIONS = sorted({path[0] for path, _ in leaves() if path[1:]})
+_UNKNOWN_TO_VSCODE = ("format", "writeOnly")
+
 _INTRODUCTION = f"""# Settings
 
-<!-- Generated from qcn_lsp/settings.py by `python -m qcn_lsp.settings_docs docs`. -->
+<!-- Generated from qcn_lsp/settings.py by `python -m qcn_lsp.settings_docs`. -->
 
 All settings stand in the section `{SECTION}`. An editor sends them as `initializationOptions`, and
 later through `workspace/configuration`. What is not set has its default. A setting that is unknown
@@ -61,6 +67,38 @@ def schema() -> dict[str, Any]:
     }
 
 
+def manifest(old: dict[str, Any]) -> dict[str, Any]:
+    """Return VS Code's manifest with the server's settings in their own part of the configuration.
+
+    A `user` setting becomes one of scope `machine`, which no file of a workspace can set.
+    """
+    own = [part for part in old["contributes"]["configuration"] if part["title"] != _SERVER]
+    properties = {".".join((SECTION, *path)): _property(path, field) for path, field in leaves()}
+    configuration = [*own, {"title": _SERVER, "properties": properties}]
+    return {**old, "contributes": {**old["contributes"], "configuration": configuration}}
+
+
+def _property(path: tuple[str, ...], field: FieldInfo) -> dict[str, Any]:
+    """Return a setting as VS Code can edit it: without references and `anyOf`."""
+    section = schema()
+    for step in path[:-1]:
+        reference = section["properties"][step]["$ref"].rpartition("/")[2]
+        section = schema()["$defs"][reference]
+    described = dict(section["properties"][path[-1]])
+    for unwanted in ("title", "description", "scope", "anyOf", "default"):
+        described.pop(unwanted, None)
+    if choices := section["properties"][path[-1]].get("anyOf"):
+        [value] = [choice for choice in choices if choice["type"] != "null"]
+        value = {name: part for name, part in value.items() if name not in _UNKNOWN_TO_VSCODE}
+        described |= {**value, "type": [value["type"], "null"]}
+    scope = "machine" if _scope(field) == "user" else _scope(field)
+    default = list(field.default) if isinstance(field.default, tuple) else field.default
+    text = re.sub(
+        rf"`((?:{'|'.join(_SECTIONS)})\.\w+)`", rf"`#{SECTION}.\1#`", field.description or ""
+    )
+    return {**described, "default": default, "scope": scope, "markdownDescription": text}
+
+
 def _type(field: FieldInfo) -> str:
     annotation: Any = field.annotation
     described: dict[str, Any] = TypeAdapter(annotation).json_schema()
@@ -89,12 +127,18 @@ def _scope(field: FieldInfo) -> str:
     return str(extra["scope"]) if isinstance(extra, dict) else ""
 
 
-def write(folder: Path) -> None:
-    """Write both pages into `folder`."""
-    (folder / "settings.md").write_text(markdown(), encoding="utf-8")
-    text = json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
-    (folder / "settings.schema.json").write_text(text, encoding="utf-8")
+def write(repository: Path) -> None:
+    """Write both pages and the manifest, each in its place in the repository."""
+    docs, package = repository / "docs", repository / MANIFEST
+    (docs / "settings.md").write_text(markdown(), encoding="utf-8")
+    (docs / "settings.schema.json").write_text(_json(schema()), encoding="utf-8")
+    old = json.loads(package.read_text(encoding="utf-8"))
+    package.write_text(_json(manifest(old)), encoding="utf-8")
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+    write(Path.cwd())

@@ -129,16 +129,17 @@ class StatusReporter:
             self._server.protocol.notify(DID_CHANGE_STATUS, asdict(self.current))
 
     def progress_bar(
-        self, title: str, cancel: Callable[[], None] | None = None
+        self, title: str, cancel: Callable[[], None] | None = None, *, measured: bool = True
     ) -> "ProgressBar | None":
         """Show the progress of something; None where the client does not show any.
 
         `cancel` is called when the user wants it ended; without it there is no such button.
+        What is not `measured` shows that it goes on, and its message, but no percentage.
         """
         window = self._server.client_capabilities.window
         if not (window and window.work_done_progress):
             return None
-        bar = ProgressBar(self._server, title, cancel)
+        bar = ProgressBar(self._server, title, cancel, measured=measured)
         self._bars[bar.token] = bar
         return bar
 
@@ -167,12 +168,18 @@ class ProgressBar:
     """
 
     def __init__(
-        self, server: "LanguageServer", title: str, cancel: Callable[[], None] | None
+        self,
+        server: "LanguageServer",
+        title: str,
+        cancel: Callable[[], None] | None,
+        *,
+        measured: bool,
     ) -> None:
         self.token = f"qcn-{uuid.uuid4().hex}"
         self._server = server
         self._title = title
         self._cancel = cancel
+        self._measured = measured
         self._begun = False
         self._end: types.WorkDoneProgressEnd | None = None
         self._wanted: tuple[int, str | None] = (0, None)
@@ -184,7 +191,11 @@ class ProgressBar:
         self._wanted = (max(percentage, self._wanted[0]), message)
         if self._begun and self._end is None and self._wanted != self._shown:
             self._shown = self._wanted
-            self._notify(types.WorkDoneProgressReport(message=message, percentage=self._wanted[0]))
+            self._notify(types.WorkDoneProgressReport(message=message, percentage=self._percentage))
+
+    @property
+    def _percentage(self) -> int | None:
+        return self._wanted[0] if self._measured else None
 
     def cancel(self) -> None:
         """End what it shows, if that has not ended and can be."""
@@ -209,12 +220,12 @@ class ProgressBar:
         if self._end is not None:
             return  # over before it could begin
         self._begun = True
-        self._shown = percentage, message = self._wanted
+        self._shown = self._wanted
         self._notify(
             types.WorkDoneProgressBegin(
                 title=self._title,
-                message=message,
-                percentage=percentage,
+                message=self._wanted[1],
+                percentage=self._percentage,
                 cancellable=self._cancel is not None,
             )
         )

@@ -105,6 +105,46 @@ class Buffer:
         assert item.range is not None
         return self.accepted(item.range, item.insert_text)
 
+    async def actions(
+        self,
+        *diagnostics: types.Diagnostic,
+        only: Sequence[str] | None = None,
+        select: str = "",
+        automatic: bool = False,
+    ) -> list[types.CodeAction | types.Command]:
+        """Ask for code actions at the cursor, or for the text `select`."""
+        start, end = self.cursor, self.cursor
+        if select:
+            start = self.text.index(select)
+            end = start + len(select)
+        kind = types.CodeActionTriggerKind
+        context = types.CodeActionContext(
+            diagnostics, only, kind.Automatic if automatic else kind.Invoked
+        )
+        span = types.Range(self.position(start), self.position(end))
+        return list(
+            await self.editor.client.text_document_code_action_async(
+                types.CodeActionParams(self.identifier, span, context)
+            )
+            or []
+        )
+
+    def after(self, edit: types.WorkspaceEdit | None) -> str:
+        """Return the text as it would be once an edit of this one document is applied."""
+        assert edit is not None
+        if edit.document_changes is None:
+            assert edit.changes is not None
+            ((uri, edits),) = edit.changes.items()
+        else:
+            (changed,) = edit.document_changes
+            assert isinstance(changed, types.TextDocumentEdit)
+            uri, edits = changed.text_document.uri, changed.edits  # type: ignore[assignment]
+            assert changed.text_document.version == self.version
+        assert uri == self.uri
+        (only,) = edits  # one step to undo
+        start, end = self.offset(only.range.start), self.offset(only.range.end)
+        return self.text[:start] + only.new_text + self.text[end:]
+
     async def listed(self) -> list[types.CompletionItem]:
         """Ask for the list of completions at the cursor."""
         answer = await self.editor.client.text_document_completion_async(
@@ -124,6 +164,9 @@ class FakeEditor:
         self.opened: set[str] = set()
         self.asked_for_settings = asyncio.Event()
         self.statuses: list[dict[str, Any]] = []
+        self.edits: list[types.WorkspaceEdit] = []
+        """What the server had this editor apply; it does so unless told to refuse."""
+        self.refuses_edits = False
         self.status_changed = asyncio.Condition()
 
     def open(self, name: str, marked: str, language_id: str = "python") -> Buffer:
@@ -183,7 +226,17 @@ class FakeEditor:
 
 
 def capabilities(name: str) -> types.ClientCapabilities:
-    """Return the capabilities recorded from a real client."""
+    """Return the capabilities recorded from a real client.
+
+    `without-resolve`: Emacs's, without what eglot 1.9 and others before it could not do.
+    """
+    if name == "without-resolve":
+        emacs = capabilities("emacs-eglot")
+        assert emacs.text_document is not None
+        assert emacs.text_document.code_action is not None
+        emacs.text_document.code_action.resolve_support = None
+        emacs.text_document.code_action.data_support = None
+        return emacs
     recorded = json.loads((CLIENTS / f"{name}.json").read_text())
     recorded = recorded.get("capabilities", recorded)
     return get_converter().structure(recorded, types.ClientCapabilities)
@@ -215,6 +268,11 @@ async def fake_editor(
     def register_capability(_params: types.RegistrationParams) -> None:
         """Agree to be asked for changes of settings."""
 
+    def apply(params: types.ApplyWorkspaceEditParams) -> types.ApplyWorkspaceEditResult:
+        editor.edits.append(params.edit)
+        return types.ApplyWorkspaceEditResult(applied=not editor.refuses_edits)
+
+    client.feature(types.WORKSPACE_APPLY_EDIT)(apply)
     client.feature("didChangeStatus")(changed)
     client.feature(types.CLIENT_REGISTER_CAPABILITY)(register_capability)
     client.protocol.fm.features[types.WORKSPACE_CONFIGURATION] = configuration

@@ -68,6 +68,9 @@ async def start(model: ScriptedModel, sessions: Sessions) -> Start:
             model.prompts.clear()
         editor.statuses.clear()
         editor.client.messages.clear()
+        editor.client.shown_documents.clear()
+        editor.edits.clear()
+        editor.refuses_edits = False
         return editor
 
     return begin

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 
 class Asked:
-    """One completion request: what it holds, and the means to answer it."""
+    """One request for a completion or a chat: what it holds, and the means to answer it."""
 
     def __init__(self, body: dict[str, Any], writer: asyncio.StreamWriter) -> None:
         self.body = body
@@ -22,9 +22,16 @@ class Asked:
 
     @property
     def prompt(self) -> str:
+        """What is to be completed; of a chat the turns' texts, one below the other."""
+        if (messages := self.body.get("messages")) is not None:
+            return "\n".join(message["content"] for message in messages)
         return str(self.body.get("prompt"))
 
     def answer(self, text: str, finish_reason: str = "stop") -> None:
+        if "messages" in self.body:
+            choice = {"index": 0, "delta": {"content": text}, "finish_reason": finish_reason}
+            send_events(self._writer, {"choices": [choice], "usage": {}})
+            return
         choice = {"index": 0, "text": text, "finish_reason": finish_reason}
         infill = {"content": text, "stop_type": {"length": "limit"}.get(finish_reason, "eos")}
         send(self._writer, 200, {"choices": [choice], "usage": {}, **infill})
@@ -79,7 +86,7 @@ class ScriptedModel:
             )
         elif path == "/v1/models":
             send(writer, 200, {"data": [{"id": "scripted"}]})
-        elif path not in ("/v1/completions", "/infill"):
+        elif path not in ("/v1/completions", "/infill", "/v1/chat/completions"):
             send(writer, 404, {"detail": "Not Found"})
         else:
             body = await body_of(head, reader)
@@ -158,6 +165,14 @@ async def body_of(head: str, reader: asyncio.StreamReader) -> dict[str, Any]:
     headers = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if line)
     body: dict[str, Any] = json.loads(await reader.readexactly(int(headers["content-length"])))
     return body
+
+
+def send_events(writer: asyncio.StreamWriter, *events: dict[str, Any]) -> None:
+    writer.write(b"HTTP/1.1 200 X\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")
+    for data in [*map(json.dumps, events), "[DONE]"]:
+        writer.write(f"data: {data}\n\n".encode())
+    if writer.can_write_eof():
+        writer.write_eof()
 
 
 def send(writer: asyncio.StreamWriter, status: int, body: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ DEEPEST = 32  # definitions inside one another: deeper is no program that a pers
 # Bodies of grammars that have no field of that name.
 _BODIES = frozenset({"class_body", "field_declaration_list"})
 # What stands around one definition and belongs to it.
-_WRAPPERS = frozenset({"decorated_definition", "export_statement", "template_declaration"})
+WRAPPERS = frozenset({"decorated_definition", "export_statement", "template_declaration"})
 _BODY_FIELDS = ("body", "accessors")
 _NAME_FIELDS = ("name", "declarator", "left")
 _NAMES = frozenset(
@@ -63,29 +63,29 @@ class _Reader:
             if node.type in self._grammar.defining:
                 if definition := self._definition(node, start, depth):
                     yield definition
-                inner = _body(node) if node.type in self._grammar.holding else None
+                inner = body_of(node) if node.type in self._grammar.holding else None
                 depth += 1
             elif node.type in self._grammar.transparent:
                 inner = node
             else:
                 continue
             if inner is not None and depth <= DEEPEST:
-                wraps = node.type in _WRAPPERS
+                wraps = node.type in WRAPPERS
                 pending.extend(
                     (child, start if wraps else child, depth)
                     for child in reversed(inner.named_children)
                 )
 
     def _definition(self, node: Node, start: Node, depth: int) -> Definition | None:
-        names = tuple(_names(node))
+        names = tuple(names_of(node))
         if not names:
             return None
         end = node.end_byte
-        body = None if node.type in self._grammar.shown_whole else _body(node)
+        body = None if node.type in self._grammar.shown_whole else body_of(node)
         if body is not None:
             end = body.start_byte
         signature = self._lines(start.start_byte, end)
-        if body is not None and (docstring := _docstring(body)):
+        if body is not None and (docstring := docstring_of(body)):
             signature += "\n" + self._lines(docstring.start_byte, docstring.end_byte).split("\n")[0]
         return Definition(names, signature, start.start_point.row, depth)
 
@@ -98,7 +98,7 @@ class _Reader:
         return "\n".join(line.rstrip()[:LONGEST_LINE] for line in lines)
 
 
-def _body(node: Node) -> Node | None:
+def body_of(node: Node) -> Node | None:
     """What a definition holds, with a function that is a variable's value looked into."""
     for field in _BODY_FIELDS:
         if body := node.child_by_field_name(field):
@@ -111,7 +111,7 @@ def _body(node: Node) -> Node | None:
     return None
 
 
-def _docstring(body: Node) -> Node | None:
+def docstring_of(body: Node) -> Node | None:
     """Python's, of which the first line is shown."""
     first = body.named_children[0] if body.type == "block" and body.named_children else None
     if first is not None and first.type == "expression_statement" and first.named_children:
@@ -119,7 +119,7 @@ def _docstring(body: Node) -> Node | None:
     return first if first is not None and first.type == "string" else None
 
 
-def _names(node: Node) -> Iterator[str]:
+def names_of(node: Node) -> Iterator[str]:
     """What a definition is called: one name, or as many as a group of constants has."""
     pending, left = [node], _NAMES_AT_MOST
     while pending and left:

@@ -1,4 +1,4 @@
-"""Which files may hold secrets: by name, and by unmistakable signs in the text.
+"""Which files may hold secrets: by name, and by unmistakable signs in the text, and where there.
 
 Private: such a file is never shown to a model, wherever it runs. The list of names errs on the side
 of leaving out: a template such as `.env.example` is lost to the model, which costs little. A sign
@@ -10,6 +10,7 @@ what it has read: 256 KiB take a few milliseconds, whatever they hold.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -146,12 +147,28 @@ def secret_folder(name: str) -> str | None:
     return f"{name} is a usual folder for secrets" if name.casefold() in _FOLDERS else None
 
 
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A secret in a text: what it is, and the characters `start` up to `end` that give it away."""
+
+    what: str
+    start: int
+    end: int
+
+
 def secret_in(text: str) -> str | None:
     """Return which secret the text holds, or None."""
+    first = next(secrets_in(text), None)
+    return f"it holds {first.what}" if first else None
+
+
+def secrets_in(text: str) -> Iterator[Secret]:
+    """Yield the secrets of a text, sign by sign."""
     for sign in _SIGNS:
-        if sign.literal in text and any(map(_is_real, sign.shape.finditer(text))):
-            return f"it holds {sign.what}"
-    return None
+        if sign.literal in text:
+            for found in filter(_is_real, sign.shape.finditer(text)):
+                start, end = found.span("secret" if "secret" in found.groupdict() else 0)
+                yield Secret(sign.what, start, end)
 
 
 def _is_real(found: re.Match[str]) -> bool:

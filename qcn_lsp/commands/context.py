@@ -31,7 +31,7 @@ def run(path: Path | None, tokens: int, *, as_json: bool) -> int:
 
     `tokens` is the setting `context.tokens`.
     """
-    root = _folder(path)
+    root = folder_at(path)
     view = asyncio.run(_read(root, tokens))
     skipped = [(str(item.path), item.reason) for item in walk(root) if isinstance(item, Skipped)]
     if as_json:
@@ -46,7 +46,7 @@ def purge(path: Path | None, *, as_json: bool) -> int:
 
     Where no engine runs, none is started for it: then only the disk holds anything.
     """
-    repo = repository_name(_folder(path))
+    repo = repository_name(folder_at(path))
     purged = asyncio.run(_purge_engines(repo))
     if purged is None:
         require_engine_packages()
@@ -84,7 +84,8 @@ async def _purge_engines(repo: str) -> Purged | None:
     return purged
 
 
-def _folder(path: Path | None) -> Path:
+def folder_at(path: Path | None) -> Path:
+    """Return the folder that is meant, this one by default; raises `CommandError` for no folder."""
     root = (path or Path.cwd()).resolve()
     if not root.is_dir():
         raise CommandError(f"{root} is no folder")

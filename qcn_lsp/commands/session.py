@@ -137,15 +137,17 @@ class EditorSession:
 
         Raises `CommandError` with the server's reason where it has no context.
         """
+        described: dict[str, Any] = await self.ask("qcn/context", {"uri": root.as_uri()})
+        return described
+
+    async def ask(self, method: str, params: dict[str, Any]) -> Any:
+        """Send a request of our own; raises `CommandError` where it is refused."""
         async with self._answer_within(ANSWER_SECONDS):
             try:
-                answer = await self._client.protocol.send_request_async(
-                    "qcn/context", {"uri": root.as_uri()}
-                )
+                answer = await self._client.protocol.send_request_async(method, params)
             except JsonRpcException as refusal:
                 raise CommandError(refusal.message) from refusal
-        described: dict[str, Any] = plain_json(answer)
-        return described
+        return plain_json(answer)
 
     async def _ask(self, uri: str, line: int, column: int) -> str | None:
         before = split_lines(self._texts[uri])[line][:column]

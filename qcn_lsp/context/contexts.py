@@ -38,6 +38,11 @@ class RepositoryContexts:
         live = self._live.get(root)
         return None if live is None or not live.ready else (live.name, live.generation)
 
+    def fill(self, root: Path) -> dict[str, int]:
+        """Return `tokens` of at most `limit` that the model reads of a root; nothing as yet: {}."""
+        live = self._live.get(root)
+        return {} if live is None else live.fill
+
     def begin(self, root: Path, engine: "OwnEngine") -> None:
         """Begin to read a root, unless that has been done."""
         live = self._live.get(root)
@@ -71,6 +76,15 @@ class RepositoryContexts:
         """
         self.begin(root, engine)
         return await self._live[root].described()
+
+    async def describe_now(self, root: Path) -> dict[str, Any]:
+        """As `describe`, without beginning anything or waiting for it to be laid out."""
+        live = self._live.get(root)
+        if live is None:
+            raise EngineUnavailable(f"{root.name} is read from the first completion in it on.")
+        if not live.settled:
+            raise EngineUnavailable(f"{root.name} is being laid out for the model.")
+        return await live.described()
 
     def forget_sent(self, root: Path) -> None:
         """Note that the engine has lost the context: it is given again with the next use."""

@@ -91,6 +91,8 @@ class LiveContext:
         self._settled = asyncio.Event()  # laid out, or known that it will not be
         self._problem = ""
         self.sent: Layout | None = None
+        self.fill: dict[str, int] = {}
+        """`tokens` of at most `limit` that the engine was given last."""
         self._server = server
         self._root = root
         self._loop = asyncio.get_running_loop()
@@ -99,6 +101,7 @@ class LiveContext:
         self._looking = False  # whether a look at the disk is under way, to be taken in later
         self._unseen = False  # whether that is for changes that were heard of
         self._repository: Repository | None = None
+        self._budget = 0  # tokens
         self._watcher: Watcher | None = None
         self._bar: ProgressBar | None = None
         self._aside: set[asyncio.Task[None]] = set()  # kept from being collected
@@ -110,6 +113,11 @@ class LiveContext:
     def failed(self) -> bool:
         """Whether there will be no context, for the reason that `described` gives."""
         return self._task.done()
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is laid out, or known that it will not be."""
+        return self._settled.is_set()
 
     @property
     def shown_whole(self) -> frozenset[PurePosixPath]:
@@ -220,6 +228,8 @@ class LiveContext:
             await self._send(repository)
             layout, reasons = repository.layout.segments, repository.reasons
             why = [{"kind": one.kind, "reasons": reasons(one)} for one in layout]
+            paths = [one.path for one in layout]
+            edited = await asyncio.to_thread(lambda: [*map(repository.edited_at, paths)])
             left_out = [(str(path), reason) for path, reason in repository.left_out]
             try:
                 view = await self.engine.describe_context(self.name)
@@ -227,7 +237,10 @@ class LiveContext:
                 self.sent = None
                 await self._send(repository)
                 view = await self.engine.describe_context(self.name)
-        segments = [said | ours for said, ours in zip(view["segments"], why, strict=True)]
+        segments = [
+            said | ours | {"edited": when}
+            for said, ours, when in zip(view["segments"], why, edited, strict=True)
+        ]
         return {"root": str(self._root), **view, "segments": segments, "left_out": left_out}
 
     async def _keep(self) -> None:
@@ -263,6 +276,7 @@ class LiveContext:
         budget = min(wanted or limit, limit) // self._roots()
         if budget < LEAST_TOKENS:
             raise EngineUnavailable(f"{budget} tokens are too few for one")
+        self._budget = budget
         self._bar = self._server.status.progress_bar(f"Reading {self._root.name}", self.stop)
         repository = Repository(self._root, count=self._count, budget=budget)
         await self._watch()  # before the first look, or what changes during it is never heard of
@@ -382,8 +396,8 @@ class LiveContext:
         if layout == self.sent:
             return
         self.generation += 1
-        await self.engine.put_context(self._message(repository))
-        self.sent = layout
+        tokens = await self.engine.put_context(self._message(repository))
+        self.sent, self.fill = layout, {"tokens": tokens, "limit": self._budget}
 
     def _message(self, repository: "Repository") -> ContextLayout:
         segments = tuple(

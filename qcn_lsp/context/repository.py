@@ -104,6 +104,13 @@ class Repository:
         what = {"change": "its changed blocks", "skeleton": "too long: its signatures"}
         return ("changed" if known else "new", what.get(segment.kind, "the whole file"))
 
+    def edited_at(self, path: PurePosixPath) -> float:
+        """Return when a file was last written, in seconds since the epoch; 0 where it is gone."""
+        try:
+            return (self.root / path).stat().st_mtime
+        except OSError:
+            return 0.0
+
     def read(self, buffers: Texts, report: Report = lambda stage: None) -> None:
         """Read the root for the first time."""
 
@@ -250,17 +257,11 @@ class Repository:
             elif looks_secret(path, text):
                 continue
             if _is_plain(path):
-                files.append(File(path, text, self._edited_at(path), path in buffers))
+                files.append(File(path, text, self.edited_at(path), path in buffers))
             if len(files) % 100 == 0:
                 report(f"{len(files):,} files read")
         report(f"ranking {len(files):,} files")
         return rank(files, history=past, now=time.time(), imports=self._imports.of)
-
-    def _edited_at(self, path: PurePosixPath) -> float:
-        try:
-            return (self.root / path).stat().st_mtime
-        except OSError:
-            return 0.0
 
     def _events(self, found: Difference) -> Iterable[Event | None]:
         for old, new in found.renamed:

@@ -12,6 +12,8 @@ the environment are not used for a loopback address or a Unix socket. Answers ar
 import asyncio
 import ipaddress
 import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -20,6 +22,7 @@ from qcn_lsp.engine.messages import (
     ConnectionLost,
     EngineUnavailable,
     NoAnswer,
+    NoChatModel,
     Refused,
     Superseded,
     UnknownContext,
@@ -88,9 +91,52 @@ class HttpClient:
         """Delete what is at `path`."""
         return await self._call("DELETE", path, None, accept, None)
 
+    async def events(
+        self, path: str, body: dict[str, Any], *, silence_seconds: float
+    ) -> AsyncGenerator[dict[str, Any]]:
+        """Send `body` as JSON and yield the objects of the event stream that comes back.
+
+        An error in the stream is raised as one that is answered outright. `silence_seconds` is how
+        long nothing may come. Whoever stops listening closes the generator, and the connection.
+        """
+        import httpx
+
+        timeout = httpx.Timeout(silence_seconds, connect=CONNECT_SECONDS)
+        async with self._answer("POST", path, body, timeout) as response:
+            if response.status_code != 200:
+                raise self._refusal(response, await self._read(response))
+            kind = response.headers.get("content-type", "no declared type")
+            if not kind.startswith("text/event-stream"):
+                raise self._unexpected(path, kind, "an event stream", response.status_code)
+            async for event in _events_in(self._within_bounds(response)):
+                if "error" in event:
+                    raise self._failure(event)
+                yield event
+
     async def close(self) -> None:
         """Close all connections."""
         await self._http.aclose()
+
+    @asynccontextmanager
+    async def _answer(
+        self, method: str, path: str, body: dict[str, Any] | None, patience: "httpx.Timeout"
+    ) -> AsyncGenerator["httpx.Response"]:
+        """What comes back, to be read in the block; what fails meanwhile becomes a sentence."""
+        import httpx
+
+        try:
+            async with self._http.stream(
+                method, path, content=_encoded(body), headers=_JSON, timeout=patience
+            ) as response:
+                yield response
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
+            raise Unreachable(f"{self.name} cannot be reached ({_reason(error)}).") from error
+        except httpx.TimeoutException as error:
+            limit = patience.read
+            raise NoAnswer(f"{self.name} did not answer within {limit:g} seconds.") from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            lost = f"{self.name} broke off the connection ({_reason(error)})."
+            raise ConnectionLost(lost) from error
 
     async def _call(
         self,
@@ -103,19 +149,8 @@ class HttpClient:
         import httpx
 
         timeout = self._timeout if seconds is None else httpx.Timeout(seconds)
-        try:
-            async with self._http.stream(
-                method, path, content=_encoded(body), headers=_JSON, timeout=timeout
-            ) as response:
-                raw = await self._read(response)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
-            raise Unreachable(f"{self.name} cannot be reached ({_reason(error)}).") from error
-        except httpx.TimeoutException as error:
-            limit = seconds or self._timeout.read
-            raise NoAnswer(f"{self.name} did not answer within {limit:g} seconds.") from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            lost = f"{self.name} broke off the connection ({_reason(error)})."
-            raise ConnectionLost(lost) from error
+        async with self._answer(method, path, body, timeout) as response:
+            raw = await self._read(response)
         if response.status_code not in accept:
             raise self._refusal(response, raw)
         try:
@@ -124,20 +159,30 @@ class HttpClient:
             answer = None
         if not isinstance(answer, dict):
             kind = response.headers.get("content-type", "an answer of no declared type")
-            raise Refused(
-                f"{self.name} answered {path} with {kind}, not with a JSON object: "
-                "is the address right?",
-                response.status_code,
-            )
+            raise self._unexpected(path, kind, "a JSON object", response.status_code)
         return answer
 
     async def _read(self, response: "httpx.Response") -> bytes:
-        raw = bytearray()
+        return b"".join([part async for part in self._within_bounds(response)])
+
+    async def _within_bounds(self, response: "httpx.Response") -> AsyncIterator[bytes]:
+        received = 0
         async for part in response.aiter_bytes():
-            raw += part
-            if len(raw) > MAX_ANSWER_BYTES:
+            received += len(part)
+            if received > MAX_ANSWER_BYTES:
                 raise EngineUnavailable(f"{self.name} sent more than {MAX_ANSWER_BYTES} bytes.")
-        return bytes(raw)
+            yield part
+
+    def _unexpected(self, path: str, kind: str, wanted: str, status: int) -> Refused:
+        message = f"{self.name} answered {path} with {kind}, not with {wanted}"
+        return Refused(f"{message}: is the address right?", status)
+
+    def _failure(self, event: dict[str, Any]) -> Exception:
+        """Return the exception for an error that came after the answer had begun."""
+        said, kind = _error_in(json.dumps(event).encode())
+        if kind == "superseded":
+            return Superseded(said)
+        return EngineUnavailable(f"{self.name} gave up in the middle: {said or 'no reason given'}")
 
     def _refusal(self, response: "httpx.Response", raw: bytes) -> Exception:
         """Return the exception that says what an HTTP error means and what to do."""
@@ -147,6 +192,8 @@ class HttpClient:
             return Superseded(said)
         if kind == "unknown_context":
             return UnknownContext(said)
+        if kind == "no_chat_template":
+            return NoChatModel(said)
         if status == 503:
             return Unreachable(f"{self.name} is not ready (HTTP 503): {said or 'no reason given'}")
         if status in (401, 403):
@@ -176,6 +223,38 @@ def is_loopback(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+async def _events_in(parts: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any]]:
+    """Yield the JSON objects of a stream of server-sent events, up to `[DONE]`.
+
+    Of the protocol only what these interfaces use: data on one line, and comments.
+    """
+    rest = b""
+    async for part in parts:
+        *lines, rest = (rest + part).replace(b"\r\n", b"\n").split(b"\n")
+        for line in lines:
+            if not line.startswith(b"data:"):
+                continue
+            data = line.removeprefix(b"data:").strip()
+            if data == b"[DONE]":
+                return
+            try:
+                event = json.loads(data)
+            except ValueError:
+                continue
+            if isinstance(event, dict):
+                yield event
+
+
+def object_in(value: object) -> dict[str, Any]:
+    """Return an object another program sent, an empty one where it sent none."""
+    return value if isinstance(value, dict) else {}
+
+
+def count_in(value: object) -> int:
+    """Return a count another program sent, 0 where it sent none."""
+    return value if isinstance(value, int) else 0
 
 
 def _encoded(body: dict[str, Any] | None) -> bytes | None:

@@ -1,4 +1,7 @@
-"""The two ways to ask for a completion: our engine's `/infill`, and OpenAI's `/v1/completions`."""
+"""Whom one may ask, and how: our engine by `/infill`, any other by OpenAI's `/v1/completions`.
+
+Both chat by OpenAI's `/v1/chat/completions` (`chat.py`).
+"""
 
 import logging
 import time
@@ -6,16 +9,20 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from qcn_lsp.engine.client import HttpClient
+from qcn_lsp.engine.chat import OnText, chat_body, stream_chat
+from qcn_lsp.engine.client import HttpClient, count_in, object_in
 from qcn_lsp.engine.messages import (
+    ChatRequest,
+    ChatResult,
     CompletionRequest,
     CompletionResult,
     ContextLayout,
     ContextSegment,
     EngineUnavailable,
+    NoChatModel,
     Refused,
 )
-from qcn_lsp.engine.prompt import STOP_STRINGS, fim_prompt
+from qcn_lsp.engine.prompt import SPECIAL, STOP_STRINGS, fim_prompt
 
 logger = logging.getLogger(__name__)
 
@@ -69,21 +76,21 @@ async def engine_health(client: HttpClient, *, seconds: float | None = None) -> 
 
 
 def _parse_health(body: dict[str, Any]) -> Health:
-    progress, idle = _object(body.get("progress")), body.get("idle_seconds")
+    progress, idle = object_in(body.get("progress")), body.get("idle_seconds")
     return Health(
         version=str(body.get("version")),
-        protocol=_integer(body.get("protocol")),
+        protocol=count_in(body.get("protocol")),
         state=str(body.get("state")),
         model=body.get("model"),
         model_path=body.get("model_path"),
-        done=_integer(progress.get("done")),
-        total=_integer(progress.get("total")),
+        done=count_in(progress.get("done")),
+        total=count_in(progress.get("total")),
         error=body.get("error"),
         pid=body.get("pid"),
-        active_requests=_integer(body.get("active_requests")),
+        active_requests=count_in(body.get("active_requests")),
         idle_seconds=idle if isinstance(idle, int | float) else 0.0,
         context_length=body.get("context_length"),
-        context_limit=_integer(body.get("context_limit")),
+        context_limit=count_in(body.get("context_limit")),
         device=str(body.get("device") or ""),
     )
 
@@ -119,12 +126,26 @@ class OwnEngine:
         return CompletionResult(
             text=_text(answer.get("content"), self.client.name),
             finish_reason="length" if answer.get("stop_type") == "limit" else "stop",
-            prompt_tokens=_integer(answer.get("tokens_evaluated")),
-            cached_tokens=_integer(answer.get("tokens_cached")),
-            completion_tokens=_integer(answer.get("tokens_predicted")),
+            prompt_tokens=count_in(answer.get("tokens_evaluated")),
+            cached_tokens=count_in(answer.get("tokens_cached")),
+            completion_tokens=count_in(answer.get("tokens_predicted")),
             milliseconds=(time.perf_counter() - began) * 1000,
-            context_tokens=_integer(answer.get("context_tokens")),
+            context_tokens=count_in(answer.get("context_tokens")),
         )
+
+    async def chat(self, request: ChatRequest, on_text: OnText | None) -> ChatResult:
+        """Answer a chat; raises `EngineUnavailable` or `Superseded`."""
+        body = chat_body(request) | {"priority": "chat"}
+        if request.supersede is not None:
+            body["supersede"] = request.supersede
+        if request.context is not None:
+            body["context"] = request.context
+        try:
+            return await stream_chat(self.client, "/v1/chat/completions", body, on_text)
+        except NoChatModel as error:
+            raise NoChatModel(
+                f"The model {self.model} cannot chat: set `models.chat` to one that can."
+            ) from error
 
     async def put_context(self, layout: ContextLayout) -> int:
         """Put a layout in force and return its tokens; the engine reads it when it is idle.
@@ -151,7 +172,7 @@ class OwnEngine:
         if "error" in answer:
             raise EngineUnavailable(f"{self.client.name} refuses the context: {_message(answer)}")
         self._sent = hashes
-        return _integer(answer.get("tokens"))
+        return count_in(answer.get("tokens"))
 
     async def describe_context(self, name: str) -> dict[str, Any]:
         """Return what the engine says of a context; raises `UnknownContext`."""
@@ -165,12 +186,12 @@ class OwnEngine:
     async def purge(self, repo: str) -> Purged:
         """Have it forget all that was ever read of repositories of this name, on disk too."""
         answer = await self.client.delete(f"/v1/contexts?repo={quote(repo, safe='')}")
-        return Purged(_integer(answer.get("deleted")), _integer(answer.get("files")))
+        return Purged(count_in(answer.get("deleted")), count_in(answer.get("files")))
 
     async def count_tokens(self, text: str) -> int:
         """Return how many tokens of the model `text` takes as plain text."""
         answer = await self.client.post("/tokenize", {"content": text, "count_only": True})
-        return _integer(answer.get("count"))
+        return count_in(answer.get("count"))
 
     async def context_limit(self) -> int:
         """Return how many tokens a context may have."""
@@ -189,10 +210,10 @@ class OpenAIEndpoint:
     hold one are left out of the prompt, and the log says so.
     """
 
-    def __init__(self, client: HttpClient, model: str | None, completions_path: str) -> None:
+    def __init__(self, client: HttpClient, model: str | None, prefix: str) -> None:
         self.client = client
         self.model = model
-        self._path = completions_path
+        self._prefix = prefix
 
     async def complete(self, request: CompletionRequest) -> CompletionResult:
         """Answer one request; raises `EngineUnavailable`."""
@@ -209,20 +230,43 @@ class OpenAIEndpoint:
         }
         if self.model is not None:
             body["model"] = self.model
-        answer = await self.client.post(self._path, body)
+        answer = await self.client.post(f"{self._prefix}/completions", body)
         choices = answer.get("choices")
         if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
             raise EngineUnavailable(f"{self.client.name} sent a completion without `choices`.")
-        usage = _object(answer.get("usage"))
-        details = _object(usage.get("prompt_tokens_details"))
+        usage = object_in(answer.get("usage"))
+        details = object_in(usage.get("prompt_tokens_details"))
         return CompletionResult(
             text=_text(choices[0].get("text"), self.client.name),
             finish_reason="length" if choices[0].get("finish_reason") == "length" else "stop",
-            prompt_tokens=_integer(usage.get("prompt_tokens")),
-            cached_tokens=_integer(details.get("cached_tokens")),
-            completion_tokens=_integer(usage.get("completion_tokens")),
+            prompt_tokens=count_in(usage.get("prompt_tokens")),
+            cached_tokens=count_in(details.get("cached_tokens")),
+            completion_tokens=count_in(usage.get("completion_tokens")),
             milliseconds=(time.perf_counter() - began) * 1000,
         )
+
+    async def chat(self, request: ChatRequest, on_text: OnText | None) -> ChatResult:
+        """Answer a chat; raises `EngineUnavailable`.
+
+        Text with a special token's string is refused: without the passage the model would answer
+        about, or write, another text than the one that is meant.
+        """
+        if found := next(filter(None, (SPECIAL.search(m.content) for m in request.messages)), None):
+            raise EngineUnavailable(
+                f"The text holds {found[0]!r}, which {self.client.name} would take for a command "
+                "to the model: ask our own engine, to which it is text."
+            )
+        body = chat_body(request)
+        if self.model is not None:
+            body["model"] = self.model
+        try:
+            return await stream_chat(self.client, f"{self._prefix}/chat/completions", body, on_text)
+        except Refused as refusal:
+            if refusal.status not in (404, 405, 501):
+                raise
+            raise NoChatModel(
+                f"{self.client.name} does not chat with {self.model}: set `models.chat`. {refusal}"
+            ) from refusal
 
     async def close(self) -> None:
         """Close the connections."""
@@ -242,17 +286,7 @@ def _segment(segment: ContextSegment, with_text: bool) -> dict[str, Any]:
 
 
 def _message(answer: dict[str, Any]) -> str:
-    return str(_object(answer.get("error")).get("message", "no reason given"))
-
-
-def _object(value: object) -> dict[str, Any]:
-    """Return an object another program sent, an empty one where it sent none."""
-    return value if isinstance(value, dict) else {}
-
-
-def _integer(value: object) -> int:
-    """Return a count another program sent, 0 where it sent none."""
-    return value if isinstance(value, int) else 0
+    return str(object_in(answer.get("error")).get("message", "no reason given"))
 
 
 def _text(value: object, name: str) -> str:

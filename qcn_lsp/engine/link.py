@@ -1,10 +1,11 @@
-"""The link to the engine: one object through which the language server completes text.
+"""The link to the engine: one object through which the language server completes text, and chats.
 
-Purpose. The server asks `complete()`; whether an engine runs, must be started, is loading, has
-died or is on another machine is the link's business, and visible as one `EngineStatus`.
+Purpose. The server asks `complete()` or `chat()`; whether an engine runs, must be started, is
+loading, has died or is on another machine is the link's business, and visible as one
+`EngineStatus`.
 
-Guarantees. Nothing is started before the first `complete()` or `ensure_ready()`. However many
-requests wait, one attempt to start is under way, and cancelling a request cancels neither that
+Guarantees. Nothing is started before the first `complete()`, `chat()` or `ensure_ready()`. However
+many requests wait, one attempt to start is under way, and cancelling a request cancels neither that
 attempt nor another request. A request either returns one result, or raises `EngineUnavailable`
 (a sentence for the user) or `Superseded`; a cancelled one closes its connection at once.
 
@@ -22,11 +23,13 @@ import logging
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from qcn_lsp.engine.messages import (
+    ChatRequest,
+    ChatResult,
     Completer,
     CompletionRequest,
     CompletionResult,
@@ -58,6 +61,8 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 LONGEST_DELAY_SECONDS = 60.0
 CLOSED = "The link to the engine is closed."
@@ -107,13 +112,19 @@ class EngineLink:
         """
         if request.supersede is not None:
             request = replace(request, supersede=f"{self._own}:{request.supersede}")
-        completer = await self._ready()
-        try:
-            return await self._ask(completer, request)
-        except Unreachable:
-            # It left since it was last used, or another window has just started a new one that
-            # is still loading. Nothing was computed: once more.
-            return await self._ask(await self._ready(), request)
+        return await self._ask(lambda completer: completer.complete(request))
+
+    async def chat(
+        self, request: ChatRequest, on_text: Callable[[str], None] | None = None
+    ) -> ChatResult:
+        """Answer the turns of `request`; each piece of the answer goes to `on_text` as it comes.
+
+        Starts the engine when it is first needed. Raises `EngineUnavailable` (`NoChatModel` where
+        the model has no chat template) or `Superseded`. Cancelling drops the connection.
+        """
+        if request.supersede is not None:
+            request = replace(request, supersede=f"{self._own}:{request.supersede}")
+        return await self._ask(lambda completer: completer.chat(request, on_text))
 
     @property
     def own_engine(self) -> "OwnEngine | None":
@@ -132,9 +143,20 @@ class EngineLink:
         await self._drop(self._completer)
         self._set(EngineStatus(EngineState.STOPPED))
 
-    async def _ask(self, completer: Completer, request: CompletionRequest) -> CompletionResult:
+    async def _ask(self, question: Callable[[Completer], Awaitable[T]]) -> T:
+        completer = await self._ready()
         try:
-            result = await completer.complete(request)
+            return await self._ask_once(completer, question)
+        except Unreachable:
+            # It left since it was last used, or another window has just started a new one that
+            # is still loading. Nothing was computed: once more.
+            return await self._ask_once(await self._ready(), question)
+
+    async def _ask_once(
+        self, completer: Completer, question: Callable[[Completer], Awaitable[T]]
+    ) -> T:
+        try:
+            result = await question(completer)
         except (Unreachable, ConnectionLost) as error:
             message = await self._lost(completer, error)
             raise type(error)(message) from error

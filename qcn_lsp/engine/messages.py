@@ -1,5 +1,6 @@
 """What the language server and the engine tell each other, as values without behaviour."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, Protocol
@@ -154,6 +155,10 @@ class UnknownContext(EngineUnavailable):
     """The engine does not know the context that was named: it was started anew, or was full."""
 
 
+class NoChatModel(EngineUnavailable):
+    """The model, or the endpoint, does not chat: it only completes."""
+
+
 class Refused(EngineUnavailable):
     """An HTTP error with a readable reason; `status` is its code."""
 
@@ -167,12 +172,16 @@ class Superseded(Exception):  # noqa: N818 - an outcome, not an error
 
 
 class Completer(Protocol):
-    """Something that answers completion requests: our engine, or another endpoint."""
+    """Something that answers requests: our engine, or another endpoint."""
 
     model: str | None
 
     async def complete(self, request: CompletionRequest) -> CompletionResult:
         """Answer one request; raises `EngineUnavailable` or `Superseded`."""
+        ...
+
+    async def chat(self, request: ChatRequest, on_text: Callable[[str], None] | None) -> ChatResult:
+        """Answer a chat, each piece to `on_text` as it comes; raises as `complete`."""
         ...
 
     async def close(self) -> None:

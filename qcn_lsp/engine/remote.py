@@ -47,9 +47,7 @@ class RemoteEndpoint:
         try:
             if (health := await engine_health(client)) is not None:
                 return OwnEngine(client, await self._wait_until_loaded(client, health, report))
-            return OpenAIEndpoint(
-                client, await self._choose_model(client), f"{self.prefix}/completions"
-            )
+            return OpenAIEndpoint(client, await self._choose_model(client), self.prefix)
         except BaseException:
             await client.close()
             raise
@@ -106,5 +104,7 @@ def split_url(url: str) -> tuple[str, str]:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise EngineUnavailable(f"`engine.url` is not an http or https address: {url}")
-    path = parts.path.rstrip("/").removesuffix("/completions").removesuffix("/v1")
+    path = parts.path.rstrip("/")
+    for end in ("/completions", "/chat", "/v1"):
+        path = path.removesuffix(end)
     return urlunsplit((parts.scheme, parts.netloc, path, "", "")), "/v1"

@@ -2,7 +2,18 @@
 
 from typing import TYPE_CHECKING
 
-from qcn_lsp.features import completion, focus, inline_completion, repository
+from qcn_lsp.features import (
+    actions,
+    completion,
+    diagnostics,
+    focus,
+    inline_completion,
+    outcome,
+    repository,
+    skipped,
+    state,
+)
+from qcn_lsp.features.actions.model_actions import ModelActions
 from qcn_lsp.features.suggestions import Suggestions
 
 if TYPE_CHECKING:
@@ -15,10 +26,15 @@ def register(server: "QcnServer") -> None:
     """Register all features on `server`.
 
     Copilot's `textDocument/didShowCompletion` and `didPartiallyAcceptCompletion` are not among
-    them: nothing here counts them yet, and a notification nobody listens to is ignored.
+    them: `qcn/completionOutcome` counts, and a notification nobody listens to is ignored.
     """
     suggestions = Suggestions(server)
     inline_completion.register(server, suggestions)
     completion.register(server, suggestions)
     focus.register(server)
+    outcome.register(server)
+    state.register(server)
     repository.register(server)
+    diagnostics.register(server)
+    skipped.register(server)
+    actions.register(server, [ModelActions(server)])

@@ -1,5 +1,6 @@
 """`qcn/context`, a request of our own: what the model sees of a workspace folder."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsprotocol import types
@@ -25,13 +26,13 @@ def register(server: "QcnServer") -> None:
 async def describe(server: "QcnServer", params: object) -> dict[str, Any]:
     """Answer with the engine's view of the folder `{uri}`, laid out and read for this if need be.
 
-    Fails with the reason where there is no context.
+    With `{now: true}` nothing is begun or waited for. Fails with the reason where there is no
+    context.
     """
-    uri = params.get("uri") if isinstance(params, dict) else None
-    root = file_path(uri) if isinstance(uri, str) else None
-    if root not in server.workspace_roots:
-        raise JsonRpcInvalidParams("uri: expected that of a workspace folder")
+    root = workspace_root(server, params)
     try:
+        if isinstance(params, dict) and params.get("now") is True:
+            return await server.contexts.describe_now(root)
         await server.engine.ensure_ready()
         engine = server.engine.own_engine
         if engine is None:
@@ -40,3 +41,12 @@ async def describe(server: "QcnServer", params: object) -> dict[str, Any]:
     except (EngineUnavailable, Superseded) as problem:
         failed = types.LSPErrorCodes.RequestFailed.value
         raise JsonRpcException(str(problem), failed) from problem
+
+
+def workspace_root(server: "QcnServer", params: object) -> Path:
+    """Return the workspace folder that `{uri}` names; raises `JsonRpcInvalidParams`."""
+    uri = params.get("uri") if isinstance(params, dict) else None
+    root = file_path(uri) if isinstance(uri, str) else None
+    if root is None or root not in server.workspace_roots:
+        raise JsonRpcInvalidParams("uri: expected that of a workspace folder")
+    return root

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from qcn_indexer.open_files import ShownFile, root_of
+from qcn_indexer.open_files import ShownFile
 from qcn_indexer.secrets import looks_secret
 
 from qcn_lsp.documents import Document
@@ -39,8 +39,9 @@ from qcn_lsp.engine.messages import (
 from qcn_lsp.features.cache import AnswerCache, Key
 from qcn_lsp.features.definitions import Definitions
 from qcn_lsp.features.deletions import Deletions
+from qcn_lsp.features.location import location
 from qcn_lsp.features.prompt import Surroundings, around, unfit
-from qcn_lsp.positions import plain
+from qcn_lsp.positions import line_end, plain
 from qcn_lsp.postprocess import Context, clean
 from qcn_lsp.uris import file_path
 
@@ -126,7 +127,7 @@ class Suggestions:
             return "qcn is turned off"
         if document.language_id in settings.completion.excluded_languages:
             return f"the language {document.language_id} is excluded"
-        path, _ = _location(document, self._server.workspace_roots)
+        path, _ = location(document, self._server.workspace_roots)
         if reason := looks_secret(path, document.text):
             if document.uri not in self._secrets_told:
                 self._secrets_told.add(document.uri)
@@ -140,7 +141,7 @@ class Suggestions:
 
     async def _judge_others(self, document: Document) -> None:
         """Learn which open files may be shown, where they will be."""
-        _, root = _location(document, self._server.workspace_roots)
+        _, root = location(document, self._server.workspace_roots)
         if root is not None and self._server.contexts.state(root) is None:
             await self._server.open_files.judge(root)
 
@@ -176,6 +177,7 @@ class Suggestions:
         try:
             with self._server.status.working():
                 result = await self._complete(place.document, here)
+            self._server.tally.milliseconds.append(result.milliseconds)
         except Superseded:
             return ""
         except EngineUnavailable as problem:
@@ -189,7 +191,7 @@ class Suggestions:
     async def _complete(self, document: Document, here: Surroundings) -> CompletionResult:
         """Ask behind the repository's context where there is one, else with the open files."""
         engine, contexts = self._server.engine, self._server.contexts
-        path, root = _location(document, self._server.workspace_roots)
+        path, root = location(document, self._server.workspace_roots)
         own = engine.own_engine if self._server.settings.context.repository else None
         if root is None or own is None:
             return await engine.complete(self._request(document, here, self._others(document)))
@@ -237,7 +239,7 @@ class Suggestions:
 
     def _behind(self, document: Document) -> tuple[object, ...]:
         """Return what stands for all that the model reads beside this document."""
-        _, root = _location(document, self._server.workspace_roots)
+        _, root = location(document, self._server.workspace_roots)
         state = None if root is None else self._server.contexts.state(root)
         if state is None:
             return self._others(document)
@@ -246,7 +248,7 @@ class Suggestions:
 
     def _others(self, document: Document) -> tuple[ShownFile, ...]:
         """Return the other open files to show the model, in their order."""
-        path, root = _location(document, self._server.workspace_roots)
+        path, root = location(document, self._server.workspace_roots)
         if root is None or not self._server.settings.context.open_files:
             return ()
         return self._server.open_files.beside(root / path, root)
@@ -258,7 +260,7 @@ class Suggestions:
         others: Sequence[ShownFile],
         context: str | None = None,
     ) -> CompletionRequest:
-        path, root = _location(document, self._server.workspace_roots)
+        path, root = location(document, self._server.workspace_roots)
         return CompletionRequest(
             prefix=plain(here.prefix),
             suffix=plain(here.suffix),
@@ -281,18 +283,6 @@ async def _started(engine: "EngineLink") -> bool:
     return True
 
 
-def _location(document: Document, roots: Sequence[Path]) -> tuple[PurePosixPath, Path | None]:
-    """Return the document's path below its workspace root, and the root.
-
-    Without a root, the path is the name alone: where the user keeps files is not for the model.
-    """
-    path = file_path(document.uri)
-    if path is None:
-        return PurePosixPath(document.uri.rpartition("/")[2].rpartition(":")[2] or "untitled"), None
-    root = root_of(path, roots)
-    return PurePosixPath(path.relative_to(root).as_posix() if root else path.name), root
-
-
 def _context(place: Place) -> Context:
     """Return what the filters see: more than the model, for brackets open far away."""
     text, cursor = place.document.text, place.cursor
@@ -300,7 +290,7 @@ def _context(place: Place) -> Context:
         prefix=plain(text[max(0, cursor - FILTERS_SEE) : cursor]),
         suffix=plain(text[cursor : cursor + FILTERS_SEE]),
         language_id=place.document.language_id,
-        line_end=_line_end(place.document),
+        line_end=line_end(text),
     )
 
 
@@ -309,9 +299,3 @@ def _whole_lines(result: CompletionResult) -> str:
     if result.finish_reason == "length" and "\n" in result.text.strip():
         return result.text.rpartition("\n")[0]
     return result.text
-
-
-def _line_end(document: Document) -> str:
-    """Return the line end that most lines of the document have."""
-    windows = document.text.count("\r\n")
-    return "\r\n" if 2 * windows > document.text.count("\n") else "\n"

@@ -28,3 +28,8 @@ def without_special_tokens(text: str, context: Context) -> str:
         text = text[: found.start()]
     text = text.partition("\ufffd")[0]
     return _CUT_SHORT.sub("", text)
+
+
+def control_tokens(text: str) -> frozenset[str]:
+    """Return the control tokens that stand in `text`."""
+    return frozenset(_CONTROL.findall(text))

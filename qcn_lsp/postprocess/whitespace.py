@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 
 from qcn_lsp.postprocess.context import Context, columns, indentation
 
@@ -44,8 +45,12 @@ def _line_above(context: Context) -> str:
 
 def _unit(context: Context) -> str | None:
     """Return one level of the file's indentation, or None where the file shows none."""
-    others = (*context.lines_before[:-1], *context.lines_after[1:])
-    indents = [indentation(line) for line in others if line.strip()]
+    return indent_unit((*context.lines_before[:-1], *context.lines_after[1:]))
+
+
+def indent_unit(lines: Iterable[str]) -> str | None:
+    """Return one level of indentation, a tab or some spaces; None where no line shows one."""
+    indents = [indentation(line) for line in lines if line.strip()]
     indents = [indent for indent in indents if indent]
     if not indents:
         return None

@@ -33,6 +33,9 @@ def test_it_shows_what_is_read_and_why_the_rest_is_not(runtime: Path, shop: Path
     assert view["tokens"] in view["checkpoints"]  # read to its end
     assert view["refreshes"][-1]["computed"] == view["tokens"]
     assert {segment["kind"] for segment in segments} == {"file"}
+    written = {name: (shop / name).stat().st_mtime for name in ("lib/prices.py", "main.py")}
+    assert {segment["path"]: segment["edited"] for segment in segments} == written
+    assert view["limit"] < view["context_length"]
     why = {segment["path"]: segment["reasons"] for segment in segments}
     assert why["lib/prices.py"][0] == "edited lately"
     assert "imported by many" in why["lib/prices.py"]

@@ -15,7 +15,7 @@ from sampling import examples
 from qcn_lsp import settings_docs
 from qcn_lsp.settings import Settings, leaves, parse_settings
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
 SCHEMA = jsonschema.Draft202012Validator(settings_docs.schema())
 
 
@@ -205,14 +205,31 @@ def test_each_setting_is_described_and_says_whose_it_is() -> None:
 
 
 def test_the_generated_pages_are_fresh(tmp_path: Path) -> None:
+    pages = (Path("docs/settings.md"), Path("docs/settings.schema.json"), settings_docs.MANIFEST)
+    for page in pages:
+        (tmp_path / page).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / settings_docs.MANIFEST).write_bytes((ROOT / settings_docs.MANIFEST).read_bytes())
     settings_docs.write(tmp_path)
-    for page in ("settings.md", "settings.schema.json"):
-        fresh, committed = (tmp_path / page).read_text(), (DOCS / page).read_text()
-        assert fresh == committed, "run `python -m qcn_lsp.settings_docs docs`"
+    for page in pages:
+        fresh, committed = (tmp_path / page).read_text(), (ROOT / page).read_text()
+        assert fresh == committed, "run `python -m qcn_lsp.settings_docs`"
+
+
+def test_what_only_the_user_may_set_no_file_of_a_workspace_can() -> None:
+    manifest = json.loads((ROOT / settings_docs.MANIFEST).read_text())
+    parts = manifest["contributes"]["configuration"]
+    scopes = {name: one["scope"] for part in parts for name, one in part["properties"].items()}
+    users = {
+        ".".join(("qcn", *path))
+        for path, field in leaves()
+        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra["scope"] == "user"
+    }
+    machine = {name for name, scope in scopes.items() if scope == "machine"}
+    assert machine == users | {"qcn.server.command", "qcn.server.python"}
 
 
 def test_the_example_in_the_page_is_valid() -> None:
-    page = (DOCS / "settings.md").read_text()
+    page = (ROOT / "docs" / "settings.md").read_text()
     example = page.split("```json\n")[1].split("```")[0]
     _, problems = parse_settings(json.loads(example))
     assert problems == []

@@ -36,7 +36,9 @@ async def test_a_session(name: str) -> None:
         )
     )
     assert result.capabilities.position_encoding == ENCODINGS[name]
-    assert result.capabilities.execute_command_provider is None  # it has no commands
+    commands = result.capabilities.execute_command_provider
+    assert commands is not None
+    assert list(commands.commands) == ["qcn.action", "qcn.refactor"]
     item = types.TextDocumentItem(URI, "python", 1, TEXT)
     client.text_document_did_open(types.DidOpenTextDocumentParams(item))
     place = types.Position(0, COLUMN[ENCODINGS[name]])
@@ -82,7 +84,17 @@ def test_what_the_server_says_it_can_do(name: str) -> None:
             "textDocumentSync": {"openClose": True, "change": 2, "save": False},
             "inlineCompletionProvider": {},
             "completionProvider": {"triggerCharacters": ["."]},
-            "executeCommandProvider": {"commands": ["test.wait"]},
+            "codeActionProvider": {
+                "codeActionKinds": [
+                    "quickfix.qcn",
+                    "refactor.rewrite.complete.qcn",
+                    "refactor.rewrite.document.qcn",
+                    "refactor.test.qcn",
+                    "explain.qcn",
+                ],
+                "resolveProvider": True,
+            },
+            "executeCommandProvider": {"commands": ["qcn.action", "qcn.refactor", "test.wait"]},
             "workspace": {
                 "workspaceFolders": {"supported": True, "changeNotifications": True},
                 "fileOperations": {},

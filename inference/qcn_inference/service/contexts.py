@@ -141,6 +141,7 @@ def _described(engine: Engine, context: Context, view: CacheView) -> dict[str, A
         "repo": context.repo,
         "tokens": len(context.ids),
         "limit": context_limit(engine.ready().context_length),
+        "context_length": engine.ready().context_length,
         "segments": [
             {
                 "hash": span.segment.hash,

@@ -1,0 +1,17 @@
+/** What the server writes to standard error, line by line into the log, each at its own level. */
+
+import { createInterface } from "node:readline";
+import type { Readable } from "node:stream";
+
+import type { LogOutputChannel } from "vscode";
+
+const RECORD = /^\S+ \S+ (DEBUG|INFO|WARNING|ERROR|CRITICAL) (.*)$/;
+
+export function keepLog(stream: Readable, log: Pick<LogOutputChannel, "debug" | "info" | "warn" | "error">): void {
+  createInterface({ input: stream }).on("line", (line) => {
+    const [, level, text = line] = RECORD.exec(line) ?? [];
+    const write = { DEBUG: log.debug, INFO: log.info, WARNING: log.warn, ERROR: log.error, CRITICAL: log.error };
+    // What is no record is part of one before it: a traceback, or a library's complaint.
+    (write[(level ?? "WARNING") as keyof typeof write] ?? log.warn).call(log, text);
+  });
+}

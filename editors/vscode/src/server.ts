@@ -1,0 +1,261 @@
+/**
+ * The language server's life as the editor sees it: found, started, restarted after a crash, given
+ * up after five, stopped.
+ */
+
+import { constants, accessSync, statSync } from "node:fs";
+import * as os from "node:os";
+
+import * as vscode from "vscode";
+import {
+  CloseAction,
+  ErrorAction,
+  LanguageClient,
+  State,
+  type ErrorHandler,
+  type LanguageClientOptions,
+} from "vscode-languageclient/node";
+
+import { forServer } from "./configuration";
+import { Crashes, MOST_CRASHES } from "./crashes";
+import { locate, type Launch, type Machine } from "./locate";
+import { keepLog } from "./logLines";
+import { Outcomes } from "./outcomes";
+import { Unanswered } from "./unanswered";
+import { IDLE, type Status } from "./status";
+import { unfit } from "./versions";
+
+/** How things stand; `problem` is a sentence for the user. */
+export type Standing =
+  | { readonly kind: "restricted" }
+  | { readonly kind: "missing"; readonly problem: string; readonly chosen: boolean }
+  | { readonly kind: "starting" }
+  | { readonly kind: "running"; readonly status: Status }
+  | { readonly kind: "paused" }
+  | { readonly kind: "unfit"; readonly problem: string }
+  | { readonly kind: "failed"; readonly problem: string };
+
+/** What is completed: files, new files, and the cells of notebooks, each cell by itself. */
+const DOCUMENTS = [{ scheme: "file" }, { scheme: "untitled" }, { scheme: "vscode-notebook-cell" }];
+
+export class Server implements vscode.Disposable {
+  readonly log = vscode.window.createOutputChannel("qcn", { log: true });
+  readonly trace = vscode.window.createOutputChannel("qcn trace", { log: true });
+  private readonly changed = new vscode.EventEmitter<Standing>();
+  /** Fires whenever `standing` may have changed. */
+  readonly onDidChange = this.changed.event;
+  private current: Standing = { kind: "restricted" };
+  private client: LanguageClient | undefined;
+  private crashes = new Crashes();
+  private isPaused = false;
+  private launched: Launch | undefined;
+  private readonly unanswered = new Unanswered();
+
+  constructor(private readonly version: string) {}
+
+  get standing(): Standing {
+    return this.isPaused && this.current.kind === "running" ? { kind: "paused" } : this.current;
+  }
+
+  get paused(): boolean {
+    return this.isPaused;
+  }
+
+  /** The command line of the server that was started last. */
+  get launch(): Launch | undefined {
+    return this.launched;
+  }
+
+  get serverVersion(): string | undefined {
+    return this.client?.initializeResult?.serverInfo?.version;
+  }
+
+  /** Ask the server; undefined while none runs. */
+  async ask<T>(method: string, params?: object): Promise<T | undefined> {
+    if (this.current.kind !== "running" || this.client?.state !== State.Running) {
+      return undefined;
+    }
+    return this.client.sendRequest<T>(method, params);
+  }
+
+  /** Start, or start anew, with crashes forgotten; nothing is started in a folder without trust. */
+  async start(): Promise<void> {
+    await this.stop();
+    this.crashes.forget();
+    if (!vscode.workspace.isTrusted) {
+      this.become({ kind: "restricted" });
+      return;
+    }
+    const found = locate(chosen(), machine());
+    if ("problem" in found) {
+      this.log.warn(found.problem);
+      this.become({ kind: "missing", ...found });
+      return;
+    }
+    this.launched = found;
+    this.log.info(`starting ${[found.command, ...found.args].join(" ")} (${found.found})`);
+    await this.run(found);
+  }
+
+  async stop(): Promise<void> {
+    const client = this.client;
+    this.client = undefined;
+    // One that never came up, or is gone, has nothing to be told.
+    if (client?.state === State.Running) {
+      await client.stop().catch((error: unknown) => this.log.warn(`not stopped in order: ${String(error)}`));
+    }
+    await client?.dispose().catch(() => undefined);
+  }
+
+  /** Pause, or go on: a paused server offers nothing and asks its engine for nothing. */
+  async pause(paused: boolean): Promise<void> {
+    this.isPaused = paused;
+    // The server asks for its settings again, and hears that it is turned off.
+    await this.client?.sendNotification("workspace/didChangeConfiguration", { settings: null });
+    this.changed.fire(this.standing);
+  }
+
+  dispose(): void {
+    void this.stop();
+    this.changed.dispose();
+    this.log.dispose();
+    this.trace.dispose();
+  }
+
+  private async run(launch: Launch): Promise<void> {
+    const executable = {
+      command: launch.command,
+      args: [...launch.args],
+      // Not the workspace: no file there may be taken for a part of the server.
+      options: { cwd: os.homedir() },
+    };
+    const client = new LanguageClient("qcn", "qcn", executable, this.options());
+    this.client = client;
+    this.become({ kind: "starting" });
+    client.onDidChangeState((change) => this.onState(client, change.newState));
+    client.onNotification("didChangeStatus", (status: Status) => this.onStatus(client, status));
+    try {
+      await client.start();
+    } catch (error) {
+      this.onFailedStart(client, error);
+    }
+  }
+
+  private options(): LanguageClientOptions {
+    const outcomes = new Outcomes((outcome) => {
+      void this.client?.sendNotification("qcn/completionOutcome", { outcome });
+    });
+    return {
+      documentSelector: DOCUMENTS,
+      outputChannel: this.log,
+      traceOutputChannel: this.trace,
+      // Standard output is the protocol's.
+      stdioOptions: { stdout: () => undefined, stderr: (stream) => keepLog(stream, this.log) },
+      errorHandler: this.errorHandler(),
+      initializationFailedHandler: () => false,
+      middleware: {
+        workspace: {
+          configuration: async (params, token, next) => {
+            const answer = await next(params, token);
+            return Array.isArray(answer) ? answer.map((section) => forServer(section, this.isPaused)) : answer;
+          },
+        },
+        provideInlineCompletionItems: async (document, position, context, token, next) => {
+          const answer = await next(document, position, context, token);
+          const items = Array.isArray(answer) ? answer : (answer?.items ?? []);
+          if (token.isCancellationRequested) {
+            return answer;
+          }
+          this.unanswered.answered(document, position, items.length);
+          return outcomes.offered(document, items);
+        },
+      },
+    };
+  }
+
+  private errorHandler(): ErrorHandler {
+    return {
+      error: () => ({ action: ErrorAction.Continue, handled: true }),
+      closed: () => {
+        if (!this.crashes.happened(Date.now())) {
+          this.log.warn("the language server ended unexpectedly and is started anew");
+          return { action: CloseAction.Restart, handled: true };
+        }
+        const problem = `The language server ended ${MOST_CRASHES} times within three minutes and is not started again.`;
+        this.become({ kind: "failed", problem });
+        return { action: CloseAction.DoNotRestart, handled: true, message: problem };
+      },
+    };
+  }
+
+  private onState(client: LanguageClient, state: State): void {
+    if (this.client !== client || this.current.kind === "failed") {
+      return;
+    }
+    if (state === State.Running) {
+      const problem = unfit(client.initializeResult?.serverInfo, this.version);
+      if (problem === undefined) {
+        this.become({ kind: "running", status: IDLE });
+      } else {
+        this.become({ kind: "unfit", problem });
+        void this.stop();
+      }
+    } else if (state === State.Starting) {
+      this.become({ kind: "starting" });
+    }
+  }
+
+  private onStatus(client: LanguageClient, status: Status): void {
+    if (this.client === client && this.current.kind === "running") {
+      const before = this.current.status;
+      this.become({ kind: "running", status });
+      this.unanswered.onStatus(before, status);
+    }
+  }
+
+  private onFailedStart(client: LanguageClient, error: unknown): void {
+    // A server that ended while starting has been counted as a crash, and is started anew.
+    if (this.client !== client || client.state === State.Starting || this.current.kind !== "starting") {
+      this.log.debug(`a start failed: ${String(error)}`);
+      return;
+    }
+    this.become({ kind: "failed", problem: `The language server could not be started: ${text(error)}` });
+  }
+
+  private become(standing: Standing): void {
+    this.current = standing;
+    if ("problem" in standing) {
+      this.log.error(standing.problem);
+    }
+    this.changed.fire(this.standing);
+  }
+}
+
+/** This machine, as the search for programs sees it. */
+export function machine(): Machine {
+  return {
+    platform: process.platform,
+    home: os.homedir(),
+    searchPath: process.env["PATH"] ?? "",
+    workspaceFolders: (vscode.workspace.workspaceFolders ?? []).map((folder) => folder.uri.fsPath),
+    isExecutable,
+  };
+}
+
+function isExecutable(file: string): boolean {
+  try {
+    accessSync(file, constants.X_OK);
+    return statSync(file).isFile();
+  } catch {
+    return false;
+  }
+}
+
+function chosen(): { command: string | null; python: string | null } {
+  const settings = vscode.workspace.getConfiguration("qcn.server");
+  return { command: settings.get<string | null>("command", null), python: settings.get<string | null>("python", null) };
+}
+
+function text(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

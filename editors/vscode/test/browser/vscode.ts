@@ -1,0 +1,196 @@
+/** A real VS Code: the server out of code-server's package, a headless Chromium, folders of its own. */
+
+import { spawn, spawnSync, type ChildProcess } from "node:child_process";
+import { once } from "node:events";
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import * as net from "node:net";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+
+import { chromium, type Browser, type Locator, type Page } from "playwright-core";
+
+/** The clone that is tested; the bundled tests lie in editors/vscode/build/browser. */
+export const CLONE = resolve(__dirname, "..", "..", "..", "..");
+export const SCREENSHOTS = join(CLONE, "build", "editors");
+const EDITORS = process.env["QCN_EDITORS"] ?? join(CLONE, ".cache", "editors");
+const VSCODE = join(EDITORS, "code-server", "node_modules", "code-server", "lib", "vscode");
+export const PYTHON = process.env["QCN_PYTHON"] ?? join(CLONE, ".venv", "bin", "python");
+
+/** Ends a wait that would never end; nothing is judged by it. */
+export const PATIENCE_MS = 300_000;
+
+export interface Options {
+  /** The user's settings, beside those that keep a test quiet. */
+  readonly settings?: Record<string, unknown>;
+  /** Ask for trust in the folder, as a desktop does; a test's folder is trusted otherwise. */
+  readonly untrusted?: boolean;
+  readonly environment?: Record<string, string>;
+  readonly smokeTest?: boolean;
+}
+
+const QUIET = {
+  "workbench.startupEditor": "none",
+  "workbench.tips.enabled": false,
+  "workbench.enableExperiments": false,
+  "extensions.autoCheckUpdates": false,
+  "extensions.autoUpdate": false,
+  "extensions.ignoreRecommendations": true,
+  "telemetry.telemetryLevel": "off",
+  "git.openRepositoryInParentFolders": "never",
+  "git.autofetch": false,
+  "editor.minimap.enabled": false,
+  "editor.stickyScroll.enabled": false,
+  "files.autoSave": "off",
+};
+
+export class VSCode {
+  private constructor(
+    readonly folder: string,
+    readonly page: Page,
+    private readonly server: ChildProcess,
+    private readonly browser: Browser,
+    private readonly port: number,
+  ) {}
+
+  /** Start it with our VSIX installed, as a user does, showing nothing yet. */
+  static async start(vsix: string, options: Options = {}): Promise<VSCode> {
+    // A short path: Unix sockets lie below it.
+    const folder = mkdtempSync(join(tmpdir(), "qcn-vscode-"));
+    const data = join(folder, "data");
+    mkdirSync(join(data, "data", "User"), { recursive: true });
+    mkdirSync(join(data, "data", "Machine"), { recursive: true });
+    const settings = JSON.stringify({ ...QUIET, ...options.settings });
+    writeFileSync(join(data, "data", "Machine", "settings.json"), settings);
+    const common = ["--accept-server-license-terms", "--server-data-dir", data];
+    const main = join(VSCODE, "out", "server-main.js");
+    const installed = spawnSync(process.execPath, [main, ...common, "--install-extension", vsix, "--force"], {
+      encoding: "utf8",
+    });
+    if (installed.status !== 0) {
+      throw new Error(`the extension was not installed: ${installed.stdout}${installed.stderr}`);
+    }
+    const port = await freePort();
+    const arguments_ = [
+      ...common,
+      ...["--host", "127.0.0.1", "--port", String(port), "--without-connection-token"],
+      ...["--telemetry-level", "off"],
+      ...(options.untrusted ? [] : ["--disable-workspace-trust"]),
+      ...(options.smokeTest ? ["--enable-smoke-test-driver"] : []),
+    ];
+    const server = spawn(process.execPath, [main, ...arguments_], {
+      env: { ...process.env, ...privateFolders(folder), ...options.environment },
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    await said(server, "Extension host agent listening");
+    const browser = await chromium.launch({
+      executablePath: process.env["QCN_CHROMIUM"] ?? "/usr/bin/chromium",
+      args: ["--no-sandbox", "--disable-background-networking", "--disable-component-update"],
+    });
+    const page = await browser.newPage({ viewport: { width: 1280, height: 800 } });
+    page.setDefaultTimeout(PATIENCE_MS);
+    return new VSCode(folder, page, server, browser, port);
+  }
+
+  /** Open a workspace folder, and files in it. */
+  async open(workspace: string, ...files: string[]): Promise<void> {
+    const payload = files.map((file) => ["openFile", this.remote(join(workspace, file))]);
+    const query = new URLSearchParams({ folder: workspace, payload: JSON.stringify(payload) });
+    await this.page.goto(`http://127.0.0.1:${this.port}/?${query.toString()}`);
+    await this.page.locator(".monaco-workbench").waitFor();
+    if (files.length) {
+      await this.page.locator(".monaco-editor .view-lines").first().waitFor();
+    }
+  }
+
+  remote(file: string): string {
+    return `vscode-remote://127.0.0.1:${this.port}${file}`;
+  }
+
+  /** Run a command by its title, through the palette, as a user does. */
+  async run(title: string): Promise<void> {
+    await this.page.keyboard.press("F1");
+    const input = this.page.locator(".quick-input-widget input").first();
+    await input.waitFor();
+    await input.fill(`>${title}`);
+    const row = this.page.locator(".quick-input-list .monaco-list-row").first();
+    await row.filter({ hasText: title }).waitFor();
+    await this.page.keyboard.press("Enter");
+  }
+
+  async goTo(line: number, column: number): Promise<void> {
+    await this.page.keyboard.press("Control+g");
+    const input = this.page.locator(".quick-input-widget input").first();
+    await input.waitFor();
+    await input.fill(`:${line}:${column}`);
+    await this.page.keyboard.press("Enter");
+    await this.page.locator(".quick-input-widget").waitFor({ state: "hidden" });
+  }
+
+  get ghost(): Locator {
+    return this.page.locator(".ghost-text-decoration, .ghost-text-decoration-preview, .ghost-text .view-line");
+  }
+
+  get statusBarItem(): Locator {
+    return this.page.locator("#qcn-lsp\\.qcn\\.status, [id='qcn-lsp.qcn.status']").first();
+  }
+
+  async screenshot(name: string): Promise<void> {
+    mkdirSync(SCREENSHOTS, { recursive: true });
+    await this.page.screenshot({ path: join(SCREENSHOTS, `${name}.png`) });
+  }
+
+  async stop(): Promise<void> {
+    await this.browser.close();
+    this.server.kill();
+    if (this.server.exitCode === null && this.server.signalCode === null) {
+      await once(this.server, "exit");
+    }
+    rmSync(this.folder, { recursive: true, force: true, maxRetries: 5 });
+  }
+}
+
+/** A copy of this repository as it is committed, for a test to change. */
+export function aRepository(parent: string): string {
+  const folder = join(parent, "qcn-lsp");
+  const done = spawnSync("git", ["clone", "-q", "--no-hardlinks", CLONE, folder], { encoding: "utf8" });
+  if (done.status !== 0) {
+    throw new Error(done.stderr);
+  }
+  return folder;
+}
+
+function privateFolders(folder: string): Record<string, string> {
+  const of = (name: string): string => {
+    const path = join(folder, name);
+    mkdirSync(path, { mode: 0o700 });
+    return path;
+  };
+  return { XDG_RUNTIME_DIR: of("run"), XDG_STATE_HOME: of("state"), XDG_CACHE_HOME: of("cache") };
+}
+
+async function freePort(): Promise<number> {
+  const probe = net.createServer().listen(0, "127.0.0.1");
+  await once(probe, "listening");
+  const { port } = probe.address() as net.AddressInfo;
+  probe.close();
+  await once(probe, "close");
+  return port;
+}
+
+/** Return when a process has written a text. */
+async function said(process_: ChildProcess, text: string): Promise<void> {
+  let output = "";
+  await new Promise<void>((resolve_, reject) => {
+    const hear = (chunk: Buffer): void => {
+      output += chunk.toString();
+      if (output.includes(text)) {
+        resolve_();
+      }
+    };
+    process_.stdout?.on("data", hear);
+    process_.stderr?.on("data", hear);
+    process_.once("exit", (code) => reject(new Error(`ended with ${code}: ${output}`)));
+  });
+}
+
+export { cpSync, readFileSync };

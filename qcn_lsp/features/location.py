@@ -1,0 +1,21 @@
+"""Where a document lies, as far as a model is told."""
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from qcn_indexer.open_files import root_of
+
+from qcn_lsp.documents import Document
+from qcn_lsp.uris import file_path
+
+
+def location(document: Document, roots: Sequence[Path]) -> tuple[PurePosixPath, Path | None]:
+    """Return the document's path below its workspace root, and the root.
+
+    Without a root, the path is the name alone: where the user keeps files is not for the model.
+    """
+    path = file_path(document.uri)
+    if path is None:
+        return PurePosixPath(document.uri.rpartition("/")[2].rpartition(":")[2] or "untitled"), None
+    root = root_of(path, roots)
+    return PurePosixPath(path.relative_to(root).as_posix() if root else path.name), root

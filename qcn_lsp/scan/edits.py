@@ -1,0 +1,82 @@
+"""The edits of a rule's fix, made for one place."""
+
+import re
+from collections.abc import Callable
+
+from ast_grep_py import SgNode
+
+from qcn_lsp.scan.finding import TextEdit
+from qcn_lsp.scan.rules import Fix
+from qcn_lsp.scan.source import Call, Source, span_of
+
+_REFERENCE = re.compile(r"\$(\w+)")
+
+
+def edits_of(
+    fix: Fix,
+    source: Source,
+    node: SgNode,
+    part: Callable[[str], SgNode | None],
+    call: Call | None,
+) -> tuple[TextEdit, ...]:
+    """Return the edits that mend this place; none where the fix is not safe there."""
+
+    def named(name: str) -> SgNode | None:
+        if name == "match":
+            return node
+        return call.callee if name == "callee" and call else part(name)
+
+    def text_of(name: str) -> str:
+        found = named(name)
+        return found.text() if found else ""
+
+    if not all(re.fullmatch(want, text_of(name)) for name, want in fix.only_if.items()):
+        return ()
+    if fix.append:
+        edit = _append(fix.append, source, call)
+    else:
+        target = named(fix.replace)
+        if target is None:
+            return ()
+        place = span_of(target)
+        new = _REFERENCE.sub(lambda found: text_of(found[1]), fix.by)
+        edit = TextEdit(place.start, place.end, new)
+    if edit is None:
+        return ()
+    return (*_import(fix.imports, source), edit)
+
+
+def _append(argument: str, source: Source, call: Call | None) -> TextEdit | None:
+    """Return the edit that adds an argument behind the others."""
+    if call is None:
+        return None
+    given = [*call.positional, *call.named.values()]
+    if not given:
+        end = span_of(call.node).end - 1
+        return TextEdit(end, end, argument) if source.text[end : end + 1] == ")" else None
+    last = max(span_of(one).end for one in given)
+    return TextEdit(last, last, f", {argument}")
+
+
+def _import(module: str, source: Source) -> tuple[TextEdit, ...]:
+    """Return the edit that imports a module of Python's, or none where the text does already."""
+    if not module:
+        return ()
+    before = 0
+    for child in source.root.children():
+        text = child.text()
+        if child.kind() == "import_statement" and re.search(
+            rf"(?:import|,)\s+{module}\s*(?:,|$)", text
+        ):
+            return ()
+        opening = child.kind() == "comment" or (
+            child.kind() == "expression_statement" and text[:1] in "\"'rR"
+        )
+        imported = child.kind() in ("import_statement", "future_import_statement")
+        if not (imported or opening or child.kind() == "import_from_statement"):
+            break
+        before = span_of(child).end
+    line_end = "\r\n" if "\r\n" in source.text else "\n"
+    if before == 0:
+        return (TextEdit(0, 0, f"import {module}{line_end}"),)
+    return (TextEdit(before, before, f"{line_end}import {module}"),)

@@ -1,0 +1,300 @@
+"""Where a value comes from, as far as one text shows: the questions that rules ask of arguments.
+
+    constant    nothing but literals, and names that stand for such
+    variable    anything else
+    built       a string put together from parts of which one is not constant
+    untrusted   something of it comes from outside: a request, the command line, standard input
+    anchored    an address whose host, or a path whose first folder, is constant
+
+A name is followed to the values that it may have been given before, in its own function or around
+it, not through calls. What a sanitizer returns is trusted; so is a name that a condition has
+looked at before, where the rule says that this is how it is checked.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from ast_grep_py import Rule, SgNode
+
+from qcn_lsp.scan.source import Source, Span, of_kinds, span_of
+
+_DEEPEST = 8  # names followed one after another
+_CONSTANT_NAME = re.compile(r"(?:[\w.]*\.)?_?[A-Z][A-Z0-9_]+")
+_FORMATS = re.compile(
+    r".*\.format|(?:fmt|log)\.Sprintf?(?:ln)?|String\.format|.*\.formatted|.*\.concat|"
+    r"s(?:n)?printf|strn?c(?:at|py)|.*\.join|textwrap\.dedent|.*\.strip|str|text|sqlalchemy\.text"
+)
+_QUOTES = "\"'`"
+_KEYS = {"subscript": "subscript", "subscript_expression": "index", "index_expression": "index"}
+_ANCHOR = re.compile(r"(?:[a-z+]+:)?//[^/\s]+/|/[^/\\]")
+_TRIVIAL_CHECK = re.compile(
+    r"(?:not\s+|!)?[\w.]+(?:\s*(?:is not|is|[=!]==?)\s*(?:None|null|nil|\"\"|''))?"
+)
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What a language takes from outside, and what makes it harmless; from `flow.yml`."""
+
+    sources: list[Rule] = field(default_factory=list)
+    sanitizers: str = ""  # a pattern of names of calls
+    handlers: str = ""  # a pattern of decorators and annotations: parameters come from outside
+
+
+@dataclass
+class Flow:
+    """Answers the questions for one text; `via` collects the values that names were followed to."""
+
+    source: Source
+    outside: Outside
+    sanitizers: re.Pattern[str] | None = None
+    checked: bool = False
+    via: list[Span] = field(default_factory=list)
+
+    def asked(self, question: str, node: SgNode) -> bool:
+        """Whether the answer to `question` is yes for a node."""
+        match question:
+            case "constant":
+                return self.constant(node)
+            case "variable":
+                return not self.constant(node)
+            case "built":
+                return self.built(node)
+            case "untrusted":
+                return self.untrusted(node)
+            case "anchored":
+                return bool(_ANCHOR.match(self.beginning(node)))
+        raise ValueError(f"no such question of a value: {question}")
+
+    # --- Constant ------------------------------------------------------------------------------
+
+    def constant(self, node: SgNode, depth: int = 0) -> bool:
+        """Whether nothing of the value can differ from run to run."""
+        grammar = self.source.grammar
+        kind = node.kind()
+        if kind in grammar.literals:
+            return True
+        if kind in grammar.strings:
+            return all(
+                self._constant_children(part, depth)
+                for part in of_kinds(node, grammar.interpolations)
+            )
+        if kind in grammar.operators | grammar.wrappers | grammar.collections:
+            return self._constant_children(node, depth)
+        text = node.text()
+        if _CONSTANT_NAME.fullmatch(text):
+            return True
+        if kind in grammar.names and depth < _DEEPEST:
+            values = self.source.reaching(text, span_of(node))
+            return bool(values) and all(
+                self.constant(one.value, depth + 1) and not _is_loop(one.value) for one in values
+            )
+        return self._sanitized(node)
+
+    def _constant_children(self, node: SgNode, depth: int) -> bool:
+        return all(self.constant(part, depth) for part in node.children() if _tells(part))
+
+    # --- Built ---------------------------------------------------------------------------------
+
+    def built(self, node: SgNode, depth: int = 0) -> bool:
+        """Whether the value is a string put together with something that is not constant."""
+        grammar = self.source.grammar
+        kind = node.kind()
+        if kind in grammar.strings:
+            parts = of_kinds(node, grammar.interpolations)
+            return any(not self._constant_children(part, depth) for part in parts)
+        if kind in grammar.wrappers:
+            return any(self.built(part, depth) for part in node.children() if part.is_named())
+        if kind in grammar.operators:
+            if not _is_joining(node):
+                return any(self.built(part, depth) for part in node.children() if part.is_named())
+            return self._has_text(node, depth) and not self.constant(node, depth)
+        if kind in grammar.calls and not self._sanitized(node):
+            return self._formats(node, depth)
+        if kind in grammar.names | {"attribute"} and depth < _DEEPEST:
+            for one in self.source.reaching(node.text(), span_of(node)):
+                joined = one.adds and not self.constant(one.value, depth + 1)
+                if joined or self.built(one.value, depth + 1):
+                    self.via.append(one.place)
+                    return True
+        return False
+
+    def _formats(self, node: SgNode, depth: int) -> bool:
+        """Whether a call puts a string together from others."""
+        call = next((one for one in self.source.calls if span_of(one.node) == span_of(node)), None)
+        if call is None or not _FORMATS.fullmatch(call.name):
+            return False
+        receiver = node.field("object") or call.callee.child(0)
+        parts = [*call.positional, *call.named.values()]
+        if call.name.endswith((".format", ".formatted")):
+            return any(not self.constant(part, depth) for part in parts)
+        if len(parts) == 1 and call.name in ("text", "sqlalchemy.text", "str", "textwrap.dedent"):
+            return self.built(parts[0], depth)
+        if call.name.endswith(".strip"):
+            return receiver is not None and self.built(receiver, depth)
+        return any(not self.constant(part, depth) for part in parts)
+
+    def _has_text(self, node: SgNode, depth: int) -> bool:
+        """Whether a string literal, or a name that stands for one, is among the operands."""
+        grammar = self.source.grammar
+        for part in node.children():
+            if part.kind() in grammar.strings:
+                return True
+            if part.kind() in grammar.operators | grammar.wrappers and self._has_text(part, depth):
+                return True
+            if part.kind() in grammar.names and depth < _DEEPEST:
+                values = self.source.reaching(part.text(), span_of(part))
+                if any(one.value.kind() in grammar.strings for one in values):
+                    return True
+                if _CONSTANT_NAME.fullmatch(part.text()):
+                    return True
+        return False
+
+    def beginning(self, node: SgNode, depth: int = 0) -> str:
+        """Return the text that the value surely begins with; a constant's name as `//name/`."""
+        grammar = self.source.grammar
+        kind = node.kind()
+        if kind in grammar.strings:
+            holes = of_kinds(node, grammar.interpolations)
+            end = span_of(holes[0]).start if holes else span_of(node).end
+            literal = self.source.text[span_of(node).start : end].lstrip("rbfuRBFU").lstrip(_QUOTES)
+            if literal or not holes:
+                return literal
+            inner = next((part for part in holes[0].children() if part.is_named()), None)
+            return self.beginning(inner, depth) if inner else ""
+        if kind in grammar.operators | grammar.wrappers:
+            first = next((part for part in node.children() if part.is_named()), None)
+            return self.beginning(first, depth) if first else ""
+        if _CONSTANT_NAME.fullmatch(node.text()):
+            return f"//{node.text()}/"
+        if kind in grammar.names and depth < _DEEPEST:
+            values = self.source.reaching(node.text(), span_of(node))
+            return self.beginning(values[-1].value, depth + 1) if values else ""
+        return ""
+
+    # --- Untrusted -----------------------------------------------------------------------------
+
+    def untrusted(self, node: SgNode, depth: int = 0, seen: frozenset[Span] = frozenset()) -> bool:
+        """Whether something of the value comes from outside and nothing has made it harmless."""
+        whole = span_of(node)
+        if whole in seen or depth > _DEEPEST:
+            return False
+        clean = [span for span in self._clean if whole.holds(span) or span.holds(whole)]
+        if any(span.holds(whole) for span in clean):
+            return False
+        for origin in self._origins:
+            if whole.holds(origin) and not any(span.holds(origin) for span in clean):
+                return True
+        for name in self._names(node):
+            place = span_of(name)
+            if any(span.holds(place) for span in clean):
+                continue
+            if self.checked and self._looked_at(name):
+                continue
+            if self._is_handlers_parameter(name):
+                return True
+            for one in self.source.reaching(name.text(), place):
+                if self.untrusted(one.value, depth + 1, seen | {whole}):
+                    self.via.append(one.place)
+                    return True
+        return False
+
+    def _names(self, node: SgNode) -> list[SgNode]:
+        return of_kinds(node, self.source.grammar.names)
+
+    @cached_property
+    def _origins(self) -> list[Span]:
+        if not self.outside.sources:
+            return []
+        return [span_of(node) for node in self.source.root.find_all(any=self.outside.sources)]
+
+    @cached_property
+    def _clean(self) -> list[Span]:
+        """The calls of sanitizers, and keys: what is found by a key is not the key."""
+        calls = [span_of(call.node) for call in self.source.calls if self._is_sanitizer(call.name)]
+        lookups = of_kinds(self.source.root, self.source.grammar.lookups)
+        keys = (key for node in lookups for key in node.field_children(_KEYS[node.kind()]))
+        return calls + [span_of(key) for key in keys]
+
+    def _is_sanitizer(self, name: str) -> bool:
+        general = self.outside.sanitizers
+        return bool(
+            (general and re.fullmatch(general, name))
+            or (self.sanitizers and self.sanitizers.fullmatch(name))
+        )
+
+    def _sanitized(self, node: SgNode) -> bool:
+        return span_of(node) in self._clean
+
+    def _is_handlers_parameter(self, name: SgNode) -> bool:
+        """Whether a name is a parameter of a function that a web framework calls."""
+        if not self.outside.handlers:
+            return False
+        function = self.source.function_around(name)
+        parameters = function.field("parameters") if function else None
+        if function is None or parameters is None:
+            return False
+        if not re.search(rf"\b{re.escape(name.text())}\b", parameters.text()):
+            return False
+        decorated = function.parent()
+        head = parameters.text()
+        if decorated is not None and decorated.kind() == "decorated_definition":
+            head = decorated.text()[: span_of(function).start - span_of(decorated).start]
+        elif self.source.grammar.name != "java":
+            return False
+        if not re.search(self.outside.handlers, head):
+            return False
+        return self.source.grammar.name != "java" or bool(
+            re.search(rf"(?:{self.outside.handlers})[^,]*\b{re.escape(name.text())}\b", head)
+        )
+
+    def _looked_at(self, name: SgNode) -> bool:
+        """Whether a condition in front, in the same function, says more of a name than that it is.
+
+        Or of a name that was made of it, as in `host = urlsplit(url).hostname`.
+        """
+        around = self.source.function_around(name) or self.source.root
+        place = span_of(name)
+        names = {name.text(), *self._made_of(name.text(), around)}
+        word = re.compile(r"\b(?:" + "|".join(map(re.escape, sorted(names))) + r")\b")
+        for check in of_kinds(around, self.source.grammar.conditions):
+            condition = check.field("condition") or check
+            if span_of(condition).end > place.start:
+                continue
+            text = condition.text().strip("()")
+            if word.search(text) and not _TRIVIAL_CHECK.fullmatch(text.strip()):
+                return True
+        return False
+
+    def _made_of(self, name: str, around: SgNode) -> Iterator[str]:
+        scope = span_of(around)
+        word = re.compile(rf"\b{re.escape(name)}\b")
+        for other, values in self.source.definitions.items():
+            if any(scope.holds(one.place) and word.search(one.value.text()) for one in values):
+                yield other
+
+
+def _tells(part: SgNode) -> bool:
+    """Whether a child says something of a value: no bracket, operator or format."""
+    return part.is_named() and part.kind() not in (
+        "comment",
+        "format_specifier",
+        "type_conversion",
+        "string_start",
+        "string_end",
+        "string_content",
+        "string_fragment",
+        "escape_sequence",
+    )
+
+
+def _is_joining(node: SgNode) -> bool:
+    operator = node.field("operator")
+    return operator is not None and operator.text() in ("+", "%")
+
+
+def _is_loop(value: SgNode) -> bool:
+    parent = value.parent()
+    return parent is not None and parent.kind() in ("as_pattern",)
