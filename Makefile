@@ -13,7 +13,7 @@ WHEELS := .wheels
 VSCODE := editors/vscode
 EDITORS := .cache/editors
 
-.PHONY: demo test test-long gpu gpu-wheels checks format bench wheel vsix test-editors unpack-editors clean
+.PHONY: demo test test-long gpu gpu-wheels checks format bench wheel vsix test-install test-editors unpack-editors clean
 
 demo: $(VENV)/.ready ## complete code in this repository with the embedded model
 	$(BIN)/qcn demo
@@ -64,6 +64,9 @@ bench: $(VENV)/.ready-test ## speed beside the peers; writes benchmarks/results/
 
 wheel: $(VENV)/bin/python ## the server and the engine, in dist/
 	$(BIN)/python -m pip wheel -q --no-deps -w dist .
+
+test-install: $(VENV)/.ready-test ## the wheel, built and installed as users do, by pipx and uv
+	$(BIN)/python -m pytest -m install tests/installation
 
 # The same sources give the same bytes, whenever and wherever they are packed.
 vsix: wheel $(VSCODE)/node_modules/.package-lock.json ## VS Code's extension with the wheel in it, in dist/

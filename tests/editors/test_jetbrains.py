@@ -93,6 +93,7 @@ def test_the_settings_are_the_servers_and_the_schema_describes_them() -> None:
     jsonschema.validate(settings, schema)
     assert parse_settings(settings)[1] == []
     jsonschema.validate({"qcn": {"completion": {"maxTokens": 64}}}, schema)
+    wrong: object
     for wrong in ({"qcn": {"completion": {"maxTokens": "many"}}}, {"completion": {}}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(wrong, schema)
