@@ -1,7 +1,7 @@
 """The command `qcn`.
 
-Exit codes: 0 done, 1 failed with a sentence on stderr, 2 wrong usage, 130 interrupted. Nothing
-but the standard library is imported until the subcommand is known.
+Exit codes: 0 done, 1 failed with a sentence on stderr, 2 wrong usage, 130 interrupted; `qcn scan`
+has codes of its own. Nothing but the standard library is imported until the subcommand is known.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> int:  # noqa: C901 - a case for each command
     match options.command:
         case "demo":
             from qcn_lsp.commands import demo, endpoint
@@ -83,6 +83,10 @@ def _run(options: argparse.Namespace) -> int:
                 options.model, options.synthetic, options.device, options.lengths, options.output
             )
             return bench.run(measured, as_json=options.json)
+        case "scan":
+            from qcn_lsp.commands import scan
+
+            return scan.run(options.paths, options.format, options.fail_on)
         case "doctor":
             from qcn_lsp.commands import doctor
 
@@ -166,6 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_models(commands)
 
     _add_bench(commands)
+    _add_scan(commands)
 
     doctor = commands.add_parser("doctor", help="say what is wrong on this machine, and the remedy")
     _add_json(doctor)
@@ -201,6 +206,28 @@ def _add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="checkpoint folder (default: qcn-nano, the embedded model)",
     )
     _add_json(evaluation)
+
+
+def _add_scan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    scan = commands.add_parser(
+        "scan",
+        help="find weaknesses and secrets in source files",
+        description="Look through folders, as far as their ignore rules let one, and files. Exit "
+        "codes: 0 nothing was found, 1 something was, 2 wrong usage, 3 not everything could be "
+        "scanned.",
+    )
+    scan.add_argument(
+        "paths", nargs="*", type=Path, metavar="PATH", help="folders and files (default: .)"
+    )
+    scan.add_argument(
+        "--format", choices=("text", "json", "sarif"), default="text", help="SARIF is of 2.1.0"
+    )
+    scan.add_argument(
+        "--fail-on",
+        choices=("error", "warning", "note"),
+        default="note",
+        help="the least severity of a finding that makes the exit code 1 (default: note)",
+    )
 
 
 def _count(text: str) -> int:

@@ -242,6 +242,13 @@ def capabilities(name: str) -> types.ClientCapabilities:
     return get_converter().structure(recorded, types.ClientCapabilities)
 
 
+def _action(raw: dict[str, Any], _type: object) -> types.Command | types.CodeAction:
+    """Tell actions that have a command from commands, as lsprotocol 2025.0.0 does not."""
+    if isinstance(raw.get("command"), str):
+        return get_converter().structure(raw, types.Command)
+    return get_converter().structure(raw, types.CodeAction)
+
+
 @asynccontextmanager
 async def fake_editor(
     root: Path,
@@ -272,6 +279,7 @@ async def fake_editor(
         editor.edits.append(params.edit)
         return types.ApplyWorkspaceEditResult(applied=not editor.refuses_edits)
 
+    client.protocol._converter.register_structure_hook(types.Command | types.CodeAction, _action)
     client.feature(types.WORKSPACE_APPLY_EDIT)(apply)
     client.feature("didChangeStatus")(changed)
     client.feature(types.CLIENT_REGISTER_CAPABILITY)(register_capability)

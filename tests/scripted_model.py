@@ -36,6 +36,12 @@ class Asked:
         infill = {"content": text, "stop_type": {"length": "limit"}.get(finish_reason, "eos")}
         send(self._writer, 200, {"choices": [choice], "usage": {}, **infill})
 
+    def stream(self, text: str) -> None:
+        """Answer a chat character by character, as a model does token by token."""
+        last = {"index": 0, "delta": {}, "finish_reason": "stop"}
+        choices = [{"index": 0, "delta": {"content": one}} for one in text]
+        send_events(self._writer, *({"choices": [one], "usage": {}} for one in [*choices, last]))
+
     def fail(self, status: int, message: str) -> None:
         send(self._writer, status, {"error": {"message": message, "type": "x", "code": status}})
 

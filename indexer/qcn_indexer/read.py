@@ -71,8 +71,11 @@ class Unfit:
     reason: str
 
 
-def read_text(path: Path) -> Text | Unfit:
-    """Return the text of the file, or why it has none that the model may see."""
+def read_text(path: Path, *, with_secrets: bool = False) -> Text | Unfit:
+    """Return the text of the file, or why it has none that the model may see.
+
+    `with_secrets`: also of one that holds a secret; that text is for no model.
+    """
     try:
         content = read_file(path, limit=MAX_BYTES)
     except TooLongError:
@@ -88,7 +91,8 @@ def read_text(path: Path) -> Text | Unfit:
         return decoded
     text, encoding = decoded
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    if reason := _unfit(text):
+    reason = _unfit(text) or (None if with_secrets else secret_in(text))
+    if reason:
         return Unfit(reason)
     return Text(text, encoding, digest_of(text))
 
@@ -140,4 +144,4 @@ def _unfit(text: str) -> str | None:
         return f"minified, or data: most of it stands in lines of over {LONG_LINE} characters"
     if _GENERATED.search("\n".join(text.split("\n", _HEADER_LINES)[:_HEADER_LINES])):
         return "generated, by its header"
-    return secret_in(text)
+    return None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lsprotocol import types
 
 from qcn_lsp.documents import Document
-from qcn_lsp.scan.finding import Finding, Proof, Severity
+from qcn_lsp.scan.finding import Finding, Proof, Severity, identity
 from qcn_lsp.uris import same_document_key
 
 if TYPE_CHECKING:
@@ -160,16 +160,14 @@ def _diagnostic(server: "QcnServer", document: Document, finding: Finding) -> ty
         source=SOURCE,
         code=finding.rule,
         code_description=described if _supports(client, "code_description_support") else None,
-        data=_identity(document, finding) if _supports(client, "data_support") else None,
+        data=_data(document, finding) if _supports(client, "data_support") else None,
     )
 
 
-def _identity(document: Document, finding: Finding) -> dict[str, Any]:
-    """Return what tells a finding from all others of its document, wherever it has moved to."""
-    same = document.text[finding.start : finding.end]
-    before = document.text.count(same, 0, finding.start) if same else 0
-    digest = blake2b(f"{finding.rule}\0{same}\0{before}".encode(), digest_size=12).hexdigest()
-    return {"rule": finding.rule, "cwe": finding.cwe, "proof": finding.proof.value, "id": digest}
+def _data(document: Document, finding: Finding) -> dict[str, Any]:
+    """Return what an action on the diagnostic finds its finding by."""
+    id_ = identity(document.text, finding)
+    return {"rule": finding.rule, "cwe": finding.cwe, "proof": finding.proof.value, "id": id_}
 
 
 def _supports(client: types.ClientCapabilities, name: str) -> bool:

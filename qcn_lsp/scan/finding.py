@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from hashlib import blake2b
 
 
 class Severity(StrEnum):
@@ -52,3 +53,11 @@ class Finding:
     start: int
     end: int
     fix: tuple[TextEdit, ...] = ()
+
+
+def identity(text: str, finding: Finding) -> str:
+    """Return what tells a finding from all others of its text, wherever in it that has moved."""
+    same = text[finding.start : finding.end]
+    before = text.count(same, 0, finding.start) if same else 0
+    name = f"{finding.rule}\0{same}\0{before}".encode("utf-8", "replace")
+    return blake2b(name, digest_size=12).hexdigest()

@@ -32,11 +32,7 @@ class _Meaning:
 
 
 MEANINGS = {
-    "S102": _Meaning(95, _E, _NEAR, "Executing text runs whatever someone gets into that text."),
-    "S103": _Meaning(732, _W, _SEEN, "Other users of the machine can change what this file holds."),
     "S104": _Meaning(605, _N, _SEEN, "The service can be reached from every network; bind one."),
-    "S108": _Meaning(377, _N, _NEAR, "Others can put a file or link of this name in place first. "
-                     "Use the module tempfile."),
     "S201": _Meaning(489, _E, _SEEN, "Flask's debugger runs any code for whoever reaches it."),
     "S202": _Meaning(22, _E, _NEAR, "An entry named ../x is written outside the folder; pass "
                      "filter='data'."),
@@ -47,7 +43,6 @@ MEANINGS = {
     "S304": _Meaning(327, _E, _SEEN, "This cipher is broken. Use AES-GCM or ChaCha20-Poly1305."),
     "S305": _Meaning(327, _E, _SEEN, "ECB shows which blocks are equal. Use GCM."),
     "S306": _Meaning(377, _W, _SEEN, "Another process can take the name first. Use mkstemp."),
-    "S307": _Meaning(95, _E, _NEAR, "eval runs any code. Use ast.literal_eval for data."),
     "S308": _Meaning(79, _W, _NEAR, "Text marked safe is not escaped. Use format_html."),
     "S312": _Meaning(319, _W, _SEEN, "Telnet sends everything in the clear. Use SSH."),
     "S321": _Meaning(319, _W, _SEEN, "FTP sends everything in the clear. Use SFTP or HTTPS."),
@@ -75,9 +70,10 @@ MEANINGS = {
     "S704": _Meaning(79, _W, _NEAR, "Markup is not escaped. Pass the text to Markup.format."),
 }  # fmt: skip
 """Those that are used. Left out, as they say more of style than of a weakness, are wrong more often
-than right, or are told better by rules of ours: S101, S105 to S107, S110, S112, S113 (timeouts),
-S310 (any URL), S311 (any random number), S313 to S319 (XML that expat has long been safe for), S504
-(the default is safe), S601, S603, S606, S607 (any process), S608."""
+than right, or are told better by rules of ours: S101, S102, S103 (0o755 is no weakness), S105 to
+S108, S110, S112, S113 (timeouts), S307, S310 (any URL), S311 (any random number), S313 to S319 (XML
+that expat has long been safe for), S504 (the default is safe), S601, S603, S606, S607 (any
+process), S608."""
 
 # Where the value is the empty string or the like, the other kind of shell call is no weakness.
 _CONSTANT_SHELL = "seems safe"

@@ -188,7 +188,8 @@ class Source:
             for one, value in zip(lefts, rights, strict=True):
                 yield from ((name, value) for name in self._names_in(one))
         else:
-            yield from ((name, right) for name in self._names_in(left))
+            value = rights[0] if len(rights) == 1 else right
+            yield from ((name, value) for name in self._names_in(left))
 
     def _names_in(self, target: SgNode) -> list[str]:
         """Return the names in what is assigned to; `self.x` and `a.b` as they are written."""

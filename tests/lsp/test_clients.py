@@ -84,6 +84,11 @@ def test_what_the_server_says_it_can_do(name: str) -> None:
             "positionEncoding": ENCODINGS[name],
             "textDocumentSync": {"openClose": True, "change": 2, "save": False},
             "inlineCompletionProvider": {},
+            "diagnosticProvider": {
+                "identifier": "qcn",
+                "interFileDependencies": False,
+                "workspaceDiagnostics": False,
+            },
             "completionProvider": {"triggerCharacters": ["."]},
             "codeActionProvider": {
                 "codeActionKinds": [

@@ -8,6 +8,7 @@ import re
 
 from qcn_lsp.engine.messages import ChatMessage
 from qcn_lsp.positions import plain
+from qcn_lsp.postprocess.special_tokens import control_tokens
 from qcn_lsp.rewriting import Piece
 
 SYSTEM = (
@@ -76,6 +77,8 @@ def again(answer: str, problem: str) -> tuple[ChatMessage, ...]:
         f"This cannot be used. {problem} Write it anew: one fenced code block and no other, with "
         "the complete text that is to stand in the file, and without any explanation."
     )
+    if control_tokens(answer):  # which other endpoints than our engine would obey
+        answer = "(An answer with a control token.)"
     return ChatMessage("assistant", answer), ChatMessage("user", words)
 
 

@@ -2,7 +2,7 @@
 
 import { spawn, spawnSync, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import * as net from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
@@ -14,10 +14,11 @@ export const CLONE = resolve(__dirname, "..", "..", "..", "..");
 export const SCREENSHOTS = join(CLONE, "build", "editors");
 const EDITORS = process.env["QCN_EDITORS"] ?? join(CLONE, ".cache", "editors");
 const VSCODE = join(EDITORS, "code-server", "node_modules", "code-server", "lib", "vscode");
+export const VSIX = join(CLONE, "dist", "qcn.vsix");
 export const PYTHON = process.env["QCN_PYTHON"] ?? join(CLONE, ".venv", "bin", "python");
 
 /** Ends a wait that would never end; nothing is judged by it. */
-export const PATIENCE_MS = 300_000;
+export const PATIENCE_MS = 120_000;
 
 export interface Options {
   /** The user's settings, beside those that keep a test quiet. */
@@ -41,6 +42,12 @@ const QUIET = {
   "editor.minimap.enabled": false,
   "editor.stickyScroll.enabled": false,
   "files.autoSave": "off",
+  // What is typed is what stands there, and the list of completions hides no ghost text.
+  "editor.autoIndent": "none",
+  "editor.autoClosingBrackets": "never",
+  "editor.autoClosingQuotes": "never",
+  "editor.quickSuggestions": { other: "off", comments: "off", strings: "off" },
+  "editor.suggestOnTriggerCharacters": false,
 };
 
 export class VSCode {
@@ -126,12 +133,89 @@ export class VSCode {
     await this.page.locator(".quick-input-widget").waitFor({ state: "hidden" });
   }
 
+  /** The pieces of the ghost text: behind the cursor, and the lines below it. */
   get ghost(): Locator {
-    return this.page.locator(".ghost-text-decoration, .ghost-text-decoration-preview, .ghost-text .view-line");
+    return this.page.locator(".ghost-text-decoration, .suggest-preview-text .view-line");
+  }
+
+  /** Type into the editor: the last character as a key, so that VS Code asks for a suggestion. */
+  async type(text: string): Promise<void> {
+    await this.page.keyboard.insertText(text.slice(0, -1));
+    await this.page.keyboard.type(text.slice(-1));
+  }
+
+  /** Whether ghost text comes; to hear nothing from the model is the one thing that must be waited out. */
+  async suggests(milliseconds = 20_000): Promise<boolean> {
+    return this.ghost.first().waitFor({ timeout: milliseconds }).then(
+      () => true,
+      () => false,
+    );
+  }
+
+  /** The ghost text without its white space, which VS Code draws in ways of its own. */
+  async shownGhost(): Promise<string> {
+    return withoutSpace((await this.ghost.allTextContents()).join(""));
+  }
+
+  /** Save the file in front and return what is on disk. */
+  async saved(file: string): Promise<string> {
+    await this.page.keyboard.press("Control+s");
+    await this.page.locator(".tab.active.dirty").waitFor({ state: "detached" });
+    return readFileSync(file, "utf8");
   }
 
   get statusBarItem(): Locator {
-    return this.page.locator("#qcn-lsp\\.qcn\\.status, [id='qcn-lsp.qcn.status']").first();
+    return this.page.locator("[id='qcn-lsp.qcn.status']");
+  }
+
+  /** Return when the server runs and its model is known. */
+  async ready(model = "qcn-nano"): Promise<void> {
+    await this.statusBarItem.filter({ hasText: model }).waitFor();
+  }
+
+  notification(text: string | RegExp): Locator {
+    return this.page.locator(".notification-toast").filter({ hasText: text });
+  }
+
+  /** From the next `open` on, note every text that the status bar ever shows. */
+  async noteStatusBar(): Promise<void> {
+    await this.page.addInitScript(() => {
+      const seen = new Set<string>();
+      Object.assign(globalThis, { seenInStatusBar: seen });
+      const look = (): void => {
+        for (const item of document.querySelectorAll(".statusbar-item")) {
+          seen.add(item.textContent ?? "");
+        }
+      };
+      new MutationObserver(look).observe(document, { subtree: true, childList: true, characterData: true });
+    });
+  }
+
+  async seenInStatusBar(): Promise<string[]> {
+    return this.page.evaluate(() => [...(globalThis as unknown as { seenInStatusBar: Set<string> }).seenInStatusBar]);
+  }
+
+  /** The engines that were started from this VS Code. */
+  engines(): number[] {
+    return readdirSync("/proc")
+      .filter((name) => /^\d+$/.test(name))
+      .filter((pid) => {
+        try {
+          const environment = readFileSync(`/proc/${pid}/environ`, "utf8").split("\0");
+          const command = readFileSync(`/proc/${pid}/cmdline`, "utf8");
+          return environment.includes(`XDG_RUNTIME_DIR=${join(this.folder, "run")}`) && command.includes("qcn_inference");
+        } catch {
+          return false; // gone meanwhile, or another user's
+        }
+      })
+      .map(Number);
+  }
+
+  /** What the extension and the server have logged. */
+  log(): string {
+    const logs = join(this.folder, "data", "data", "logs");
+    const files = readdirSync(logs, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith("qcn.log"));
+    return files.map((name) => readFileSync(join(logs, name), "utf8")).join("\n");
   }
 
   async screenshot(name: string): Promise<void> {
@@ -145,6 +229,9 @@ export class VSCode {
     if (this.server.exitCode === null && this.server.signalCode === null) {
       await once(this.server, "exit");
     }
+    for (const engine of this.engines()) {
+      process.kill(engine); // it would stay for other windows
+    }
     rmSync(this.folder, { recursive: true, force: true, maxRetries: 5 });
   }
 }
@@ -157,6 +244,10 @@ export function aRepository(parent: string): string {
     throw new Error(done.stderr);
   }
   return folder;
+}
+
+export function withoutSpace(text: string): string {
+  return text.replace(/[\s\u00a0]/g, "");
 }
 
 function privateFolders(folder: string): Record<string, string> {
@@ -192,5 +283,3 @@ async function said(process_: ChildProcess, text: string): Promise<void> {
     process_.once("exit", (code) => reject(new Error(`ended with ${code}: ${output}`)));
   });
 }
-
-export { cpSync, readFileSync };

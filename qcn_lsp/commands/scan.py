@@ -1,0 +1,95 @@
+"""`qcn scan [PATH...]`: weaknesses and secrets in folders and files.
+
+Exit codes: 0 nothing was found, 1 something was (of the severity asked for), 2 wrong usage, 3 a
+path or a file could not be scanned; what was found elsewhere is told all the same.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from qcn_indexer.languages import language_of
+from qcn_indexer.read import Text, read_text
+from qcn_indexer.walk import EMPTY_FILE, Found, Skipped, walk
+
+from qcn_lsp.scan.finding import Severity
+from qcn_lsp.scan.process import ScanFailed, ScanProcess
+from qcn_lsp.scan.reports import FORMATS, Report, ScannedFile, printable
+
+FOUND, INCOMPLETE = 1, 3
+
+_FILES_PER_PROCESS = 20  # fewer are not worth the start of another
+_SEVERITIES = [Severity.NOTE, Severity.WARNING, Severity.ERROR]
+
+
+def run(paths: Sequence[Path], format_: str, fail_on: str) -> int:
+    """Scan, print what was found in the format asked for, and return the exit code."""
+    report = asyncio.run(scan(paths or [Path()]))
+    sys.stdout.write(FORMATS[format_](report))
+    for path, why in report.failed:
+        print(f"qcn: {printable(path)} was not scanned: {printable(why)}", file=sys.stderr)
+    if report.failed:
+        return INCOMPLETE
+    enough = _SEVERITIES[_SEVERITIES.index(Severity(fail_on)) :]
+    return FOUND if any(finding.severity in enough for _, finding in report.findings) else 0
+
+
+async def scan(paths: Sequence[Path]) -> Report:
+    """Scan what lies at and below some paths, on as many cores as there are."""
+    skipped: list[tuple[str, str]] = []
+    failed: list[tuple[str, str]] = []
+    files = list(dict.fromkeys(_files(paths, skipped, failed)))
+    scanned: dict[Path, ScannedFile] = {}
+    left = iter(files)
+
+    async def work() -> None:
+        process = ScanProcess()
+        try:
+            for path in left:  # shared: each file goes to who is free
+                await one(process, path)
+        finally:
+            await process.close()
+
+    async def one(process: ScanProcess, path: Path) -> None:
+        name = _name(path)
+        read = read_text(path, with_secrets=True)
+        if not isinstance(read, Text):
+            skipped.append((name, read.reason))
+            return
+        try:
+            found = await process.scan(read.text, language_of(path.name) or "")
+        except ScanFailed as why:
+            failed.append((name, str(why)))
+            return
+        scanned[path] = ScannedFile(path, name, read.text, found)
+
+    workers = min(os.cpu_count() or 1, -(-len(files) // _FILES_PER_PROCESS))
+    await asyncio.gather(*(work() for _ in range(workers)))
+    in_order = [scanned[path] for path in files if path in scanned]
+    return Report(in_order, skipped, failed, metadata.version("qcn-lsp"))
+
+
+def _files(
+    paths: Sequence[Path], skipped: list[tuple[str, str]], failed: list[tuple[str, str]]
+) -> Iterator[Path]:
+    """Yield the files to scan; those named themselves whatever any ignore rule says."""
+    for path in paths:
+        if path.is_dir():
+            for item in walk(path):
+                if isinstance(item, Found):
+                    yield path / item.path
+                elif isinstance(item, Skipped) and item.reason != EMPTY_FILE:
+                    skipped.append((_name(path / item.path), item.reason))
+        elif os.path.lexists(path):
+            yield path
+        else:
+            failed.append((str(path), "there is no such file or folder"))
+
+
+def _name(path: Path) -> str:
+    """Return what a file is called from here: its path below this folder, or else from the top."""
+    whole, here = Path(os.path.normpath(path.absolute())), Path.cwd()
+    return (whole.relative_to(here) if whole.is_relative_to(here) else whole).as_posix()

@@ -1,0 +1,78 @@
+"""The rules' own cases, and what every rule must say."""
+
+import ast
+import re
+
+import pytest
+
+from qcn_lsp.scan.finding import Finding
+from qcn_lsp.scan.grammars import BY_LANGUAGE
+from qcn_lsp.scan.matching import matches_in
+from qcn_lsp.scan.rules import Rule, folders, rules_of
+from qcn_lsp.scan.scanner import scan_text
+
+RULES = [(folder, rule) for folder in folders() for rule in rules_of(folder)]
+LANGUAGES = {
+    folder: sorted(name for name, grammar in BY_LANGUAGE.items() if folder in grammar.rules)
+    for folder in folders()
+}
+IDS = [rule.id for _, rule in RULES]
+
+
+def found_by(rule: Rule, text: str, language: str) -> list[Finding]:
+    matches = matches_in(text, BY_LANGUAGE[language])
+    return [match.finding for match in matches if match.finding.rule == rule.id]
+
+
+@pytest.mark.parametrize(("folder", "rule"), RULES, ids=IDS)
+def test_a_rule_finds_its_bad_cases_and_nothing_in_its_good_ones(folder: str, rule: Rule) -> None:
+    assert rule.bad
+    assert rule.good
+    for language in LANGUAGES[folder]:
+        for text in rule.bad:
+            assert found_by(rule, text, language), (language, text)
+        for text in rule.good:
+            assert not found_by(rule, text, language), (language, text)
+
+
+def test_there_are_rules_for_every_language() -> None:
+    assert len(RULES) >= 60
+    assert {folder for folder, _ in RULES} == {"python", "javascript", "go", "java", "c", "cpp"}
+    assert len(set(IDS)) == len(IDS)
+
+
+@pytest.mark.parametrize(("folder", "rule"), RULES, ids=IDS)
+def test_a_rule_says_what_is_wrong_and_what_to_do(folder: str, rule: Rule) -> None:
+    assert rule.cwe > 0
+    assert re.fullmatch(r"[A-Z`\"].*[.]", rule.message)
+    assert len(rule.message) < 100
+    assert len(rule.rationale) > 20
+
+
+FIXED = [
+    (folder, rule, text)
+    for folder, rule in RULES
+    if rule.fix
+    for text in rule.bad
+    for language in LANGUAGES[folder][:1]
+    if any(one.fix for one in found_by(rule, text, language))
+]
+
+
+@pytest.mark.parametrize(("folder", "rule", "text"), FIXED)
+def test_a_fix_removes_the_finding_and_brings_none(folder: str, rule: Rule, text: str) -> None:
+    language = LANGUAGES[folder][0]
+    before = scan_text(text, language)
+    finding = found_by(rule, text, language)[0]
+    fixed = text
+    for edit in sorted(finding.fix, key=lambda edit: edit.start, reverse=True):
+        fixed = fixed[: edit.start] + edit.text + fixed[edit.end :]
+    assert fixed != text
+    assert len(found_by(rule, fixed, language)) < len(found_by(rule, text, language))
+    assert {one.rule for one in scan_text(fixed, language)} <= {one.rule for one in before}
+    if language == "python":
+        ast.parse(fixed)
+
+
+def test_every_rule_with_a_fix_has_a_case_that_it_mends() -> None:
+    assert {rule.id for _, rule, _ in FIXED} == {rule.id for _, rule in RULES if rule.fix}
