@@ -98,6 +98,15 @@ def _completion(result: dict[str, Any]) -> Iterator[str]:
         p50, p95 = (f"{latency[cut]:.1f}" for cut in ("p50", "p95"))
         yield f"| {name} | {p50} | {p95} | {latency['samples']} | {suggested:.0%} |"
     yield ""
+    if keys := result.get("keystrokes"):
+        pause, reached = keys["pause_to_ghost_text"], keys["requests_that_reached_the_engine"]
+        yield (
+            f"{keys['characters']['value']:,} characters typed at ten a second, with "
+            f"{keys['pauses']['value']} pauses: {reached['value']:.0f} requests reached the "
+            "engine. From the last key before a rest to its answer, the wait for a pause "
+            f"included: p50 {pause['p50']:.0f} ms, p95 {pause['p95']:.0f} ms."
+        )
+        yield ""
     first = result["first_request_with_engine_start"]["value"]
     for name in ("positions", "typing"):
         mean = {key: one["value"] for key, one in result[name]["mean_of_those"].items()}
