@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from qcn_inference.chat_prompt import Rendering
+from qcn_inference.contexts import Context
 from qcn_inference.request import (
     Chunk,
     Finished,
@@ -20,8 +21,10 @@ from qcn_inference.request import (
 )
 from qcn_inference.service.chat_schemas import ChatBody
 from qcn_inference.service.completions import FINISH_REASONS, usage
+from qcn_inference.service.contexts import named_context
 from qcn_inference.service.engine import Engine, as_api_error
 from qcn_inference.service.http import answer, check_model, engine_of, read_body, unless_gone
+from qcn_inference.service.templating import rendered
 from qcn_inference.tokenizer import IM_START
 from qcn_inference.tool_calls import Arguments, Call, Event, Text, Tool, ToolCallParser
 
@@ -34,10 +37,11 @@ async def post_chat_completions(request: Request) -> Response:
     engine = engine_of(request)
     body = await read_body(request, ChatBody)
     check_model(engine, body.model)
-    loaded = engine.ready()
-    prompt = await unless_gone(request, _prompt(engine, loaded, body))
+    loaded, context = engine.ready(), named_context(engine, body.context, chat=True)
+    prompt = await unless_gone(request, _prompt(engine, loaded, body, context))
     generation = GenerationRequest(
         prompt=lambda: prompt,
+        prepare=lambda: _restored(loaded, context),
         max_tokens=loaded.context_length if body.limit is None else body.limit,
         sampling=body.sampling,
         stop=tuple(body.stop or ()),
@@ -47,39 +51,72 @@ async def post_chat_completions(request: Request) -> Response:
     return await answer(request, running, _Chat(engine, body), stream=bool(body.stream))
 
 
-async def _prompt(engine: Engine, loaded: "Loaded", body: ChatBody) -> Prompt:
-    """The messages as ids.
+def _restored(loaded: "Loaded", context: Context | None) -> Iterator[None]:
+    """The steps that bring a context back from disk, however long it is."""
+    if context is not None:
+        yield from loaded.restore(context.ids, context.repo, loaded.cache.max_bytes)
+
+
+async def _prompt(
+    engine: Engine, loaded: "Loaded", body: ChatBody, context: Context | None
+) -> Prompt:
+    """The messages as ids, behind those of a context.
 
     Raises:
         ApiError: the model does not chat, its template refuses them, or they do not fit.
     """
-    renderer, tokenizer = engine.renderer(), loaded.tokenizer
-    values: dict[str, Any] = {
-        "enable_thinking": False,
-        **(body.chat_template_kwargs or {}),
-        "messages": [message.values for message in body.messages],
-    }
+    messages = [message.values for message in body.messages]
+    if context is not None and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": ""})
+    values: dict[str, Any] = {"enable_thinking": False, **(body.chat_template_kwargs or {})}
+    values["messages"] = messages
     if body.declared:
         values["tools"] = [tool.values for tool in body.declared]
-    longest = loaded.context_length * tokenizer.longest_token_bytes
+    rendering, text = await rendered(engine, values, placed=context is not None)
     try:
-        rendering = Rendering.of(tokenizer, renderer.template.text, values, longest=longest)
-        text = await renderer.render(rendering.request) + body.forced
-        ids = await run_in_threadpool(rendering.ids, tokenizer, text)
-        if len(ids) >= loaded.context_length:
+        behind = text if context is None else _behind(context, rendering, text)
+        ids = await run_in_threadpool(rendering.ids, loaded.tokenizer, behind + body.forced)
+        prompt = _joined(loaded, context, ids)
+        if len(prompt.ids) >= loaded.context_length:
             raise RequestError(
-                f"the messages take {len(ids)} tokens of a context of {loaded.context_length}"
+                f"the messages take {len(prompt.ids)} tokens of a context of"
+                f" {loaded.context_length}"
             )
     except RequestError as error:
         raise as_api_error(error) from None
-    return Prompt(ids, _keep(loaded, ids))
+    return prompt
 
 
-def _keep(loaded: "Loaded", ids: list[int]) -> tuple[int, ...]:
-    """Behind the first turn, which other chats have too, and where the answer begins."""
+def _behind(context: Context, rendering: Rendering, text: str) -> str:
+    """What stands behind the repository.
+
+    Raises:
+        RequestError: something stands in front of it, so that it could not be shared.
+    """
+    before, behind = rendering.around_place(text)
+    if before != context.turn:
+        raise RequestError(
+            "the model's chat template puts tools in front of a repository: leave out `tools` or"
+            " `context`"
+        )
+    return behind
+
+
+def _joined(loaded: "Loaded", context: Context | None, ids: list[int]) -> Prompt:
+    """The prompt, kept behind its first turn, which other chats have too, and in front of its last.
+
+    And wherever the context is worth keeping.
+    """
+    front = () if context is None else context.ids
     opener = loaded.tokenizer.control_id(IM_START)
-    turns = [at for at, token in enumerate(ids) if token == opener and at]
-    return tuple(sorted({*turns[:1], *turns[-1:]}))
+    turns = [at + len(front) for at, token in enumerate(ids) if token == opener and at + len(front)]
+    keep = sorted({*(context.keep if context else ()), *turns[:1], *turns[-1:]})
+    return Prompt(
+        [*front, *ids],
+        tuple(keep),
+        context_tokens=len(front),
+        superseded=() if context is None else context.superseded(""),
+    )
 
 
 class _Chat:

@@ -174,6 +174,7 @@ class Engine:
         self.device_problem: str | None = None  # why it is not on a GPU, where one is
         self.chat_template: ChatTemplate | None = None
         self.chat_problem: str | None = None  # why there is none
+        self.chat_turn: str | None = None  # what it has in front of a repository, once known
         self._renderer: Renderer | None = None
         self.scheduler = Scheduler(after_error=self._after_error)
         self.metrics = Metrics(

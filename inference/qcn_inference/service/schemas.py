@@ -199,6 +199,7 @@ class ContextBody(Body):
     """`PUT /v1/contexts/{id}`: a layout; the answer comes when it is read, or at once."""
 
     wait: bool = True
+    dialect: Literal["fim", "chat"] = "fim"
     repo: Annotated[str, Field(max_length=1000, pattern=r"^[^\r\n]*$")] = ""
     segments: Annotated[list[SegmentBody], Field(max_length=MOST_SEGMENTS)]
 
