@@ -24,8 +24,9 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Literal, Protocol
 
+from qcn_inference.grid import BLOCK
 from qcn_inference.request import Refreshed
-from qcn_inference.tokenizer import FILE_SEP, REPO_NAME, Tokenizer
+from qcn_inference.tokenizer import FILE_SEP, IM_START, REPO_NAME, Tokenizer
 
 Zone = Literal["base", "overlay"]
 MOST_CONTEXTS = 64
@@ -143,17 +144,21 @@ class Context:
     spans: tuple[Span, ...]
     ids: "array[int]"
     turn: str | None = None  # of a chat, what the template has in front; None for completions
+    turn_start: int = 0  # where its last control token stands, from which on blocks are counted
 
     @property
     def keep(self) -> tuple[int, ...]:
         """Where the next layout may differ from this one: positions worth a checkpoint.
 
         In front of every file that changes often and of every entry of the overlay, and the end.
+        Of a chat, in which no control token ends a block there, the block's beginning.
         """
-        return tuple(
-            [span.start for span in self.spans if span.hot or span.zone == "overlay"]
-            + [len(self.ids)]
-        )
+        places = [span.start for span in self.spans if span.hot or span.zone == "overlay"]
+        places.append(len(self.ids))
+        if self.turn is None:
+            return tuple(places)
+        begun = {at - (at - self.turn_start) % BLOCK for at in places}
+        return tuple(sorted(begun - {self.turn_start}))
 
     def superseded(self, current: str) -> tuple[tuple[int, int], ...]:
         """Spans of ids that say what is no longer so, behind which the `current` file is shown.
@@ -207,12 +212,14 @@ class Contexts:
         """Lay out segments that are known or among the `new` ones, for chats behind a `turn`."""
         known = self._segments | {(segment.hash, segment.chat): segment for segment in new}
         ids = opening(tokenizer, repo, turn)
+        opener = tokenizer.control_id(IM_START)
+        turn_start = max((at for at, token in enumerate(ids) if token == opener), default=0)
         spans = []
         for place in layout:
             segment = known[place.hash, turn is not None]
             spans.append(Span(segment, place.zone, place.hot, len(ids), tuple(place.superseded)))
             ids += segment.ids
-        return Context(name, repo, tuple(spans), ids, turn)
+        return Context(name, repo, tuple(spans), ids, turn, turn_start)
 
     def arrive(self) -> int:
         """Note that a layout has arrived; of two, the one that arrived later is the newer."""

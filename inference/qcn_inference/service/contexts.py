@@ -9,7 +9,6 @@ without the context, and says so. A chat, which is asked about the repository, r
 import asyncio
 from collections.abc import Generator
 from concurrent.futures import Future
-from itertools import product
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.concurrency import run_in_threadpool
@@ -201,14 +200,12 @@ async def _forget(engine: Engine, names: list[str], repo: str) -> int:
     """
     jobs = []
     if (loaded := engine.loaded) is not None and engine.error is None:
-        # Their refreshes end here: one that has not begun yet would read the text again.
-        keys = [*map(_job_key, names), None]
         turns = {None, engine.chat_turn}  # as contexts of both dialects begin
+        beginnings = [opening(loaded.tokenizer, repo, turn) for turn in turns]
+        # Their refreshes end here: one that has not begun yet would read the text again.
         jobs = [
-            engine.submit_job(
-                loaded.forget(opening(loaded.tokenizer, repo, turn)), Priority.COMPLETION, key
-            )
-            for key, turn in product(keys, turns)
+            engine.submit_job(loaded.forget(*beginnings), Priority.COMPLETION, key)
+            for key in [*map(_job_key, names), None]
         ]
     for name in names:
         engine.contexts.remove(name)
