@@ -98,16 +98,25 @@ def row_products(
     o_r = tl.minimum(first + tl.arange(0, BR), ROWS - 1)
     if IS_GROUPWISE(FORMAT):
         b_w = dequantised_tile(weights, i_matrix, o_r, at, ROWS, COLUMNS, FORMAT, BR, BC)
-    else:
+        b_products = b_w * b_x[None, :]
+    elif FORMAT == "plain":
         o_c = at + tl.arange(0, BC)
         p_w = weights[0] + i_matrix.to(tl.int64) * (ROWS * COLUMNS)
         p_w += o_r[:, None] * COLUMNS + o_c[None, :]
         b_w = tl.load(p_w, mask=(o_c < COLUMNS)[None, :], other=0.0)
-        if FORMAT != "plain":
-            o_column = tl.minimum(o_c, COLUMNS - 1)
-            b_x *= _scales(weights[1], i_matrix, first, o_column, ROWS, COLUMNS, FORMAT)
-            b_w = _e4m3(b_w, FORMAT)
-    return b_w.to(tl.float32) * b_x[None, :]
+        b_products = b_w.to(tl.float32) * b_x[None, :]
+    else:  # a scale is loaded once for its block of columns
+        RUN: tl.constexpr = STEP if BC > STEP else BC
+        o_run = at + tl.arange(0, BC // RUN) * RUN
+        o_c = o_run[:, None] + tl.arange(0, RUN)[None, :]
+        p_w = weights[0] + i_matrix.to(tl.int64) * (ROWS * COLUMNS)
+        p_w += o_r[:, None, None] * COLUMNS + o_c[None, :, :]
+        b_w = _e4m3(tl.load(p_w, mask=(o_c < COLUMNS)[None, :, :], other=0.0), FORMAT)
+        o_run = tl.minimum(o_run, COLUMNS - 1)
+        b_scale = _scales(weights[1], i_matrix, first, o_run, ROWS, COLUMNS, FORMAT)
+        b_x = tl.reshape(b_x, [BC // RUN, RUN]) * b_scale[:, None]
+        b_products = tl.reshape(b_w * b_x[None, :, :], [BR, BC])
+    return b_products
 
 
 @triton.jit
