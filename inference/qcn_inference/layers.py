@@ -198,13 +198,20 @@ class SparseMoe:
         logits, gate, gate_up = self._split(linear_step(now, self.in_proj))
         weights, chosen = self._route(logits)
         shared = SharedExpert(gate, gate_up, self.shared_down)
-        routed = {"weights": weights, "chosen": chosen}
         if self.elsewhere is not None:
             assert isinstance(now, Tensor)
-            x += shared_step(shared).add_(self.elsewhere.step(now, **routed))
-        else:
-            matrices = {"gate_up": self.gate_up, "down": self.down}
-            add_experts_step(x, now, **routed, **matrices, shared=shared)
+            routed = self.elsewhere.step(now, weights=weights, chosen=chosen)
+            x += shared_step(shared).add_(routed)
+            return
+        add_experts_step(
+            x,
+            now,
+            weights=weights,
+            chosen=chosen,
+            gate_up=self.gate_up,
+            down=self.down,
+            shared=shared,
+        )
 
     def _split(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Cut what `in_proj` gives into router's logits, shared expert's gate, its gate and up."""

@@ -142,10 +142,10 @@ def test_a_step_takes_the_norm_and_the_shared_expert_on_its_way(
     now = rms_norm(x.double(), scale=scale.double(), eps=1e-3)
     projected = torch.randn(2, 257).to(torch.bfloat16 if kind == "bf16" else torch.float32)
     weight = shared.down
-    down = Stacked((at(weight, 0),), torch.float32) if shared_kind == "e4m3" else weight[0]
+    down = weight[0] if isinstance(weight, Tensor) else Stacked((only(weight),), torch.float32)
     expert = SharedExpert(projected[:, :1], projected[:, 1:], down)
     gate, up = projected[:, 1:].double().chunk(2, dim=1)
-    matrix = exact(weight)[0] if isinstance(weight, Fp8Matrices) else weight[0].double()
+    matrix = (exact(weight) if isinstance(weight, Fp8Matrices) else weight.double())[0]
     alone = projected[:, :1].double().sigmoid() * ((functional.silu(gate) * up) @ matrix.T)
     weights, chosen = choose(logits, 2)
     want = x + alone + drawn.expected(now, logits, 2, quantised=False)
@@ -158,10 +158,9 @@ def test_a_step_takes_the_norm_and_the_shared_expert_on_its_way(
     assert_agrees("moe_step", got, want, hardware=call.hardware)
 
 
-def at(matrices: Tensor | Fp8Matrices, number: int) -> Tensor | Fp8Matrices:
-    if isinstance(matrices, Tensor):
-        return matrices[number]
-    return Fp8Matrices(matrices.values[number], matrices.scale_inv[number])
+def only(matrices: Fp8Matrices) -> Fp8Matrices:
+    """The first matrix of a stack, by itself."""
+    return Fp8Matrices(matrices.values[0], matrices.scale_inv[0])
 
 
 def without_e4m3() -> None:
