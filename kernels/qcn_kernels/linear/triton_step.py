@@ -16,11 +16,11 @@ from torch import Tensor
 from qcn_kernels.chip import INTERPRETED
 from qcn_kernels.fp8.matrices import Fp8Matrices
 from qcn_kernels.linear.stacked import Stacked, Weight
-from qcn_kernels.matrices.triton import row_products, stored
+from qcn_kernels.matrices.triton import row_sums, rows_of, run_columns, stored
 from qcn_kernels.rms_norm.normed import Normed
 
 ROWS = 128 if INTERPRETED else 4  # of a program; many cost no more there
-COLUMNS = 1024  # at once
+COLUMNS = 4096  # at once
 MOST_TOKENS = 16
 
 
@@ -47,29 +47,30 @@ def _rows(
     BR: tl.constexpr,
     BC: tl.constexpr,
 ):
-    o_r, o_c = first + tl.arange(0, BR), tl.arange(0, BC)
+    o_r = first + tl.arange(0, BR)
     here = o_r < ROWS
+    o_row = tl.minimum(o_r, ROWS - 1).to(tl.int64)
     for i_t in range(tokens):
-        acc = tl.zeros([BR, BC], dtype=tl.float32)
-        square = tl.zeros([BC], dtype=tl.float32)
+        b_out = tl.zeros([BR], dtype=tl.float32)
+        b_square = tl.zeros([], dtype=tl.float32)
         for at in tl.static_range(0, COLUMNS, BC):
-            o, mask = at + o_c, at + o_c < COLUMNS
+            b_w, b_scales = rows_of(weights, o_row, at, ROWS, COLUMNS, FORMAT, BR, BC)
+            o = run_columns(at, BC)
+            mask = o < COLUMNS
             b_x = tl.load(p_x + i_t * stride_x + o, mask=mask, other=0.0).to(tl.float32)
             if INPUT != "plain":
                 p = p_beside + i_t * stride_beside + o
                 b_beside = tl.load(p, mask=mask, other=0.0).to(tl.float32)
                 if INPUT == "normed":
-                    square += b_x * b_x
+                    b_square += tl.sum(tl.sum(b_x * b_x, axis=1), axis=0)
                     b_x *= b_beside
                 elif INPUT == "sigmoid":
                     b_x *= tl.sigmoid(b_beside)
                 else:
                     b_x *= b_beside * tl.sigmoid(b_beside)
-            i_matrix = tl.full([], 0, tl.int32)
-            acc += row_products(b_x, weights, i_matrix, first, at, ROWS, COLUMNS, FORMAT, BR, BC)
-        b_out = tl.sum(acc, axis=1)
+            b_out += row_sums(b_w * b_x[None, :, :], b_scales, FORMAT)
         if INPUT == "normed":
-            b_out *= tl.rsqrt(tl.sum(square, axis=0) / COLUMNS + eps)
+            b_out *= tl.rsqrt(b_square / COLUMNS + eps)
         if BIASED:
             b_out += tl.load(p_bias + at_row + o_r, mask=here, other=0.0).to(tl.float32)
         p = p_out + i_t * stride_out + at_row + o_r
@@ -166,6 +167,7 @@ def _launch(
         beside_stride = beside.stride(0) if beside.ndim == 2 and len(beside) > 1 else 0
     parts: tuple[Tensor | Fp8Matrices, ...]
     parts = weight.parts if isinstance(weight, Stacked) else (weight,)
+    block = min(COLUMNS, triton.next_power_of_2(columns))
     at = 0
     while parts:
         (one, *other), parts = parts[:2], parts[2:]
@@ -194,7 +196,7 @@ def _launch(
             BIASED=bias is not None,
             ADDED=added,
             BR=ROWS,
-            BC=min(COLUMNS, triton.next_power_of_2(columns)),
-            num_warps=4,
+            BC=block,
+            num_warps=8 if block > COLUMNS // 2 else 4,
         )
         at += len(one) + other_rows

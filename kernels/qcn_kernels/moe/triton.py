@@ -7,8 +7,8 @@ third adds the parts of a token, in the order in which its experts were chosen. 
 added up by atomics, and sums run over the columns in one order: a token's result does not depend
 on what shares its launch.
 
-Decode has a program for some rows of one pair, then one for some rows of a token, which takes its
-experts one after the other, the shared one too, and adds to the residual stream. Only chosen
+Decode has a program for some rows of one pair, then one for some rows of a token, which takes them
+of all its experts at once, the shared one too, and adds to the residual stream. Only chosen
 experts are read.
 """
 
@@ -28,7 +28,10 @@ from qcn_kernels.matrices.triton import (
     STEP,
     operand,
     quantised,
-    row_products,
+    row_sums,
+    rows_of,
+    run_columns,
+    run_of,
     stored,
     tile_product,
 )
@@ -41,11 +44,35 @@ PLAIN_COLUMNS = 64  # at once in prefill, where no blocks of scales say otherwis
 # Of a program in the router. On a chip a token is one warp's, which awaits no other to find the
 # largest; interpreted, many tokens cost no more.
 ROUTED_TOKENS, ROUTED_WARPS = (4 if INTERPRETED else 1), 1
-GATE_UP_ROWS = 128 if INTERPRETED else 8  # of a program in decode; many cost no more there
-DOWN_ROWS = 128 if INTERPRETED else 4
-STEP_COLUMNS = 512  # at once in decode
 MOST_STEP_TOKENS = 16
+DOWN_COLUMNS = 512  # at once in decode, of all of a token's experts
 COMBINED = 1024  # elements of a program that adds up
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What a program of decode takes at once: as many weights as registers hold."""
+
+    gate_up_rows: int  # of gate, and as many of up
+    down_rows: int  # of each of a token's experts
+    columns: int
+    warps: int
+
+
+PLAIN_STEP, FP8_STEP, GROUPWISE_STEP = (
+    _Step(4, 2, 2048, 4),
+    _Step(8, 4, 2048, 4),
+    _Step(8, 2, 512, 8),
+)
+INTERPRETED_STEP = _Step(128, 64, 2048, 4)  # many cost no more there
+
+
+def _step_of(format_name: str) -> _Step:
+    if INTERPRETED:
+        return INTERPRETED_STEP
+    if is_groupwise(format_name):
+        return GROUPWISE_STEP
+    return PLAIN_STEP if format_name == "plain" else FP8_STEP
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -311,29 +338,44 @@ def _gate_up_step(
     """BR rows of gate and of up for one pair."""
     i_pair = tl.program_id(1)
     i_expert = tl.load(p_chosen + i_pair)
-    first = tl.program_id(0) * BR
-    o_i, o_c = first + tl.arange(0, BR), tl.arange(0, BC)
-    rows: tl.constexpr = 2 * INTERMEDIATE
-    gate = tl.zeros([BR, BC], dtype=tl.float32)
-    up = tl.zeros([BR, BC], dtype=tl.float32)
-    square = tl.zeros([BC], dtype=tl.float32)
+    o_i = tl.program_id(0) * BR + tl.arange(0, BR)
+    ROWS: tl.constexpr = 2 * INTERMEDIATE
+    o_r = tl.arange(0, 2 * BR)  # BR of gate, then BR of up
+    o_r = tl.minimum(tl.program_id(0) * BR + o_r % BR, INTERMEDIATE - 1) + o_r // BR * INTERMEDIATE
+    o_row = i_expert.to(tl.int64) * ROWS + o_r
+    both = tl.zeros([2 * BR], dtype=tl.float32)
+    square = tl.zeros([], dtype=tl.float32)
     p_x += i_pair // SLOTS * stride
     for at in tl.static_range(0, HIDDEN, BC):
-        o = at + o_c
+        b_w, b_scales = rows_of(weights, o_row, at, ROWS, HIDDEN, FORMAT, 2 * BR, BC)
+        o = run_columns(at, BC)
         b_x = tl.load(p_x + o, mask=o < HIDDEN, other=0.0).to(tl.float32)
         if NORMED:
-            square += b_x * b_x
-            b_x *= tl.load(p_scale + o, mask=o < HIDDEN, other=0.0)
-        gate += row_products(b_x, weights, i_expert, first, at, rows, HIDDEN, FORMAT, BR, BC)
-        up += row_products(
-            b_x, weights, i_expert, INTERMEDIATE + first, at, rows, HIDDEN, FORMAT, BR, BC
-        )
-    b_gate, b_up = tl.sum(gate, axis=1), tl.sum(up, axis=1)
+            b_scale = tl.load(p_scale + o, mask=o < HIDDEN, other=0.0)
+            square += tl.sum(tl.sum(b_x * b_x, axis=1), axis=0)
+            b_x *= b_scale
+        both += row_sums(b_w * b_x[None, :, :], b_scales, FORMAT)
+    b_gate, b_up = tl.split(tl.trans(tl.reshape(both, [2, BR])))
     if NORMED:
-        root = tl.rsqrt(tl.sum(square, axis=0) / HIDDEN + eps)
+        root = tl.rsqrt(square / HIDDEN + eps)
         b_gate, b_up = b_gate * root, b_up * root
     b_h = b_gate * tl.sigmoid(b_gate) * b_up
     tl.store(p_hidden + i_pair * INTERMEDIATE + o_i, b_h, mask=o_i < INTERMEDIATE)
+
+
+@triton.jit
+def _shared_down(p_gate, p_gate_up, weights, i_row, HIDDEN: tl.constexpr, SHARED: tl.constexpr,
+                 FORMAT: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr):  # fmt: skip
+    """BR elements of the shared expert's output, behind its gate."""
+    b_out = tl.zeros([BR], dtype=tl.float32)
+    for at in tl.static_range(0, SHARED, BC):
+        b_w, b_scales = rows_of(weights, i_row.to(tl.int64), at, HIDDEN, SHARED, FORMAT, BR, BC)
+        o = run_columns(at, BC)
+        b_gate = tl.load(p_gate_up + o, mask=o < SHARED, other=0.0).to(tl.float32)
+        b_up = tl.load(p_gate_up + SHARED + o, mask=o < SHARED, other=0.0).to(tl.float32)
+        b_x = b_gate * tl.sigmoid(b_gate) * b_up
+        b_out += row_sums(b_w * b_x[None, :, :], b_scales, FORMAT)
+    return b_out * tl.sigmoid(tl.load(p_gate).to(tl.float32))
 
 
 @triton.jit
@@ -350,6 +392,7 @@ def _down_step(
     stride_gate_up,
     stride_out,
     SLOTS: tl.constexpr,
+    SLOTS_PADDED: tl.constexpr,
     HIDDEN: tl.constexpr,
     INTERMEDIATE: tl.constexpr,
     FORMAT: tl.constexpr,
@@ -360,44 +403,36 @@ def _down_step(
     BC: tl.constexpr,
     BS: tl.constexpr,
 ):
-    """BR elements of one token, expert after expert, the shared one last."""
+    """BR elements of one token: all its experts' parts at once, and the shared one's."""
     i_t = tl.program_id(1)
-    first = tl.program_id(0) * BR
-    o_h, o_c = first + tl.arange(0, BR), tl.arange(0, BC)
-    acc = tl.zeros([BR, BC], dtype=tl.float32)
-    for slot in tl.static_range(SLOTS):  # unrolled: all experts' weights are on their way at once
-        i_pair = i_t * SLOTS + slot
-        i_expert = tl.load(p_chosen + i_pair)
-        weight = tl.load(p_weights + i_pair)
-        for at in tl.static_range(0, INTERMEDIATE, BC):
-            o = at + o_c
-            b_x = tl.load(p_hidden + i_pair * INTERMEDIATE + o, mask=o < INTERMEDIATE, other=0.0)
-            acc += row_products(
-                b_x * weight, weights, i_expert, first, at, HIDDEN, INTERMEDIATE, FORMAT, BR, BC
-            )
-    b_out = tl.sum(acc, axis=1)
-    if SHARED > 0:
+    o_h = tl.program_id(0) * BR + tl.arange(0, BR)
+    i_row = tl.minimum(o_h, HIDDEN - 1)
+    o_slot = tl.arange(0, SLOTS_PADDED)
+    i_pair = i_t * SLOTS + tl.minimum(o_slot, SLOTS - 1)
+    i_expert = tl.load(p_chosen + i_pair)
+    b_weight = tl.where(o_slot < SLOTS, tl.load(p_weights + i_pair), 0.0)
+    R: tl.constexpr = BR * SLOTS_PADDED
+    RUN: tl.constexpr = run_of(BC)
+    o_row = tl.reshape(i_row[:, None] + (i_expert * HIDDEN)[None, :], [R])
+    b_parts = tl.zeros([R], dtype=tl.float32)
+    b_out = tl.zeros([BR], dtype=tl.float32)
+    b_w, b_scales = rows_of(weights, o_row, 0, HIDDEN, INTERMEDIATE, FORMAT, R, BC)
+    if SHARED > 0:  # loads its weights while those are on their way
         b_out += _shared_down(p_gate + i_t * stride_gate, p_gate_up + i_t * stride_gate_up, shared,
-                              first, HIDDEN, SHARED, SHARED_FORMAT, BR, BS)  # fmt: skip
+                              i_row, HIDDEN, SHARED, SHARED_FORMAT, BR, BS)  # fmt: skip
+    for at in tl.static_range(0, INTERMEDIATE, BC):
+        if at > 0:
+            b_w, b_scales = rows_of(weights, o_row, at, HIDDEN, INTERMEDIATE, FORMAT, R, BC)
+        o = run_columns(at, BC)[None, :, :]
+        p_x = p_hidden + i_pair[:, None, None] * INTERMEDIATE + o
+        b_x = tl.load(p_x, mask=o < INTERMEDIATE, other=0.0) * b_weight[:, None, None]
+        b_y = tl.reshape(b_w, [BR, SLOTS_PADDED, BC // RUN, RUN]) * b_x[None, :, :, :]
+        b_parts += row_sums(tl.reshape(b_y, [R, BC // RUN, RUN]), b_scales, FORMAT)
+    b_out += tl.sum(tl.reshape(b_parts, [BR, SLOTS_PADDED]), axis=1)
     p_out += i_t * stride_out + o_h
     if ADDED:
         b_out += tl.load(p_out, mask=o_h < HIDDEN, other=0.0)
     tl.store(p_out, b_out, mask=o_h < HIDDEN)
-
-
-@triton.jit
-def _shared_down(p_gate, p_gate_up, shared, first, HIDDEN: tl.constexpr, SHARED: tl.constexpr,
-                 FORMAT: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr):  # fmt: skip
-    """BR elements of the shared expert's output, behind its gate."""
-    acc = tl.zeros([BR, BC], dtype=tl.float32)
-    for at in tl.static_range(0, SHARED, BC):
-        o = at + tl.arange(0, BC)
-        b_gate = tl.load(p_gate_up + o, mask=o < SHARED, other=0.0).to(tl.float32)
-        b_up = tl.load(p_gate_up + SHARED + o, mask=o < SHARED, other=0.0).to(tl.float32)
-        b_x = b_gate * tl.sigmoid(b_gate) * b_up
-        i_matrix = tl.full([], 0, tl.int32)
-        acc += row_products(b_x, shared, i_matrix, first, at, HIDDEN, SHARED, FORMAT, BR, BC)
-    return tl.sum(acc, axis=1) * tl.sigmoid(tl.load(p_gate).to(tl.float32))
 
 
 def experts(
@@ -506,7 +541,8 @@ def experts_step(
     assert tokens <= MOST_STEP_TOKENS
     matrices, gate_up_format = stored(gate_up)
     between = given.new_empty(tokens, slots, intermediate, dtype=torch.float32)
-    _gate_up_step[(triton.cdiv(intermediate, GATE_UP_ROWS), tokens * slots)](
+    step = _step_of(gate_up_format)
+    _gate_up_step[(triton.cdiv(intermediate, step.gate_up_rows), tokens * slots)](
         given,
         x.scale if isinstance(x, Normed) else given,
         chosen,
@@ -519,9 +555,9 @@ def experts_step(
         INTERMEDIATE=intermediate,
         FORMAT=gate_up_format,
         NORMED=isinstance(x, Normed),
-        BR=GATE_UP_ROWS,
-        BC=min(STEP_COLUMNS, triton.next_power_of_2(hidden)),
-        num_warps=_step_warps(gate_up_format),
+        BR=step.gate_up_rows,
+        BC=min(step.columns, triton.next_power_of_2(hidden)),
+        num_warps=step.warps,
     )
     out = given.new_empty(tokens, hidden, dtype=torch.float32) if to is None else to
     _add_down_step(between, weights, chosen, down, shared, out, added=to is not None)
@@ -551,7 +587,9 @@ def _add_down_step(
         assert gate_up.stride(1) == 1
         assert shared.matrix.shape == (hidden, size)
         others, shared_format = stored(shared.matrix)
-    _down_step[(triton.cdiv(hidden, DOWN_ROWS), tokens)](
+    step = _step_of(down_format)
+    columns = min(step.columns, DOWN_COLUMNS)
+    _down_step[(triton.cdiv(hidden, step.down_rows), tokens)](
         between,
         chosen,
         weights,
@@ -564,22 +602,18 @@ def _add_down_step(
         gate_up.stride(0),
         out.stride(0),
         SLOTS=slots,
+        SLOTS_PADDED=triton.next_power_of_2(slots),
         HIDDEN=hidden,
         INTERMEDIATE=intermediate,
         FORMAT=down_format,
         SHARED=size,
         SHARED_FORMAT=shared_format,
         ADDED=added,
-        BR=DOWN_ROWS,
-        BC=min(STEP_COLUMNS, triton.next_power_of_2(intermediate)),
-        BS=min(STEP_COLUMNS, triton.next_power_of_2(max(1, size))),
-        num_warps=_step_warps(down_format),
+        BR=step.down_rows,
+        BC=min(columns, triton.next_power_of_2(intermediate)),
+        BS=min(columns, triton.next_power_of_2(max(1, size))),
+        num_warps=step.warps,
     )
-
-
-def _step_warps(format_name: str) -> int:
-    """Codes on their way, dequantised, take more registers than a thread of four warps has."""
-    return 8 if is_groupwise(format_name) else 4
 
 
 def _check(x: Tensor, weights: Tensor, chosen: Tensor, gate_up: Matrices, down: Matrices) -> None:
