@@ -79,12 +79,16 @@ def _attend_keys(
             m_kv = m_kv & (at + o_n < end)[:, None]
         b_k = tl.load(p_k + o_kv, mask=m_kv, other=0.0).to(tl.float32).to(OPERAND)
         b_v = tl.load(p_v + o_kv, mask=m_kv, other=0.0).to(tl.float32).to(OPERAND)
-        scores = tl.dot(b_q, tl.trans(b_k)) * scale
+        # Where a tile begins decides which keys are masked in it, and must decide nothing else. So
+        # scores are scaled and their peak subtracted by one instruction in either case: left to the
+        # compiler, it is one where nothing is masked and two, which round twice, where a key is.
+        scores = tl.dot(b_q, tl.trans(b_k))
         if MASKED:
             scores = tl.where((at + o_n)[None, :] <= position[:, None], scores, float("-inf"))
-        new_peak = tl.maximum(peak, tl.max(scores, axis=1))
+        new_peak = tl.maximum(peak, tl.max(scores, axis=1) * scale)
         base = tl.where(new_peak == float("-inf"), 0.0, new_peak)  # nothing seen yet
-        weight = tl.exp2(scores - base[:, None])
+        b_scale = tl.full(scores.shape, 1.0, tl.float32) * scale
+        weight = tl.exp2(tl.fma(scores, b_scale, tl.broadcast_to(-base[:, None], scores.shape)))
         shrink = tl.exp2(peak - base)
         total = total * shrink + tl.sum(weight, axis=1)
         acc = acc * shrink[:, None] + tl.dot(weight.to(OPERAND), b_v)

@@ -299,3 +299,19 @@ def test_what_is_shipped_compiles(
         assert bool(kernel.products) == (product is not None), kernel
         if product and chip == 90:
             assert any(used.startswith(product) for used in kernel.products), kernel
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("chip", CHIPS if FULL else [80, 90])
+@pytest.mark.parametrize("operation", [attention_step, attention_prefill])
+def test_a_key_weighs_the_same_in_a_tile_that_masks_others(
+    chip: int, operation: Callable[[], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where a tile begins decides which of its two loops takes a key: both round alike.
+
+    Each has as many weights; beside them there is one difference a row, by which the sum shrinks.
+    """
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    attend = compile_launches(chip, operation)[0]
+    assert attend.name == "_attend"
+    assert attend.exponents["fma"] > attend.exponents["sub"], attend
