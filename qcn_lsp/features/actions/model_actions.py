@@ -99,7 +99,7 @@ class ModelActions:
         path, _ = location(document, self._server.workspace_roots)
         if looks_secret(path, document.text):
             return []
-        cannot = _cannot_chat(self._server.settings)
+        cannot = cannot_chat(self._server.settings)
         if cannot and asked.automatic:
             return []  # no light bulb for what cannot be done
         offers = _fixes(asked, self._server.encoding)
@@ -140,7 +140,7 @@ class ModelActions:
         path, _ = location(order.document, self._server.workspace_roots)
         if reason := looks_secret(path, order.document.text):
             raise ActionFailed(f"No model is shown {path.name}: {reason}.")
-        if reason := _cannot_chat(self._server.settings):
+        if reason := cannot_chat(self._server.settings):
             raise ActionFailed(reason)
         return await self._works[order.ticket.action](order)
 
@@ -327,7 +327,7 @@ Check = Callable[[str, Piece], None]
 """Raises `Unacceptable` where a new version of a piece may not take its place."""
 
 
-def _cannot_chat(settings: Settings) -> str:
+def cannot_chat(settings: Settings) -> str:
     """Return why the chat model is known not to chat, without asking it; or nothing."""
     from qcn_lsp.engine.runtime import EMBEDDED_MODEL
 

@@ -82,6 +82,19 @@ def for_test(
     return _turns(f"{_shown(piece, elsewhere)}\n{task}")
 
 
+def for_review(piece: Piece) -> tuple[ChatMessage, ...]:
+    """Ask for the weaknesses of `piece`, as JSON."""
+    form = (
+        "Answer with exactly one fenced code block that holds a JSON array of at most ten objects, "
+        'each {"code": "…", "cwe": 123, "message": "…"}: the code that is weak, quoted from the '
+        "part exactly; the number of the weakness in MITRE's list; and one sentence that says who "
+        "can do what with it. An empty array if there is none. Tell of what an attacker can use, "
+        f"not of style. {_closing(piece.text)}"
+    )
+    task = "Look through the part for weaknesses in its security, and change nothing."
+    return _turns(f"{_shown(piece, ())}\n{task}\n\n{form}")
+
+
 def again(answer: str, problem: str) -> tuple[ChatMessage, ...]:
     """Say in other words what is wanted, after an answer that cannot be used."""
     words = (
