@@ -7,6 +7,7 @@ out. Edits are put last, at their own path, and only there.
 """
 
 import asyncio
+import codecs
 import os
 import stat
 import unicodedata
@@ -25,6 +26,7 @@ from qcn_lsp.proving.sandbox import Sandbox
 
 MAX_FILES = 50_000
 SEAL_SECONDS = 120.0
+_HEAD = 8000
 # No test needs them; the tools in the others are seen read-only, see `toolchains.py`.
 _LEFT_OUT = frozenset({".git", ".hg", ".jj", ".svn", "node_modules", "__pycache__"})
 
@@ -172,4 +174,12 @@ def _content(path: Path, status: os.stat_result, room: int) -> bytes | None:
         body = read_file(path, limit=room)
     except OSError:
         return None
-    return None if secret_in(body.decode("utf-8", "replace")) else body
+    text = _text(body)
+    return None if text is not None and secret_in(text) else body
+
+
+def _text(body: bytes) -> str | None:
+    """Return what may be text as text; None for what has a zero byte near its beginning, as git."""
+    if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return body.decode("utf-16", "replace")
+    return None if b"\0" in body[:_HEAD] else body.decode("utf-8", "replace")

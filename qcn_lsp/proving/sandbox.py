@@ -16,6 +16,7 @@ from qcn_lsp.proving.outcomes import ProvingError
 from qcn_lsp.proving.room import Room, Wall, python
 
 LEAVE_SECONDS = 10.0
+TAKE_SECONDS = 120.0  # for one file
 MAX_HEADER = 16 << 20
 MAX_COMPLAINT = 4096
 MAX_GAP = 64  # what stands where output was left out
@@ -57,7 +58,8 @@ class Sandbox:
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(struct.pack(">I", len(header)) + header + body)
-            await self._process.stdin.drain()
+            async with asyncio.timeout(TAKE_SECONDS):
+                await self._process.stdin.drain()
         except OSError as error:
             raise ProvingError(await self._last_words()) from error
 

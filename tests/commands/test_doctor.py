@@ -57,10 +57,12 @@ def test_without_torch_it_says_how_to_get_it_and_fails(
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(WITHOUT_TORCH)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    done = qcn("doctor")
+    done = qcn("doctor", "--json")
     assert done.returncode == 1
-    assert "missing: torch" in done.stdout
-    assert 'pip install ".[engine]", in the folder of qcn-lsp\'s source' in done.stdout
+    level, detail, remedy = findings(done.stdout)["engine packages"]
+    assert (level, detail) == ("fail", "missing: torch")
+    # From where it was installed, never by its name alone, which an index may give to anybody.
+    assert re.match(r".* -m pip install (-e )?'?/.*\[engine\]'?; or set qcn\.engine\.url", remedy)
 
 
 def test_an_engine_in_trouble_is_a_failure(standin: StandInModel) -> None:

@@ -119,6 +119,7 @@ async def test_everything_is_there_but_what_is_ignored_or_secret(
         ".git/config": "[core]\n",
     }
     write(project, hidden)
+    (project / "utf-16.txt").write_text(f"{key}-----END RSA PRIVATE KEY-----\n", encoding="utf-16")
     (project / "picture.bin").write_bytes(bytes(range(256)))
     (project / "run.sh").write_text("#!/bin/sh\necho ran\n")
     (project / "run.sh").chmod(0o755)
