@@ -13,7 +13,7 @@ WHEELS := .wheels
 VSCODE := editors/vscode
 EDITORS := .cache/editors
 
-.PHONY: demo test test-long gpu gpu-wheels checks format bench wheel vsix test-editors clean
+.PHONY: demo test test-long gpu gpu-wheels checks format bench wheel vsix test-install test-editors unpack-editors clean
 
 demo: $(VENV)/.ready ## complete code in this repository with the embedded model
 	$(BIN)/qcn demo
@@ -65,13 +65,21 @@ bench: $(VENV)/.ready-test ## speed beside the peers; writes benchmarks/results/
 wheel: $(VENV)/bin/python ## the server and the engine, in dist/
 	$(BIN)/python -m pip wheel -q --no-deps -w dist .
 
+test-install: $(VENV)/.ready-test ## the wheel, built and installed as users do, by pipx and uv
+	$(BIN)/python -m pytest -m install tests/installation
+
 # The same sources give the same bytes, whenever and wherever they are packed.
 vsix: wheel $(VSCODE)/node_modules/.package-lock.json ## VS Code's extension with the wheel in it, in dist/
 	cd $(VSCODE) && npm run -s build && chmod -R u=rwX,go=rX dist media *.json *.md LICENSE && \
 		TZ=UTC SOURCE_DATE_EPOCH=315619200 npm run -s package -- --out $(CURDIR)/dist/qcn.vsix
 
-test-editors: vsix $(VENV)/.ready-test $(EDITORS)/.ready ## the extension in a real VS Code; screenshots in build/editors
+test-editors: vsix $(VENV)/.ready-test $(EDITORS)/.ready unpack-editors ## in real editors; screenshots of VS Code in build/editors
 	cd $(VSCODE) && npm run -s check && QCN_PYTHON=$(abspath $(BIN)/python) npm run -s test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m editors tests
+
+# Neovim 0.12, Helix and Emacs; where Debian's packages are not reached, their tests skip and say so.
+unpack-editors:
+	-tests/editors/unpack-editors.sh .cache/debian-editors
 
 $(VSCODE)/node_modules/.package-lock.json: $(VSCODE)/package-lock.json
 	cd $(VSCODE) && npm ci --ignore-scripts

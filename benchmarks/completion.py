@@ -3,14 +3,14 @@
 Positions: the rest of a line is deleted at places of this repository, as `qcn demo` chooses them,
 and a suggestion asked for; up to `OPEN_FILES` files are open, the oldest closed when another is
 opened, so that some requests find a new context and most a known one. Typing: the deleted text is
-typed again character by character, with a request after each.
+typed again character by character, with a request after each. Keystrokes: `keystrokes.py`.
 """
 
 import asyncio
 import time
 from typing import Any
 
-from benchmarks import machine
+from benchmarks import keystrokes, machine
 from benchmarks.editor import REPOSITORY, engine_totals, open_file, own_engine
 from benchmarks.results import percentiles
 from qcn_lsp.commands.places import Place, choose_places
@@ -27,11 +27,12 @@ def run(threads: int, *, quick: bool) -> dict[str, Any]:
     count = QUICK_PLACES if quick else PLACES
     places = choose_places(REPOSITORY, count=count, per_file=PLACES_PER_FILE)
     with own_engine():
-        measured = asyncio.run(_measure(places, QUICK_TYPED_PLACES if quick else TYPED_PLACES))
+        measured = asyncio.run(_measure(places, quick=quick))
     return {"benchmark": "completion"} | about | {"model": "qcn-nano"} | measured
 
 
-async def _measure(places: list[Place], typed_places: int) -> dict[str, Any]:
+async def _measure(places: list[Place], *, quick: bool) -> dict[str, Any]:
+    typed_places = QUICK_TYPED_PLACES if quick else TYPED_PLACES
     async with editor_session(REPOSITORY) as session:
         documents = _Documents(session)
         first = await documents.complete(places[0])  # starts the engine and loads the model
@@ -41,10 +42,12 @@ async def _measure(places: list[Place], typed_places: int) -> dict[str, Any]:
         longest = sorted(places, key=lambda place: -len(place.rest))[:typed_places]
         typed = [answer for place in longest for answer in await documents.type(place)]
         after = await engine_totals()
+        at_speed = await keystrokes.measure(session, quick=quick)
     return {
         "first_request_with_engine_start": _value(first[0], "ms"),
         "positions": _figures(at_places, before, between),
         "typing": _figures(typed, between, after),
+        "keystrokes": at_speed,
     }
 
 

@@ -1,7 +1,8 @@
 """Writes what is generated from the settings: `python -m qcn_lsp.settings_docs`.
 
-`settings.md` is for people, `settings.schema.json` for editors that check a configuration, and
-VS Code's `package.json` holds them as its settings editor wants them.
+`settings.md` is for people, `settings.schema.json` for editors that check a configuration; LSP4IJ
+has a copy with the section's name around it, and VS Code's `package.json` holds the settings as its
+settings editor wants them.
 """
 
 import json
@@ -15,6 +16,7 @@ from pydantic.fields import FieldInfo
 from qcn_lsp.settings import SECTION, Settings, leaves
 
 MANIFEST = Path("editors", "vscode", "package.json")
+LSP4IJ = Path("editors", "jetbrains", "settings.schema.json")
 _SERVER = "Language server"  # the part of VS Code's configuration that is generated
 _SECTIONS = sorted({path[0] for path, _ in leaves() if path[1:]})
 _UNKNOWN_TO_VSCODE = ("format", "writeOnly")
@@ -64,6 +66,19 @@ def schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **Settings.model_json_schema(by_alias=True),
+    }
+
+
+def lsp4ij_schema() -> dict[str, Any]:
+    """Return the JSON schema of the file in which LSP4IJ keeps a server's settings."""
+    section = schema()
+    return {
+        "$schema": section.pop("$schema"),
+        "$id": "LSP4IJ/qcn-lsp/settings.schema.json",
+        "$defs": section.pop("$defs"),
+        "type": "object",
+        "properties": {SECTION: section},
+        "additionalProperties": False,
     }
 
 
@@ -128,10 +143,11 @@ def _scope(field: FieldInfo) -> str:
 
 
 def write(repository: Path) -> None:
-    """Write both pages and the manifest, each in its place in the repository."""
+    """Write the pages, the schemas and the manifest, each in its place in the repository."""
     docs, package = repository / "docs", repository / MANIFEST
     (docs / "settings.md").write_text(markdown(), encoding="utf-8")
     (docs / "settings.schema.json").write_text(_json(schema()), encoding="utf-8")
+    (repository / LSP4IJ).write_text(_json(lsp4ij_schema()), encoding="utf-8")
     old = json.loads(package.read_text(encoding="utf-8"))
     package.write_text(_json(manifest(old)), encoding="utf-8")
 

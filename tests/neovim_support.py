@@ -29,8 +29,8 @@ VERSIONS = ["0.11", "0.12"]
 LOOK = """
 local answered
 local function place()
-  local cursor = vim.api.nvim_win_get_cursor(0)
-  return { vim.api.nvim_get_current_buf(), vim.b.changedtick, cursor[1], cursor[2] }
+  local row, column = unpack(vim.api.nvim_win_get_cursor(0))
+  return { vim.api.nvim_get_current_buf(), vim.b.changedtick, row, column }
 end
 local asked = {}
 vim.api.nvim_create_autocmd('LspRequest', { callback = function(event)

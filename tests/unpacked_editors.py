@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-BIN = Path(__file__).parents[1] / "build" / "editors" / "bin"
+BIN = Path(__file__).parents[1] / ".cache" / "debian-editors" / "bin"
 
 
 def unpacked(name: str) -> Path:

@@ -22,14 +22,15 @@ import psutil
 
 from qcn_lsp.commands.engine import running_engines
 from qcn_lsp.engine.messages import EngineUnavailable
-from qcn_lsp.engine.process import ENGINE_PACKAGES, INSTALL_ENGINE, missing_packages
+from qcn_lsp.engine.process import ENGINE_PACKAGES, missing_packages
 from qcn_lsp.engine.runtime import EMBEDDED_MODEL, known_addresses, runtime_directory
+from qcn_lsp.installation import install_command
+from qcn_lsp.proving import ProvingGround
 
 MIN_PYTHON = (3, 11)
 MIN_FREE_MIB = 1024
 ASK_SECONDS = 60.0
 SLOW_SECONDS = 1.0  # for a ghost text: one has typed on by then
-INSTALL_AGAIN = "Install again: pip install . in the folder of qcn-lsp's source"
 SERVER_PACKAGES = (
     "pygls",
     "lsprotocol",
@@ -105,11 +106,13 @@ def _packages() -> Iterator[Finding]:
     missing = [name for name in SERVER_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         found = f"missing: {', '.join(missing)}"
-        yield Finding("language server", "fail", found, INSTALL_AGAIN)
+        yield Finding("language server", "fail", found, f"Install again: {install_command()}")
     else:
         yield Finding("language server", "ok", f"qcn-lsp {metadata.version('qcn-lsp')}")
     if missing := missing_packages():
-        remedy = f"{INSTALL_ENGINE}; or set qcn.engine.url to an OpenAI-compatible server."
+        remedy = (
+            f"{install_command('engine')}; or set qcn.engine.url to an OpenAI-compatible server."
+        )
         yield Finding("engine packages", "fail", f"missing: {', '.join(missing)}", remedy)
     else:
         versions = ", ".join(f"{name} {metadata.version(name)}" for name in ENGINE_PACKAGES)
@@ -129,7 +132,7 @@ def _torch() -> Iterator[Finding]:
             "torch",
             "fail",
             f"cannot be imported: {_last_line(asked.stderr)}",
-            f"Reinstall: {INSTALL_ENGINE}",
+            f"Reinstall: {install_command('engine')}",
         )
         return
     found = json.loads(asked.stdout)
@@ -195,7 +198,9 @@ def _planning() -> dict[str, Any] | Finding | None:
     except subprocess.TimeoutExpired:
         return Finding("models", "warn", f"not planned within {ASK_SECONDS:g} s", "Try again.")
     if asked.returncode:
-        return Finding("models", "warn", _last_line(asked.stderr), f"Reinstall: {INSTALL_ENGINE}")
+        return Finding(
+            "models", "warn", _last_line(asked.stderr), f"Reinstall: {install_command('engine')}"
+        )
     found: dict[str, Any] = json.loads(asked.stdout)
     return found
 
@@ -249,6 +254,16 @@ def _runtime_directory() -> Iterator[Finding]:
     yield Finding("runtime directory", "ok", f"{directory}, yours alone")
 
 
+def _proving_ground() -> Iterator[Finding]:
+    """What a project's tests could run in, to prove a fix: attacked here and now."""
+    ground = asyncio.run(ProvingGround.find())
+    if ground.holds:
+        yield Finding("proving ground", "ok", ground.reason)
+    else:
+        remedy = "Fixes are offered without the proof of tests. For it: install bubblewrap."
+        yield Finding("proving ground", "warn", ground.reason, remedy)
+
+
 def _engines() -> Iterator[Finding]:
     try:
         addresses = known_addresses(runtime_directory())
@@ -276,7 +291,9 @@ def _model() -> Iterator[Finding]:
     """Look at the embedded model's folder."""
     found = importlib.util.find_spec("qcn_inference")
     if found is None or found.origin is None:
-        yield Finding("model", "fail", "qcn_inference is missing", INSTALL_AGAIN)
+        yield Finding(
+            "model", "fail", "qcn_inference is missing", f"Install again: {install_command()}"
+        )
         return
     yield check_folder(Path(found.origin).parent / "data" / EMBEDDED_MODEL)
 
@@ -325,6 +342,7 @@ _CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     _runtime_directory,
     _engines,
     _model,
+    _proving_ground,
 )
 
 

@@ -132,6 +132,10 @@ class EditorSession:
                 return Suggestion(text, took)
             await self._until_not_busy()
 
+    async def offered(self, uri: str, line: int, column: int) -> str | None:
+        """Ask once, as an editor does by itself while one types; None where nothing is offered."""
+        return await self._ask(uri, line, column, types.InlineCompletionTriggerKind.Automatic)
+
     async def describe_context(self, root: Path) -> dict[str, Any]:
         """Return what the model sees of the workspace folder; waits while the model is loading.
 
@@ -149,12 +153,18 @@ class EditorSession:
                 raise CommandError(refusal.message) from refusal
         return plain_json(answer)
 
-    async def _ask(self, uri: str, line: int, column: int) -> str | None:
+    async def _ask(
+        self,
+        uri: str,
+        line: int,
+        column: int,
+        kind: types.InlineCompletionTriggerKind = types.InlineCompletionTriggerKind.Invoked,
+    ) -> str | None:
         before = split_lines(self._texts[uri])[line][:column]
         params = types.InlineCompletionParams(
             text_document=types.TextDocumentIdentifier(uri),
             position=types.Position(line, _utf16_length(before)),
-            context=types.InlineCompletionContext(types.InlineCompletionTriggerKind.Invoked),
+            context=types.InlineCompletionContext(kind),
         )
         async with self._answer_within(ANSWER_SECONDS):
             answer = await self._client.text_document_inline_completion_async(params)

@@ -22,12 +22,11 @@ from pathlib import Path
 
 from qcn_lsp.engine.messages import EngineUnavailable
 from qcn_lsp.engine.runtime import Address
+from qcn_lsp.installation import install_command
 
 MAX_LOG_BYTES = 1 << 20
 LAST_LINES = 8
 ENGINE_PACKAGES = ("torch", "safetensors", "tokenizers", "starlette", "uvicorn")
-# Not by the package's name: no index holds it, and whoever registers it there would be installed.
-INSTALL_ENGINE = 'pip install ".[engine]", in the folder of qcn-lsp\'s source'
 
 
 @dataclass
@@ -104,8 +103,8 @@ def require_engine_packages() -> None:
     if missing := missing_packages():
         raise EngineUnavailable(
             f"The local engine is not installed ({', '.join(missing)} missing from "
-            f"{sys.executable}). Install it with: {INSTALL_ENGINE}; or point the setting "
-            "`qcn.engine.url` (of commands: --engine-url) at an OpenAI-compatible server."
+            f"{sys.executable}). Install it with: {install_command('engine')}; or point the "
+            "setting `qcn.engine.url` (of commands: --engine-url) at an OpenAI-compatible server."
         )
 
 

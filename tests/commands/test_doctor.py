@@ -48,6 +48,7 @@ def test_a_sound_machine_passes(runtime: Path) -> None:
         level, detail, _ = found[model]
         said = {"ok": "At best, behind", "warn": "not on this machine: as "}
         assert said[level] in detail
+    assert found["proving ground"][0] == "ok" or "bubblewrap" in found["proving ground"][2]
     assert all(remedy for level, _, remedy in found.values() if level != "ok")
 
 
@@ -56,10 +57,12 @@ def test_without_torch_it_says_how_to_get_it_and_fails(
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(WITHOUT_TORCH)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    done = qcn("doctor")
+    done = qcn("doctor", "--json")
     assert done.returncode == 1
-    assert "missing: torch" in done.stdout
-    assert 'pip install ".[engine]", in the folder of qcn-lsp\'s source' in done.stdout
+    level, detail, remedy = findings(done.stdout)["engine packages"]
+    assert (level, detail) == ("fail", "missing: torch")
+    # From where it was installed, never by its name alone, which an index may give to anybody.
+    assert re.match(r".* -m pip install (-e )?'?/.*\[engine\]'?; or set qcn\.engine\.url", remedy)
 
 
 def test_an_engine_in_trouble_is_a_failure(standin: StandInModel) -> None:

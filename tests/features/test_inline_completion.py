@@ -60,6 +60,34 @@ async def test_the_item_begins_with_what_is_typed_already(
     assert item.range == types.Range(types.Position(0, 0), types.Position(0, 12))
 
 
+@pytest.mark.parametrize(
+    ("file", "answer", "drawn"),
+    [
+        ("    total = ‸\n", "sum(items)", "sum(items)"),
+        ("s = '🙂'; n = le‸\n", "n(s)", "n(s)"),
+        ("def f():‸\n", "\n    return '🙂'", "\n    return '🙂'"),
+    ],
+)
+async def test_lsp4ij_draws_the_rest_of_an_item_and_inserts_just_that(
+    start: Start, model: ScriptedModel, file: str, answer: str, drawn: str
+) -> None:
+    """It always asks as if by itself, and knows neither commands nor the text to filter by.
+
+    It draws the text without as much of it as already stands in front of the caret.
+    """
+    editor = await start("lsp4ij")
+    model.text = answer
+    buffer = editor.open("a.py", file)
+    (item,) = await buffer.inline(by_hand=False)
+    assert isinstance(item.insert_text, str)  # a snippet would be shown raw
+    assert item.command is None
+    assert item.range is not None
+    before = buffer.text[buffer.offset(item.range.start) : buffer.cursor]
+    assert item.insert_text.startswith(before)
+    assert item.insert_text[len(before) :] == drawn
+    assert item.range.end == buffer.position()
+
+
 async def test_an_item_selected_in_the_list_is_continued(
     start: Start, model: ScriptedModel
 ) -> None:

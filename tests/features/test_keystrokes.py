@@ -204,9 +204,7 @@ class Typist:
         """Whether the model, asked behind some of the text, has said the rest of it and this."""
         return any(
             self.text.startswith(prefix)
-            and answer_behind(prefix)
-            .rstrip()
-            .startswith((self.text[len(prefix) :] + rest).rstrip())
+            and answer_behind(prefix).startswith(self.text[len(prefix) :] + rest)
             for _, prefix in self._engine.asked
         )
 

@@ -201,11 +201,17 @@ def test_each_setting_is_described_and_says_whose_it_is() -> None:
         "models.chat",
         "context.memoryMiB",
         "context.diskMiB",
+        "security.sandbox",
     }
 
 
 def test_the_generated_pages_are_fresh(tmp_path: Path) -> None:
-    pages = (Path("docs/settings.md"), Path("docs/settings.schema.json"), settings_docs.MANIFEST)
+    pages = (
+        Path("docs/settings.md"),
+        Path("docs/settings.schema.json"),
+        settings_docs.LSP4IJ,
+        settings_docs.MANIFEST,
+    )
     for page in pages:
         (tmp_path / page).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / settings_docs.MANIFEST).write_bytes((ROOT / settings_docs.MANIFEST).read_bytes())

@@ -13,6 +13,7 @@ ENCODINGS = {
     "neovim": "utf-8",
     "neovim-0.12": "utf-8",
     "emacs-eglot": "utf-32",
+    "lsp4ij": "utf-16",
     "minimal": "utf-16",
 }
 URI = "file:///home/me/emoji.py"
