@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from lsprotocol import types
 from qcn_indexer.secrets import looks_secret
 
+from qcn_lsp.context.chats import chat_in
 from qcn_lsp.documents import Document
 from qcn_lsp.engine.answers import MalformedAnswer, block_of
 from qcn_lsp.engine.messages import ChatMessage, ChatRequest, ChatResult, NoChatModel
@@ -294,7 +295,8 @@ class ModelActions:
         order.report("The model reads")
         try:
             request = ChatRequest(messages, max_tokens=max_tokens)
-            return await self._server.engine_for("chat").chat(request, count)
+            _, root = location(order.document, self._server.workspace_roots)
+            return await chat_in(self._server, root, request, count)
         except NoChatModel as reason:
             self._silent[settings.engine.url, settings.models.of("chat")] = str(reason)
             raise
