@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from lsprotocol import types
 from qcn_indexer.secrets import looks_secret
 
+from qcn_lsp.context.chats import chat_in
 from qcn_lsp.documents import Document
 from qcn_lsp.engine.answers import MalformedAnswer, block_of
 from qcn_lsp.engine.messages import ChatMessage, ChatRequest, ChatResult, ContextFile
@@ -292,7 +293,8 @@ class ModelActions:
 
         order.report("The model reads")
         request = ChatRequest(messages, max_tokens=max_tokens)
-        return await self._server.engine_for("chat").chat(request, count)
+        _, root = location(order.document, self._server.workspace_roots)
+        return await chat_in(self._server, root, request, count)
 
     async def _needed(self, order: Order) -> tuple[ContextFile, ...]:
         """Return the definitions of other files that the code at the place needs."""
