@@ -129,7 +129,7 @@ export class Server implements vscode.Disposable {
       options: { cwd: os.homedir() },
     };
     const closed = (): void => this.onEnd(client, launch);
-    const client: LanguageClient = new LanguageClient("qcn", "qcn", executable, this.options(closed));
+    const client: LanguageClient = new QuietClient("qcn", "qcn", executable, this.options(closed));
     this.client = client;
     this.become({ kind: "starting" });
     client.onDidChangeState((change) => this.onState(client, change.newState));
@@ -235,6 +235,13 @@ export class Server implements vscode.Disposable {
       this.log.error(standing.problem);
     }
     this.changed.fire(this.standing);
+  }
+}
+
+/** A client whose own complaints go to the log: what the user hears is ours to say, once. */
+class QuietClient extends LanguageClient {
+  override error(message: string, data?: unknown): void {
+    super.error(message, data, false);
   }
 }
 
