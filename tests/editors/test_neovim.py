@@ -233,6 +233,22 @@ def test_while_neovims_own_menu_is_open_the_key_is_the_menus(
     assert "len(a)" not in "".join(neovim.lines())
 
 
+def test_a_finding_is_underlined_where_it_stands(neovim: Neovim, project: Path) -> None:
+    source = "import pickle\nimport sys\n\ns = '🙂'; d = pickle.loads(sys.stdin.buffer.read())\n"
+    (project / "load.py").write_text(source, encoding="utf-8")
+    neovim.edit("load.py")
+    neovim.until("#vim.tbl_filter(function(d) return d.lnum == 3 end, vim.diagnostic.get(0)) > 0")
+    underlined = neovim.lua(
+        "vim.tbl_map(function(m) return { m[2], m[3], m[4].end_col } end, vim.tbl_filter("
+        " function(m) return (m[4].hl_group or ''):find('DiagnosticUnderline') ~= nil end,"
+        " vim.api.nvim_buf_get_extmarks(0, -1, 0, -1, { details = true })))"
+    )
+    line = source.splitlines()[3].encode()
+    shown = {line[start:end].decode() for row, start, end in underlined if row == 3}
+    assert shown
+    assert all(text.startswith("pickle.loads") for text in shown)
+
+
 # --- The server's life -------------------------------------------------------------------------
 
 
