@@ -19,6 +19,7 @@ from benchmarks import (
     restart,
     results,
     scale,
+    scanner,
     startup,
 )
 
@@ -32,6 +33,7 @@ RUNS = (
     "lookup",
     "scale",
     "evaluation",
+    "scanner",
 )
 
 
@@ -70,6 +72,7 @@ def _run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "restart": restart.run,
         "evaluation": evaluation.run,
         "scale": scale.run,
+        "scanner": scanner.run,
     }
     return runs[name](threads, quick=quick)
 

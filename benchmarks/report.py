@@ -32,6 +32,7 @@ def _page(folder: Path) -> Iterator[str]:
         "lookup": _lookup,
         "evaluation": _evaluation,
         "scale": _scale,
+        "scanner": _scanner,
     }
     for name, section in sections.items():
         path = folder / f"{name}.json"
@@ -282,6 +283,29 @@ def _evaluation(result: dict[str, Any]) -> Iterator[str]:
             yield f"| {scores['context']} | {' | '.join(cells)} |"
     for note in result["notes"]:
         yield from ("", note)
+
+
+def _scanner(result: dict[str, Any]) -> Iterator[str]:
+    scanners = ", ".join(f"{name} {version}" for name, version in result["scanners"].items())
+    yield (
+        f"{scanners}. Recall is of the weak texts, precision of the marked lines that were taken "
+        "for weak. `benchmarks/README.md` says how; the file has every weakness."
+    )
+    yield from ("", "| texts | scanner | weak | safe | recall | precision | on other lines |")
+    yield "|---|---|---:|---:|---:|---:|---:|"
+    for language, parts in result["results"].items():
+        for part, tools in parts.items():
+            for tool, told in tools.items():
+                names = ("weak", "safe", "recall", "precision", "findings_on_other_lines")
+                cells = " | ".join(str(told[name]) for name in names)
+                yield f"| {language}, {part.replace('_', ' ')} | {tool} | {cells} |"
+    taken, lines = result["milliseconds"]["a_text"], result["milliseconds"]["lines"]
+    yield ""
+    yield (
+        f"A text of this repository ({lines['min']:g} to {lines['max']:g} lines) takes "
+        f"{taken['p50']:g} ms, {taken['p95']:g} ms at the 95th percentile, {taken['max']:g} ms at "
+        "most, from asking the scanning process to having its findings."
+    )
 
 
 def _interval(estimate: dict[str, float] | None, times: int, unit: str) -> str:

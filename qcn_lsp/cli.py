@@ -57,6 +57,18 @@ def _run(options: argparse.Namespace) -> int:  # noqa: C901 - a case for each co
 
             engine_options = endpoint.engine_options(options.engine_url, options.engine_token_file)
             return complete.run(options.place, engine_options, as_json=options.json)
+        case "fix":
+            from qcn_lsp.commands import endpoint, fix
+
+            engine_options = endpoint.engine_options(options.engine_url, options.engine_token_file)
+            return fix.run(
+                options.what,
+                engine_options,
+                model=options.model,
+                apply=options.apply,
+                exploit=options.exploit,
+                as_json=options.json,
+            )
         case "context":
             from qcn_lsp.commands import context
 
@@ -91,6 +103,10 @@ def _run(options: argparse.Namespace) -> int:  # noqa: C901 - a case for each co
             from qcn_lsp.commands import doctor
 
             return doctor.run(as_json=options.json)
+    return _run_engine(options)
+
+
+def _run_engine(options: argparse.Namespace) -> int:
     from qcn_lsp.commands import engine
 
     where = engine.Where(options.socket, options.host, options.port, options.token_file)
@@ -165,6 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     output.add_argument("--json", action="store_true", help="print JSON")
     output.add_argument("--open", action="store_true", help="draw it, live, in the browser")
 
+    _add_fix(commands)
     _add_eval(commands)
     _add_engine(commands)
     _add_models(commands)
@@ -175,6 +192,36 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="say what is wrong on this machine, and the remedy")
     _add_json(doctor)
     return parser
+
+
+def _add_fix(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    fix = commands.add_parser(
+        "fix",
+        help="fix security findings, with evidence",
+        description="Look for a fix of each finding, the rule's own first, then a model's; judge "
+        "it; and print it as a diff, with what it has shown and what was not checked. Exit code 1: "
+        "a finding has no acceptable fix.",
+    )
+    fix.add_argument(
+        "what",
+        metavar="FINDING|PATH",
+        help="FILE:LINE:RULE as `qcn scan` prints it, or a file or folder with all its findings",
+    )
+    fix.add_argument("--apply", action="store_true", help="write the fixes into the files")
+    fix.add_argument(
+        "--exploit",
+        action="store_true",
+        help="also have the model write a test that exploits the weakness, and run it in the "
+        "sandbox before and after",
+    )
+    fix.add_argument(
+        "--model",
+        default="qcn-nano",
+        metavar="DIR",
+        help="checkpoint folder of a model that chats (default: qcn-nano, which does not)",
+    )
+    _add_endpoint(fix)
+    _add_json(fix)
 
 
 def _add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -161,13 +161,20 @@ class ContextSettings(_Section):
 
 
 class SecuritySettings(_Section):
-    """What is said of weaknesses."""
+    """What is said of weaknesses, and how a fix of one is proven."""
 
     findings: bool = _setting(
         True,
         "resource",
         "Underline weaknesses, and secrets, in open Python, JavaScript, TypeScript, Go, Java, C "
         "and C++ files. Nothing leaves the machine; no file of the workspace can turn a rule off.",
+    )
+    sandbox: Literal["auto", "off", "bubblewrap", "docker", "podman"] = _setting(
+        "auto",
+        "user",
+        "What runs a project's tests, to prove a fix: `bubblewrap`, `docker` or `podman`; `auto`, "
+        "the first of Podman, Docker and Bubblewrap that withstands a suite of attacks on this "
+        "machine; or `off`. Where none withstands them, no code of a project is run. Linux only.",
     )
 
 

@@ -7,6 +7,7 @@ that notes the kernel and its arguments: what is compiled is what is shipped.
 import contextlib
 import io
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +48,7 @@ class Compiled:
     shared: int  # bytes per block
     products: frozenset[str]  # tensor-core instructions in the PTX
     loads_ahead: bool  # whether loads are asynchronous copies
+    exponents: dict[str, int]  # of powers of 2 in the PTX: how many by what makes them
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,14 @@ def _compile(launch: _Launch, capability: int) -> Compiled:
         shared=compiled.metadata.shared,
         products=frozenset(PRODUCT.findall(ptx)),
         loads_ahead="cp.async" in ptx,
+        exponents=_exponents(ptx),
     )
+
+
+def _exponents(ptx: str) -> dict[str, int]:
+    makers = {found[2]: found[1] for found in re.finditer(r"(\w+)\.\S+\s+(%\w+),", ptx)}
+    exponents = re.findall(r"ex2\.approx\S*\s+%\w+, (%\w+);", ptx)
+    return Counter(makers[register] for register in exponents)
 
 
 def _type_of(value: Any) -> Any:

@@ -7,15 +7,17 @@ without pytest's. Ids lie on the device that the model is to run on; it is loade
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from engine_support import VOCAB_SIZE
+from launches import Launches
 from qcn_inference.checkpoint import load_model
 from qcn_inference.device_memory import DeviceMemory
 from qcn_inference.grid import Grid
 from qcn_inference.kept import DeltaNetState, KvBlock
-from qcn_inference.layers import SparseMoe
+from qcn_inference.layers import DecoderLayer, SparseMoe
 from qcn_inference.model import Model
 from qcn_inference.offload.device import CudaDevice, ExpertDevice, Experts
 from qcn_inference.offload.layers import Offload
@@ -55,6 +57,30 @@ def read_and_step(
     draft.commit(0)
     stepped = [model.decode(token, state) for token in ids[prompt:].tolist()]
     return torch.cat((read, draft.logits)), torch.stack(stepped)
+
+
+def launches_of_a_step(*, folder: str, ids: Tensor) -> dict[str, list[str]]:
+    """Decode a token behind some ids; return what each kind of layer launches on the device.
+
+    `Launches` says how they are named.
+    """
+    model = loaded_beside(ids, folder)
+    state = model.new_state()
+    model.prefill(ids, state)
+    found: dict[str, list[str]] = {}
+    decode = DecoderLayer.decode
+
+    def counted(layer: DecoderLayer, *args: Any) -> Tensor:
+        kind = type(layer.mixer).__name__ + " " + type(layer.mlp).__name__
+        with Launches() as launches:
+            x = decode(layer, *args)
+        found[kind] = launches.names
+        return x
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DecoderLayer, "decode", counted)
+        model.decode(5, state)
+    return found
 
 
 def formats_of(*, folder: str, ids: Tensor) -> dict[str, list[tuple[torch.dtype, int]]]:

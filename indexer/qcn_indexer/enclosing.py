@@ -97,7 +97,7 @@ def code_alone(path: PurePosixPath, text: str) -> list[tuple[int, str]] | None:
 
 
 def _places(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield what to look around: the range without white space, then what ends right before it."""
+    """Yield what to look around: the range without white space, or the text at a cursor."""
     inside = text[start:end]
     if inside.strip():
         first = start + len(inside) - len(inside.lstrip())
@@ -107,9 +107,12 @@ def _places(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     rest = text[start:].partition("\n")[0]
     if not text[line:start].strip() and rest.strip():
         start += len(rest) - len(rest.lstrip())
-    yield start, start
-    if start > 0 and not text[start - 1].isspace():
+    behind = start > 0 and not text[start - 1].isspace()
+    if behind and text[start : start + 1].strip():
+        yield start, start
+    if behind:
         yield start - 1, start - 1
+    yield start, start
 
 
 def _line(text: str, offset: int) -> str:

@@ -5,12 +5,21 @@ text conversion; and it fetches and writes nothing.
 """
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 LONGEST = 10.0  # seconds: nothing that is asked here is worth a longer wait
 _ENVIRONMENT = {"GIT_NO_LAZY_FETCH": "1", "GIT_OPTIONAL_LOCKS": "0", "GIT_LITERAL_PATHSPECS": "1"}
 _LOG = ["--no-show-signature", "--no-ext-diff", "--no-textconv", "--no-color"]
+
+
+def git_program(root: Path) -> str | None:
+    """Return the path of git; None where there is none but what the folder itself holds."""
+    found = shutil.which("git")
+    if found is None or Path(found).resolve().is_relative_to(root.resolve()):
+        return None
+    return str(Path(found).absolute())
 
 
 def git_log(root: Path, *arguments: str) -> bytes | None:
@@ -24,9 +33,12 @@ def git_blob(root: Path, commit: str, path: str) -> bytes | None:
 
 
 def _ask(root: Path, arguments: list[str]) -> bytes | None:
+    git = git_program(root)
+    if git is None:
+        return None
     try:
         done = subprocess.run(
-            ["git", "--no-pager", *arguments],
+            [git, "--no-pager", *arguments],
             cwd=root,
             env=os.environ | _ENVIRONMENT,
             stdin=subprocess.DEVNULL,

@@ -22,12 +22,12 @@ As in git, a `.gitignore` that is a symbolic link is not followed and has no rul
 """
 
 import os
-import shutil
 import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qcn_indexer.files import NotAFileError, read_file
+from qcn_indexer.git import git_program
 from qcn_indexer.git_folders import git_folder, shared_folder
 from qcn_indexer.ignore_rules import Rules, UnreadableRulesError
 
@@ -140,7 +140,7 @@ def user_rules(root: Path) -> UserRules:
 
 
 def _settings_of_git(root: Path) -> dict[str, str]:
-    git = shutil.which("git")
+    git = git_program(root)
     if git is None:
         return {}
     # What a hook or a script has set for its own repository does not hold for this folder.

@@ -8,6 +8,11 @@ A segment is known by its hash, so that a layout travels as hashes and only what
 hash is computed here, from path and text: nobody can put another text under it. Everything in a
 segment is plain text; the control tokens that open it are placed here.
 
+A context has one of two *dialects*. In front of completions it is the repository format that the
+coder models were trained on. In front of chats it is the beginning of ChatML's first turn, as the
+checkpoint's template begins it: files as text under their paths, since chat models were not trained
+with file separators inside a turn.
+
 Belongs to the event loop's thread; the values are immutable and may go anywhere.
 """
 
@@ -19,8 +24,9 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Literal, Protocol
 
+from qcn_inference.grid import BLOCK
 from qcn_inference.request import Refreshed
-from qcn_inference.tokenizer import FILE_SEP, REPO_NAME, Tokenizer
+from qcn_inference.tokenizer import FILE_SEP, IM_START, REPO_NAME, Tokenizer
 
 Zone = Literal["base", "overlay"]
 MOST_CONTEXTS = 64
@@ -29,14 +35,23 @@ REFRESHES_NOTED = 10
 TAIL_ROOM = 16_384
 """Tokens behind a context, for a prompt's own and what is generated; or a quarter, if less."""
 
+CHAT_OPENING = (
+    "The repository {repo} as it is now: its files, each below its path. Where two passages "
+    "differ, the later one is current.\n"
+)
+CHAT_HEADER = "\n# File: {path}\n"
+
 
 def context_limit(context_length: int) -> int:
     """The most tokens that a context may have where the model reads `context_length` in all."""
     return context_length - min(TAIL_ROOM, context_length // 4)
 
 
-def opening(tokenizer: Tokenizer, repo: str) -> "array[int]":
-    """What every context of a repository begins with."""
+def opening(tokenizer: Tokenizer, repo: str, turn: str | None = None) -> "array[int]":
+    """What every context of a repository begins with; for chats behind the `turn` they begin."""
+    if turn is not None:
+        said = CHAT_OPENING.format(repo=repo or "at hand")
+        return array("i", tokenizer.encode_with_control(turn) + tokenizer.encode_plain(said))
     name = tokenizer.encode_plain(repo + "\n")
     return array("i", [tokenizer.control_id(REPO_NAME), *name])
 
@@ -55,13 +70,18 @@ class Segment:
     ids: "array[int]"
     lines: tuple[tuple[int, int], ...]  # of the text: for each, the span of ids that touch it
 
+    chat: bool = False  # its dialect
+
     @classmethod
-    def of(cls, tokenizer: Tokenizer, path: str, text: str) -> "Segment":
+    def of(cls, tokenizer: Tokenizer, path: str, text: str, *, chat: bool = False) -> "Segment":
         """Encode a segment; takes about a second for a megabyte."""
         body = text if text.endswith("\n") or not text else text + "\n"
-        header = [tokenizer.control_id(FILE_SEP), *tokenizer.encode_plain(path + "\n")]
+        if chat:
+            header = tokenizer.encode_plain(CHAT_HEADER.format(path=path))
+        else:
+            header = [tokenizer.control_id(FILE_SEP), *tokenizer.encode_plain(path + "\n")]
         ids = array("i", header + tokenizer.encode_plain(body))
-        return cls(segment_hash(path, text), path, ids, _lines(tokenizer, ids, len(header)))
+        return cls(segment_hash(path, text), path, ids, _lines(tokenizer, ids, len(header)), chat)
 
 
 def _lines(tokenizer: Tokenizer, ids: Sequence[int], start: int) -> tuple[tuple[int, int], ...]:
@@ -123,17 +143,22 @@ class Context:
     repo: str
     spans: tuple[Span, ...]
     ids: "array[int]"
+    turn: str | None = None  # of a chat, what the template has in front; None for completions
+    turn_start: int = 0  # where its last control token stands, from which on blocks are counted
 
     @property
     def keep(self) -> tuple[int, ...]:
         """Where the next layout may differ from this one: positions worth a checkpoint.
 
         In front of every file that changes often and of every entry of the overlay, and the end.
+        Of a chat, in which no control token ends a block there, the block's beginning.
         """
-        return tuple(
-            [span.start for span in self.spans if span.hot or span.zone == "overlay"]
-            + [len(self.ids)]
-        )
+        places = [span.start for span in self.spans if span.hot or span.zone == "overlay"]
+        places.append(len(self.ids))
+        if self.turn is None:
+            return tuple(places)
+        begun = {at - (at - self.turn_start) % BLOCK for at in places}
+        return tuple(sorted(begun - {self.turn_start}))
 
     def superseded(self, current: str) -> tuple[tuple[int, int], ...]:
         """Spans of ids that say what is no longer so, behind which the `current` file is shown.
@@ -155,7 +180,7 @@ class Contexts:
 
     def __init__(self) -> None:
         self._contexts: dict[str, Context] = {}  # least recently used first
-        self._segments: dict[str, Segment] = {}  # those of the contexts
+        self._segments: dict[tuple[str, bool], Segment] = {}  # those of the contexts
         self._refreshes: dict[str, deque[Refreshed]] = {}
         self._arrivals = count()
         self._newest: dict[str, int] = {}  # the arrival of the layout in force
@@ -171,9 +196,9 @@ class Contexts:
         """The names of the contexts of repositories of this name."""
         return [name for name, context in self._contexts.items() if context.repo == repo]
 
-    def unknown(self, hashes: Sequence[str]) -> set[str]:
+    def unknown(self, hashes: Sequence[str], *, chat: bool = False) -> set[str]:
         """Those that must come with their text."""
-        return set(hashes) - self._segments.keys()
+        return {one for one in hashes if (one, chat) not in self._segments}
 
     def compose(
         self,
@@ -182,16 +207,19 @@ class Contexts:
         repo: str,
         layout: Sequence[Placed],
         new: Sequence[Segment],
+        turn: str | None = None,
     ) -> Context:
-        """Lay out segments that are known or among the `new` ones."""
-        known = self._segments | {segment.hash: segment for segment in new}
-        ids = opening(tokenizer, repo)
+        """Lay out segments that are known or among the `new` ones, for chats behind a `turn`."""
+        known = self._segments | {(segment.hash, segment.chat): segment for segment in new}
+        ids = opening(tokenizer, repo, turn)
+        opener = tokenizer.control_id(IM_START)
+        turn_start = max((at for at, token in enumerate(ids) if token == opener), default=0)
         spans = []
         for place in layout:
-            segment = known[place.hash]
+            segment = known[place.hash, turn is not None]
             spans.append(Span(segment, place.zone, place.hot, len(ids), tuple(place.superseded)))
             ids += segment.ids
-        return Context(name, repo, tuple(spans), ids)
+        return Context(name, repo, tuple(spans), ids, turn, turn_start)
 
     def arrive(self) -> int:
         """Note that a layout has arrived; of two, the one that arrived later is the newer."""
@@ -228,7 +256,7 @@ class Contexts:
 
     def _keep_segments(self) -> None:
         self._segments = {
-            span.segment.hash: span.segment
+            (span.segment.hash, span.segment.chat): span.segment
             for context in self._contexts.values()
             for span in context.spans
         }

@@ -24,13 +24,13 @@ from qcn_kernels.gated_delta_net import (
     state_from_ring,
     step,
 )
-from qcn_kernels.paged_attention import PagedKv, paged_attention_decode
+from qcn_kernels.paged_attention import PagedKv, append, paged_attention_decode
 from torch import Tensor
 
 from qcn_inference.config import ModelConfig
 from qcn_inference.device import is_lost
 from qcn_inference.device_memory import DeviceMemory
-from qcn_inference.pages import PAGE, Places
+from qcn_inference.pages import PAGE
 
 if TYPE_CHECKING:
     from qcn_inference.state import State
@@ -63,7 +63,6 @@ class Seat:
             layers, heads, key_dim, config.linear_value_head_dim, device=device
         )
         self._pool = pool
-        self._places: Places | None = None
         self._bound = 0
 
     @property
@@ -75,7 +74,6 @@ class Seat:
         """Read the token; return logits. The sequence has at most `bound` tokens then."""
         self.length += 1
         self._bound = bound
-        self._places = Places.of(self.table, self.position)
         logits = layers(self.token, self.position, self)
         self.position += 1
         return logits
@@ -92,11 +90,9 @@ class Seat:
 
     def attend_step(self, slot: int, *, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """As `State.attend_step`."""
-        assert self._places is not None
         keys, values = self._pool.keys[slot], self._pool.values[slot]
-        keys[self._places.page, :, self._places.offset] = k[None]
-        values[self._places.page, :, self._places.offset] = v[None]
         kv = PagedKv(keys, values, self.table, self.length, max_length=self._bound)
+        append(kv, k=k[None], v=v[None])
         return paged_attention_decode(q[None], kv)[0]
 
 

@@ -160,9 +160,10 @@ class Loaded:
         """How many tokens of a text would have to be read to continue it."""
         return len(ids) - max(self.cache.checkpoints_of(ids), default=0)
 
-    def forget(self, ids: Sequence[int]) -> Generator[None, None, None]:
-        """Drop all texts that begin as this one does."""
-        self.cache.forget(ids)
+    def forget(self, *beginnings: Sequence[int]) -> Generator[None, None, None]:
+        """Drop all texts that begin so."""
+        for ids in beginnings:
+            self.cache.forget(ids)
         self.indexes.clear()
         yield
 

@@ -7,15 +7,21 @@ reads the same input is one matrix, what a formula adds or negates is done once 
 its torch calls.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from qcn_kernels.gated_delta_net import DeltaNetWeights
-from qcn_kernels.linear import Weight, linear, linear_step
-from qcn_kernels.moe import Matrices, experts, experts_step, route
-from qcn_kernels.rms_norm import rms_norm
+from qcn_kernels.linear import Weight, add_linear_step, linear, linear_step
+from qcn_kernels.moe import (
+    Matrices,
+    SharedExpert,
+    add_experts_step,
+    experts,
+    route,
+    shared_step,
+)
+from qcn_kernels.rms_norm import Normed, normed, rms_norm
 from qcn_kernels.rotary import rms_norm_rotary
 from torch import Tensor
 from torch.nn import functional
@@ -85,11 +91,11 @@ class GatedDeltaNet:
         projected = linear(x.to(self.in_proj.dtype), self.in_proj)
         return linear(state.mix(self.slot, projected, self.small), self.out_proj)
 
-    def decode(self, x: Tensor, seat: Seat, positions: Positions) -> Tensor:
-        """Mix one normalised token [hidden] fp32; return [hidden]."""
+    def decode(self, x: Tensor, now: Tensor | Normed, seat: Seat, positions: Positions) -> None:
+        """Mix one token; add to its residual stream x [hidden] fp32, whose norm is `now`."""
         del positions
-        projected = linear_step(x.to(self.in_proj.dtype), self.in_proj)
-        return linear_step(seat.mix_step(self.slot, projected, self.small), self.out_proj)
+        mixed = seat.mix_step(self.slot, linear_step(now, self.in_proj), self.small)
+        add_linear_step(x, mixed, self.out_proj)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +117,12 @@ class GatedAttention:
         out = state.attend(self.slot, q=q, k=k, v=v).flatten(1)
         return linear(out * gate.sigmoid(), self.out_proj, self.out_bias)
 
-    def decode(self, x: Tensor, seat: Seat, positions: Positions) -> Tensor:
-        """Mix one normalised token [hidden] fp32; return [hidden]."""
-        projected = linear_step(x.to(self.in_proj.dtype), self.in_proj, self.in_bias)
+    def decode(self, x: Tensor, now: Tensor | Normed, seat: Seat, positions: Positions) -> None:
+        """Mix one token; add to its residual stream x [hidden] fp32, whose norm is `now`."""
+        projected = linear_step(now, self.in_proj, self.in_bias)
         q, k, v, gate = self._heads(projected.unsqueeze(0), positions)
         out = seat.attend_step(self.slot, q=q[0], k=k[0], v=v[0]).flatten()
-        return linear_step(out * gate[0].sigmoid(), self.out_proj, self.out_bias)
+        add_linear_step(x, out, self.out_proj, self.out_bias, gate=gate[0], gating="sigmoid")
 
     def _heads(
         self, projected: Tensor, positions: Positions
@@ -154,10 +160,10 @@ class DenseMlp:
         gate, up = linear(x.to(self.gate_up.dtype), self.gate_up).chunk(2, dim=-1)
         return linear(functional.silu(gate).mul_(up), self.down)
 
-    def decode(self, x: Tensor) -> Tensor:
-        """Map [hidden] fp32 to [hidden]."""
-        gate, up = linear_step(x.to(self.gate_up.dtype), self.gate_up).chunk(2, dim=-1)
-        return linear_step(functional.silu(gate).mul_(up), self.down)
+    def decode(self, x: Tensor, now: Tensor | Normed) -> None:
+        """Run one token; add to its residual stream x [hidden] fp32, whose norm is `now`."""
+        gate, up = linear_step(now, self.gate_up).chunk(2, dim=-1)
+        add_linear_step(x, up, self.down, gate=gate, gating="silu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +171,7 @@ class SparseMoe:
     """Routed experts and one shared expert behind a sigmoid gate."""
 
     config: ModelConfig
-    in_proj: Weight  # [experts + 1 + 2 · shared intermediate, hidden], see `_project`
+    in_proj: Weight  # [experts + 1 + 2 · shared intermediate, hidden], see `_split`
     gate_up: Matrices  # [experts, 2 · intermediate, hidden], the gate's rows first
     down: Matrices  # [experts, hidden, intermediate]
     shared_down: Weight  # [hidden, shared intermediate]
@@ -174,43 +180,50 @@ class SparseMoe:
     def prefill(self, x: Tensor) -> Tensor:
         """Map [T, hidden] fp32 to [T, hidden] fp32."""
         x = x.to(self.in_proj.dtype)
-        weights, chosen, shared = self._project(x, linear)
+        logits, shared_gate, gate_up = self._split(linear(x, self.in_proj))
+        weights, chosen = self._route(logits)
+        gate, up = gate_up.chunk(2, dim=-1)
+        shared = linear(functional.silu(gate).mul_(up), self.shared_down)
+        shared = shared.to(torch.float32).mul_(shared_gate.sigmoid())
         if self.elsewhere is not None:
             return shared.add_(self.elsewhere.prefill(x, weights=weights, chosen=chosen))
         return shared.add_(
             experts(x, weights=weights, chosen=chosen, gate_up=self.gate_up, down=self.down)
         )
 
-    def decode(self, x: Tensor) -> Tensor:
-        """Map [hidden] fp32 to [hidden] fp32."""
-        x = x.to(self.in_proj.dtype)
-        weights, chosen, shared = self._project(x, linear_step)
+    def decode(self, x: Tensor, now: Tensor | Normed) -> None:
+        """Run one token; add to its residual stream x [hidden] fp32, whose norm is `now`."""
+        if self.elsewhere is not None and isinstance(now, Normed):
+            now = now.taken(self.in_proj.dtype)
+        logits, gate, gate_up = self._split(linear_step(now, self.in_proj))
+        weights, chosen = self._route(logits)
+        shared = SharedExpert(gate, gate_up, self.shared_down)
         if self.elsewhere is not None:
-            return shared.add_(self.elsewhere.step(x, weights=weights, chosen=chosen))
-        return shared.add_(
-            experts_step(x, weights=weights, chosen=chosen, gate_up=self.gate_up, down=self.down)
+            assert isinstance(now, Tensor)
+            routed = self.elsewhere.step(now, weights=weights, chosen=chosen)
+            x += shared_step(shared).add_(routed)
+            return
+        add_experts_step(
+            x,
+            now,
+            weights=weights,
+            chosen=chosen,
+            gate_up=self.gate_up,
+            down=self.down,
+            shared=shared,
         )
 
-    def _project(
-        self, x: Tensor, product: Callable[[Tensor, Weight], Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the router's weights and choice, and the gated output of the shared expert.
+    def _split(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Cut what `in_proj` gives into router's logits, shared expert's gate, its gate and up."""
+        size = self.config.shared_expert_intermediate_size
+        logits, gate, gate_up = projected.split_with_sizes(
+            (self.config.num_experts, 1, 2 * size), dim=-1
+        )
+        return logits, gate, gate_up
 
-        All read the same input: `in_proj` is router | gate of the shared expert | its gate and up.
-        """
+    def _route(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         config = self.config
-        size = config.shared_expert_intermediate_size
-        projected = product(x, self.in_proj)
-        logits, shared_gate, gate, up = projected.split_with_sizes(
-            (config.num_experts, 1, size, size), dim=-1
-        )
-        weights, chosen = route(
-            logits.to(torch.float32),
-            top_k=config.num_experts_per_tok,
-            normalise=config.norm_topk_prob,
-        )
-        shared = product(functional.silu(gate).mul_(up), self.shared_down)
-        return weights, chosen, shared.to(torch.float32).mul_(shared_gate.sigmoid())
+        return route(logits, top_k=config.num_experts_per_tok, normalise=config.norm_topk_prob)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +244,8 @@ class DecoderLayer:
 
     def decode(self, x: Tensor, seat: Seat, positions: Positions) -> Tensor:
         """Add this layer to one token's residual stream [hidden] fp32, in place."""
-        x += self.mixer.decode(rms_norm(x, scale=self.mixer_norm, eps=self.eps), seat, positions)
-        x += self.mlp.decode(rms_norm(x, scale=self.mlp_norm, eps=self.eps))
+        dtype = self.mixer.in_proj.dtype
+        now = normed(x, scale=self.mixer_norm, eps=self.eps, dtype=dtype)
+        self.mixer.decode(x, now, seat, positions)
+        self.mlp.decode(x, normed(x, scale=self.mlp_norm, eps=self.eps, dtype=dtype))
         return x

@@ -3,11 +3,11 @@
 from typing import TYPE_CHECKING
 
 import torch
-from qcn_kernels.paged_attention import PagedKv, paged_attention_prefill
+from qcn_kernels.paged_attention import PagedKv, append, paged_attention_prefill
 from torch import Tensor
 
 from qcn_inference.kept import KvBlock
-from qcn_inference.pages import PAGE, Places, pages_of
+from qcn_inference.pages import PAGE, pages_of
 
 if TYPE_CHECKING:
     from qcn_inference.device_memory import DeviceMemory
@@ -21,7 +21,6 @@ class PageTable:
         self.pages: list[int] = []
         self._memory = memory
         self._pool = memory.pool
-        self._places: Places | None = None  # of the tokens that are being read
         self._kv: tuple[Tensor, Tensor, int] | None = None  # table, length, bound
         self._pool.release_with(self, self.pages)
 
@@ -64,15 +63,14 @@ class PageTable:
         return fork
 
     def with_room(self, owner: "State", tokens: int) -> "PageTable":
-        """As `KeysAndValues.with_room`; finds the tokens' places, once for all layers."""
-        start, stop = owner.position, owner.position + tokens
+        """As `KeysAndValues.with_room`; brings the table to the device, once for all layers."""
+        stop = owner.position + tokens
         self.grow(stop)
         if self.pages:
             device = self._pool.device
             table = torch.tensor(self.pages, dtype=torch.int32, device=device)
             length = torch.tensor([stop], dtype=torch.int32, device=device)
             self._kv = (table, length, stop)
-            self._places = Places.of(table, torch.arange(start, stop, device=device))
         return self
 
     def cut(self, start: int, stop: int) -> KvBlock:
@@ -82,13 +80,12 @@ class PageTable:
     def attend(self, slot: int, position: int, *, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """As `KeysAndValues.attend`."""
         del position  # `with_room` knows it
-        assert self._places is not None
         assert self._kv is not None
         keys, values = self._pool.keys[slot], self._pool.values[slot]
-        keys[self._places.page, :, self._places.offset] = k
-        values[self._places.page, :, self._places.offset] = v
         table, length, bound = self._kv
-        return paged_attention_prefill(q, PagedKv(keys, values, table, length, max_length=bound))
+        kv = PagedKv(keys, values, table, length, max_length=bound)
+        append(kv, k=k, v=v)
+        return paged_attention_prefill(q, kv)
 
     def attend_step(self, slot: int, position: int, *, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """As `KeysAndValues.attend_step`; the decoder's own way is quicker."""

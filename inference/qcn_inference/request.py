@@ -18,12 +18,13 @@ class RequestError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the next token is chosen. Filters apply in the order temperature, top-k, top-p."""
+    """How the next token is chosen. Filters apply in the order temperature, min-p, top-k, top-p."""
 
     temperature: float = 1.0  # 0 is greedy
     top_k: int = 0  # 0 keeps all
     top_p: float = 1.0
     seed: int | None = None  # None draws one
+    min_p: float = 0.0  # of the most probable token's probability; 0 keeps all
 
 
 @dataclass(frozen=True, slots=True)

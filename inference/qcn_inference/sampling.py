@@ -1,5 +1,7 @@
 """Choosing the next token, and knowing when to stop."""
 
+import math
+
 import torch
 from qcn_kernels.choice import uses_triton
 from qcn_kernels.sampling import greedy, sample
@@ -28,6 +30,9 @@ class Sampler:
         Greedy takes the first of equals.
         """
         params = self._params
+        if params.min_p > 0 and params.temperature >= GREEDY_BELOW:
+            least = logits.max() + params.temperature * math.log(params.min_p)
+            logits = logits.masked_fill(logits < least, -math.inf)
         if uses_triton(logits):
             return self._drawn_by_kernels(logits.unsqueeze(0))
         if params.temperature < GREEDY_BELOW:

@@ -113,11 +113,10 @@ class StateCache:
         return [node.end for node in path if node.checkpoint is not None]
 
     def forget(self, ids: Sequence[int]) -> None:
-        """Drop all texts that begin with the first block of this one."""
-        tokens = as_array(ids)
-        for node in self._walk(tokens.tobytes(), self._grid.blocks(tokens), tokens.itemsize)[:1]:
-            del self._root.children[node.tokens]
-            for gone in _subtree(node):
+        """Drop all texts that begin as the first block of this one does."""
+        begins = self.pieces(ids)[0]
+        for tokens in [key for key in self._root.children if key.startswith(begins)]:
+            for gone in _subtree(self._root.children.pop(tokens)):
                 self._drop_checkpoint(gone)
                 self.nbytes -= gone.kv.nbytes
         self.times_forgotten += 1  # also when nothing is here yet: it may be being read

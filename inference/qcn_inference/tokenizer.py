@@ -19,8 +19,10 @@ unfinished character, and stalls when the text really holds one.
 import codecs
 import hashlib
 import json
+import re
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import tokenizers
@@ -75,7 +77,9 @@ class Tokenizer:
             raise CheckpointError(path, f"lacks the special tokens {', '.join(missing)}", REMEDY)
         self.control_ids = frozenset(added.values())
         self.stop_ids = frozenset(added[name] for name in STOP_TOKENS)
-        self._id_of = added
+        self.control_names = MappingProxyType(added)
+        longest_first = sorted(added, key=len, reverse=True)
+        self._control_split = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
         self._hidden = frozenset(
             int(entry["id"]) for entry in described["added_tokens"] if entry.get("special")
         )
@@ -91,7 +95,11 @@ class Tokenizer:
 
     def control_id(self, name: str) -> int:
         """The id of a control token that is in `REQUIRED_TOKENS`."""
-        return self._id_of[name]
+        return self.control_names[name]
+
+    def split_at_control(self, text: str) -> list[str]:
+        """The text cut around each control token's name that is spelt in it."""
+        return [piece for piece in self._control_split.split(text) if piece]
 
     def encode_plain(self, text: str) -> list[int]:
         """The ids of text in which nothing is a control token."""

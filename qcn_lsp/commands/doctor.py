@@ -25,6 +25,7 @@ from qcn_lsp.engine.messages import EngineUnavailable
 from qcn_lsp.engine.process import ENGINE_PACKAGES, missing_packages
 from qcn_lsp.engine.runtime import EMBEDDED_MODEL, known_addresses, runtime_directory
 from qcn_lsp.installation import install_command
+from qcn_lsp.proving import ProvingGround
 
 MIN_PYTHON = (3, 11)
 MIN_FREE_MIB = 1024
@@ -253,6 +254,16 @@ def _runtime_directory() -> Iterator[Finding]:
     yield Finding("runtime directory", "ok", f"{directory}, yours alone")
 
 
+def _proving_ground() -> Iterator[Finding]:
+    """What a project's tests could run in, to prove a fix: attacked here and now."""
+    ground = asyncio.run(ProvingGround.find())
+    if ground.holds:
+        yield Finding("proving ground", "ok", ground.reason)
+    else:
+        remedy = "Fixes are offered without the proof of tests. For it: install bubblewrap."
+        yield Finding("proving ground", "warn", ground.reason, remedy)
+
+
 def _engines() -> Iterator[Finding]:
     try:
         addresses = known_addresses(runtime_directory())
@@ -331,6 +342,7 @@ _CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     _runtime_directory,
     _engines,
     _model,
+    _proving_ground,
 )
 
 

@@ -238,10 +238,11 @@ class LiveContext:
                 await self._send(repository)
                 view = await self.engine.describe_context(self.name)
         segments = [
-            said | ours | {"edited": when}
-            for said, ours, when in zip(view["segments"], why, edited, strict=True)
+            said | kind_and_reasons | {"edited": when}
+            for said, kind_and_reasons, when in zip(view["segments"], why, edited, strict=True)
         ]
-        return {"root": str(self._root), **view, "segments": segments, "left_out": left_out}
+        ours = {"budget": self._budget, "segments": segments, "left_out": left_out}
+        return {"root": str(self._root), **view, **ours}
 
     async def _keep(self) -> None:
         try:

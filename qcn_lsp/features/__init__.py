@@ -14,6 +14,7 @@ from qcn_lsp.features import (
     state,
 )
 from qcn_lsp.features.actions.model_actions import ModelActions
+from qcn_lsp.features.actions.security import SecurityFixes
 from qcn_lsp.features.suggestions import Suggestions
 
 if TYPE_CHECKING:
@@ -37,4 +38,4 @@ def register(server: "QcnServer") -> None:
     repository.register(server)
     diagnostics.register(server)
     skipped.register(server)
-    actions.register(server, [ModelActions(server)])
+    actions.register(server, [SecurityFixes(server), ModelActions(server)])

@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 
 from qcn_indexer.open_files import root_of
 
-from qcn_lsp.documents import Document
+from qcn_lsp.documents import Document, DocumentStore
 from qcn_lsp.uris import file_path
 
 
@@ -19,3 +19,12 @@ def location(document: Document, roots: Sequence[Path]) -> tuple[PurePosixPath, 
         return PurePosixPath(document.uri.rpartition("/")[2].rpartition(":")[2] or "untitled"), None
     root = root_of(path, roots)
     return PurePosixPath(path.relative_to(root).as_posix() if root else path.name), root
+
+
+def buffers_below(documents: DocumentStore, root: Path) -> dict[PurePosixPath, str]:
+    """Return the texts of the open documents below a workspace folder, by their paths there."""
+    return {
+        PurePosixPath(path.relative_to(root).as_posix()): opened.text
+        for opened in documents.open_documents()
+        if (path := file_path(opened.uri)) is not None and path.is_relative_to(root)
+    }

@@ -39,11 +39,10 @@ from qcn_lsp.engine.messages import (
 from qcn_lsp.features.cache import AnswerCache, Key
 from qcn_lsp.features.definitions import Definitions
 from qcn_lsp.features.deletions import Deletions
-from qcn_lsp.features.location import location
+from qcn_lsp.features.location import buffers_below, location
 from qcn_lsp.features.prompt import Surroundings, around, unfit
 from qcn_lsp.positions import line_end, plain
 from qcn_lsp.postprocess import Context, clean
-from qcn_lsp.uris import file_path
 
 if TYPE_CHECKING:
     from qcn_lsp.engine.link import EngineLink
@@ -216,11 +215,7 @@ class Suggestions:
         shown: Container[PurePosixPath],
     ) -> tuple[ShownFile, ...]:
         """Return definitions from files that are not `shown` to the model as a whole."""
-        buffers = {
-            PurePosixPath(other.relative_to(root).as_posix()): opened.text
-            for opened in self._server.documents.open_documents()
-            if (other := file_path(opened.uri)) is not None and other.is_relative_to(root)
-        }
+        buffers = buffers_below(self._server.documents, root)
         return await self._definitions.near(
             root, path, document.text, here.cursor, shown=shown, buffers=buffers
         )

@@ -12,7 +12,7 @@ looked at before, where the rule says that this is how it is checked.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -54,19 +54,24 @@ class Flow:
     via: list[Span] = field(default_factory=list)
 
     def asked(self, question: str, node: SgNode) -> bool:
-        """Whether the answer to `question` is yes for a node."""
-        match question:
-            case "constant":
-                return self.constant(node)
-            case "variable":
-                return not self.constant(node)
-            case "built":
-                return self.built(node)
-            case "untrusted":
-                return self.untrusted(node)
-            case "anchored":
-                return bool(_ANCHOR.match(self.beginning(node)))
-        raise ValueError(f"no such question of a value: {question}")
+        """Whether the answer to `question` is yes for a node.
+
+        A value nested too deeply to be followed is taken for what a rule looks for.
+        """
+        try:
+            return self._answers[question](node)
+        except RecursionError:
+            return question in ("variable", "built")
+
+    @property
+    def _answers(self) -> dict[str, Callable[[SgNode], bool]]:
+        return {
+            "constant": self.constant,
+            "variable": lambda node: not self.constant(node),
+            "built": self.built,
+            "untrusted": self.untrusted,
+            "anchored": lambda node: bool(_ANCHOR.match(self.beginning(node))),
+        }
 
     # --- Constant ------------------------------------------------------------------------------
 

@@ -43,14 +43,18 @@ class DocumentFindings:
         return await asyncio.shield(task)
 
     async def _scan(self, document: Document) -> tuple[Finding, ...]:
-        self._process = self._process or ScanProcess()
         try:
-            return await self._process.scan(document.text, document.language_id)
+            return await self.in_text(document.text, document.language_id)
         except ScanFailed as reason:
             logger.warning("%s is not scanned: %s", document.uri, reason)
         except OSError as error:
             logger.error("the scanner cannot be started: %s", error)
         return ()
+
+    async def in_text(self, text: str, language: str) -> tuple[Finding, ...]:
+        """Return the findings of any text, nothing of which is kept; raises `ScanFailed`."""
+        self._process = self._process or ScanProcess()
+        return await self._process.scan(text, language)
 
     def forget(self, uri: str) -> None:
         """Drop what is known of a document that was closed."""

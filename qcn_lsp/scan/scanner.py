@@ -7,6 +7,7 @@ Bounds: texts of more than `LONGEST` characters, and binary ones, have no findin
 keeps the rules busy is given up by whoever runs this (`worker.py` in a process that can be ended).
 """
 
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 LONGEST = 512 * 1024  # characters: twice what a walk lets through, as for the parser's trees
 
+_HALVES = re.compile("[\ud800-\udfff]")  # of surrogate pairs, which no encoder takes
 _ORDER = [Proof.WITNESS, Proof.HINT, Proof.UNCONFIRMED]
 
 
@@ -39,6 +41,7 @@ def scan_text(text: str, language: str | None) -> tuple[Finding, ...]:
     from qcn_lsp.scan.ruff import Ruff
     from qcn_lsp.scan.secrets import secret_findings
 
+    text = _HALVES.sub("\ufffd", text)
     grammar = BY_LANGUAGE.get(language or "")
     matches = [Match(finding) for finding in secret_findings(text)]
     if language == "python":

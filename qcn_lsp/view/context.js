@@ -11,7 +11,7 @@
  *   tokens: number, reasons: string[], edited: number }} Segment
  * @typedef {{ reused: number, restored: number, computed: number, milliseconds: number }} Refresh
  * @typedef {{ used: number, budget: number, disk_used: number | null, disk_budget: number | null }} Kept
- * @typedef {{ tokens: number, limit: number, context_length: number, segments: Segment[],
+ * @typedef {{ tokens: number, budget: number, limit: number, context_length: number, segments: Segment[],
  *   checkpoints: number[], reading: boolean, bytes: Kept, refreshes: Refresh[],
  *   left_out: [string, string][] }} Context
  * @typedef {{ reason: string, count: number, examples: string[] }} Reason
@@ -129,7 +129,7 @@ function draw(data) {
   show("refreshes-section", context !== null && context.refreshes.length > 0);
   show("memory-section", context !== null);
   if (context !== null) {
-    part("fill", [context.tokens, context.limit, context.checkpoints.length, context.reading], drawFill);
+    part("fill", [context.tokens, context.budget, context.checkpoints.length, context.reading], drawFill);
     part("strip", [context.segments, context.checkpoints, context.limit, context.context_length], drawStrip);
     part("refreshes", [context.refreshes], drawRefreshes);
     part("memory", [context.bytes], drawMemory);
@@ -182,11 +182,11 @@ function drawProblem(problem) {
   element("problem").textContent = problem;
 }
 
-/** @param {number} tokens @param {number} limit @param {number} places @param {boolean} reading */
-function drawFill(tokens, limit, places, reading) {
-  const share = Math.round((100 * tokens) / limit);
+/** @param {number} tokens @param {number} budget @param {number} places @param {boolean} reading */
+function drawFill(tokens, budget, places, reading) {
+  const share = Math.round((100 * tokens) / budget);
   element("fill").textContent =
-    `${count(tokens)} of ${count(limit)} tokens, ${share} %. Reading can be resumed from ` +
+    `${count(tokens)} of ${count(budget)} tokens, ${share} %. Reading can be resumed from ` +
     `${count(places)} places.${reading ? " It is being read now." : ""}`;
 }
 
@@ -357,8 +357,8 @@ function drawLatency(milliseconds) {
   );
   show("latency", sorted.length > 0);
   element("latency-text").textContent = sorted.length
-    ? `The engine's last ${count(sorted.length)} answers: half within ${duration(middle)} (the line), ` +
-      `95 % within ${duration(quantile(sorted, 0.95))}, the longest took ${duration(top)}.`
+    ? `How long the engine's last ${count(sorted.length)} took: half of them at most ${duration(middle)} (the line), ` +
+      `95 % at most ${duration(quantile(sorted, 0.95))}, the longest ${duration(top)}.`
     : "The engine has answered nothing yet.";
 }
 

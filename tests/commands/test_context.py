@@ -29,7 +29,8 @@ def test_it_shows_what_is_read_and_why_the_rest_is_not(runtime: Path, shop: Path
     segments = view["segments"]
     assert sorted(segment["path"] for segment in segments) == ["lib/prices.py", "main.py"]
     assert {segment["zone"] for segment in segments} == {"base"}
-    assert segments[-1]["start"] + segments[-1]["tokens"] == view["tokens"] <= view["limit"]
+    assert segments[-1]["start"] + segments[-1]["tokens"] == view["tokens"]
+    assert view["tokens"] <= view["budget"] == 6000 <= view["limit"]
     assert view["tokens"] in view["checkpoints"]  # read to its end
     assert view["refreshes"][-1]["computed"] == view["tokens"]
     assert {segment["kind"] for segment in segments} == {"file"}

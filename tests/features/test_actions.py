@@ -129,6 +129,17 @@ async def test_what_an_editor_asks_by_itself_reaches_no_model(
     assert model.prompts == []
 
 
+async def test_the_menu_starts_no_engine(start: Start) -> None:
+    editor = await start("vscode", engine={}, models={"chat": "/models/large"}, ready=False)
+    buffer = editor.open("shop.py", STUB)
+    await buffer.actions(diagnostic(buffer, "pass", "wrong"), automatic=True)
+    actions = await buffer.actions()
+    assert titles(actions)[0] == "Complete price (qcn)"
+    assert not [one for one in actions if isinstance(one, types.CodeAction) and one.disabled]
+    await editor.caught_up()
+    assert editor.statuses == []  # no engine is being started or looked for
+
+
 async def test_findings_of_our_own_are_left_to_their_own_fixes(start: Start) -> None:
     editor = await start("vscode")
     buffer = editor.open("shop.py", STUB)
@@ -175,19 +186,18 @@ async def test_a_model_that_cannot_chat_says_so_or_offers_nothing(
     assert model.prompts == []
 
 
-async def test_an_endpoint_that_turns_out_not_to_chat_is_not_asked_again(
+async def test_an_endpoint_that_turns_out_not_to_chat_is_told(
     start: Start, model: ScriptedModel
 ) -> None:
     editor = await start("vscode")
-    buffer = editor.open("shop.py", STUB)
-    action = await chosen(buffer, "Complete")
+    action = await chosen(editor.open("shop.py", STUB), "Complete")
     request = asyncio.ensure_future(resolved(editor, action))
     (await asked(model)).fail(404, "Not Found")
-    with pytest.raises(JsonRpcException):
+    with pytest.raises(JsonRpcException) as refusal:
         await request
-    (again, *_) = await buffer.actions()
-    assert isinstance(again, types.CodeAction)
-    assert again.disabled is not None
+    (sentence,) = told(editor)
+    assert sentence == refusal.value.message
+    assert "chat" in sentence
 
 
 # --- Edits ----------------------------------------------------------------------------------------
@@ -414,6 +424,23 @@ async def test_repository_text_stands_in_fences_that_it_cannot_end(
     assert (await request).edit is not None
 
 
+async def test_the_model_is_shown_what_the_code_needs_of_other_files(
+    start: Start, model: ScriptedModel
+) -> None:
+    editor = await start("vscode")
+    (editor.root / "money.py").write_text("def rounded(amount):\n    secret_of_the_body()\n")
+    text = "from money import rounded\n\n\ndef price(item):\n    # rounded\n    ‸pass\n"
+    action = await chosen(editor.open("prices.py", text), "Complete")
+    model.text = fenced("def price(item):\n    return rounded(item)")
+    await resolved(editor, action)
+    assert "Definitions in money.py:\n```\n" in model.prompts[-1]
+    assert "def rounded(amount):" in model.prompts[-1]
+    assert "secret_of_the_body" not in model.prompts[-1]
+    await editor.configure({"engine": {"url": model.url}, "context": {"repository": False}})
+    await resolved(editor, action)
+    assert "Definitions in" not in model.prompts[-1]
+
+
 # --- Commands -------------------------------------------------------------------------------------
 
 
@@ -473,6 +500,28 @@ async def test_cancelling_ends_the_request_to_the_model(
     assert editor.edits == []
     await editor.caught_up()
     assert isinstance(editor.client.progress_reports[token][-1], types.WorkDoneProgressEnd)
+
+
+async def test_a_newer_action_for_a_document_ends_the_older(
+    start: Start, model: ScriptedModel
+) -> None:
+    editor = await start("vscode")
+    buffer = editor.open("shop.py", STUB)
+    older = asyncio.ensure_future(resolved(editor, await chosen(buffer, "Document")))
+    first = await asked(model)
+    other = editor.open("other.py", STUB)
+    beside = asyncio.ensure_future(resolved(editor, await chosen(other, "Complete")))
+    second = await asked(model)
+    newer = asyncio.ensure_future(resolved(editor, await chosen(buffer, "Complete")))
+    third = await asked(model)
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await first.gone.wait()
+    with pytest.raises(JsonRpcException) as answer:
+        await older
+    assert answer.value.code == types.LSPErrorCodes.ServerCancelled
+    second.answer(fenced(WRITTEN))
+    third.answer(fenced(WRITTEN))
+    assert buffer.after((await newer).edit) == other.after((await beside).edit) == FILLED
 
 
 async def progress_of(editor: FakeEditor, title: str) -> int | str:

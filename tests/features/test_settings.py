@@ -201,6 +201,7 @@ def test_each_setting_is_described_and_says_whose_it_is() -> None:
         "models.chat",
         "context.memoryMiB",
         "context.diskMiB",
+        "security.sandbox",
     }
 
 

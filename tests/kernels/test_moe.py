@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from qcn_kernels.moe import experts, experts_step, route
+from qcn_kernels.moe import SharedExpert, add_experts_step, experts, experts_step, route
 from qcn_kernels.moe.reference import mixture
 
 
@@ -48,17 +48,22 @@ def test_a_token_does_not_depend_on_its_neighbours() -> None:
     torch.testing.assert_close(shuffled, whole[order], atol=1e-5, rtol=1e-5)
 
 
-def test_a_shared_expert_is_the_last_one_behind_its_gate() -> None:
-    """Its output, weighed by the sigmoid of the last logit, is added to the mixture."""
-    x, logits = torch.randn(9, 16), torch.randn(9, 6)
+def test_a_tokens_experts_are_added_to_its_stream_with_the_shared_one_behind_its_gate() -> None:
+    x, logits = torch.randn(1, 16), torch.randn(1, 5)
     gate_up, down = torch.randn(6, 16, 16) / 4, torch.randn(6, 16, 8) / 4
-    want = mixture(
-        x, logits=logits[:, :5], gate_up=gate_up[:5], down=down[:5], top_k=3, normalise=True
-    )
-    alone = torch.ones(9, 1), torch.full((9, 1), 5)
+    want = mixture(x, logits=logits, gate_up=gate_up[:5], down=down[:5], top_k=3, normalise=True)
+    alone = torch.ones(1, 1), torch.full((1, 1), 5)
     shared = experts(x, weights=alone[0], chosen=alone[1], gate_up=gate_up, down=down)
-    want += logits[:, 5:].sigmoid() * shared
-    weights, chosen = route(logits, top_k=3, normalise=True, shared=True)
-    for run in (experts, experts_step):
-        got = run(x, weights=weights, chosen=chosen, gate_up=gate_up, down=down)
-        torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+    gate, to = torch.randn(1), torch.randn(16)
+    want = to + want[0] + gate.sigmoid() * shared[0]
+    weights, chosen = route(logits[0], top_k=3, normalise=True)
+    add_experts_step(
+        to,
+        x[0],
+        weights=weights,
+        chosen=chosen,
+        gate_up=gate_up,
+        down=down,
+        shared=SharedExpert(gate, gate_up[5] @ x[0], down[5]),
+    )
+    torch.testing.assert_close(to, want, atol=1e-5, rtol=1e-5)

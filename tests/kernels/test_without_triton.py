@@ -13,7 +13,7 @@ import sys
 sys.modules["triton"] = None  # whoever imports it fails
 import torch
 from qcn_kernels import attention, causal_conv1d, fp8, gated_delta_net, gated_delta_rule
-from qcn_kernels import groupwise, moe, paged_attention, rms_norm, rotary, sampling
+from qcn_kernels import groupwise, linear, moe, paged_attention, rms_norm, rotary, sampling
 
 ones = torch.ones
 x = ones(70, 8)
@@ -44,15 +44,20 @@ gated_delta_net.step(
 number = torch.ones(1, dtype=torch.int32)
 pages = ones(2, 2, 64, 8)
 kv = paged_attention.PagedKv(pages, pages, table=number, length=64 * number, max_length=64)
+paged_attention.append(kv, k=heads[:3], v=heads[:3])
 paged_attention.paged_attention_decode(heads[:1], kv)
 packed = groupwise.quantise(ones(64, 32), torch.float32)
 moe.experts(ones(3, 32), weights=ones(3, 1), chosen=torch.zeros(3, 1, dtype=torch.int64),
             gate_up=packed, down=groupwise.quantise(ones(32, 32), torch.float32))
-weights, chosen = moe.route(ones(70, 5), top_k=2, normalise=True, shared=True)
+weights, chosen = moe.route(ones(70, 5), top_k=2, normalise=True)
 routed = {"weights": weights, "chosen": chosen}
 moe.experts(x, **routed, gate_up=ones(5, 6, 8), down=ones(5, 8, 3))
 moe.experts_step(x[:2], weights=weights[:2], chosen=chosen[:2], gate_up=ones(5, 6, 8),
                  down=ones(5, 8, 3))
+now = rms_norm.normed(x[0], scale=ones(8), eps=1e-6, dtype=torch.float32)
+moe.add_experts_step(x[0], now, weights=weights[0], chosen=chosen[0], gate_up=ones(5, 6, 8),
+                     down=ones(5, 8, 3), shared=moe.SharedExpert(ones(1), ones(6), ones(8, 3)))
+linear.add_linear_step(x[0], linear.linear_step(now, ones(8, 8)), ones(8, 8), gate=x[1])
 sampling.greedy(x)
 sampling.sample(x, temperature=1.0, top_k=4, top_p=0.9, uniform=0.5 * ones(70))
 """

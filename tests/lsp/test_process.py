@@ -16,7 +16,7 @@ from lsp_wire import (
 )
 
 HEAVY = {"torch", "httpx", "rich", "transformers", "numpy", "psutil", "uvicorn", "starlette"}
-HEAVY |= {"tree_sitter", "pygments"}
+HEAVY |= {"tree_sitter", "pygments", "ast_grep_py", "yaml"}
 
 
 def test_standard_output_is_the_protocols_whoever_prints() -> None:

@@ -160,6 +160,12 @@ export class Server implements vscode.Disposable {
             return Array.isArray(answer) ? answer.map((section) => forServer(section, this.isPaused)) : answer;
           },
         },
+        handleWorkDoneProgress: (token, params, next) => {
+          next(token, params);
+          if (params.kind === "end") {
+            this.changed.fire(this.standing); // a model was loaded, or a folder read
+          }
+        },
         provideInlineCompletionItems: async (document, position, context, token, next) => {
           const answer = await next(document, position, context, token);
           const items = Array.isArray(answer) ? answer : (answer?.items ?? []);

@@ -12,6 +12,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from qcn_inference.service.activity import Activity
+from qcn_inference.service.chat import post_chat_completions
 from qcn_inference.service.completions import post_completions
 from qcn_inference.service.contexts import (
     delete_context,
@@ -45,6 +46,7 @@ def create_app(engine: Engine, *, token: str | None, leave: Leave) -> Guard:
             Route("/metrics", get_metrics),
             Route("/shutdown", post_shutdown, methods=["POST"]),
             _work("/v1/completions", post_completions, engine.activity),
+            _work("/v1/chat/completions", post_chat_completions, engine.activity),
             _work("/infill", post_infill, engine.activity),
             _work("/v1/contexts", delete_contexts, engine.activity, method="DELETE"),
             _work("/v1/contexts/{id}", put_context, engine.activity, method="PUT"),

@@ -21,8 +21,7 @@ from qcn_inference.request import (
 )
 from qcn_inference.service.contexts import bring, named_context, readable
 from qcn_inference.service.engine import Engine
-from qcn_inference.service.errors import ApiError
-from qcn_inference.service.http import answer, engine_of, read_body
+from qcn_inference.service.http import answer, check_model, engine_of, read_body
 from qcn_inference.service.schemas import CompletionBody
 
 if TYPE_CHECKING:
@@ -35,9 +34,7 @@ async def post_completions(request: Request) -> Response:
     """Complete a prompt given as text or token ids; `suffix` makes it fill-in-the-middle."""
     engine = engine_of(request)
     body = await read_body(request, CompletionBody)
-    if body.model not in (None, engine.name):
-        served = f"this engine serves {engine.name}; leave `model` out, or ask another engine"
-        raise ApiError(404, "model_not_found", served)
+    check_model(engine, body.model)
     dialect = _Completions(engine, body)
     running = engine.submit(_generation(engine, body), body.rank, body.supersede)
     return await answer(request, running, dialect, stream=bool(body.stream))
@@ -124,7 +121,7 @@ class _Completions:
         return {
             **self._head,
             "choices": [self._choice(text, joined, finished)],
-            "usage": _usage(finished),
+            "usage": usage(finished),
         } | self._context(finished)
 
     async def events(self, chunks: AsyncIterator[Chunk]) -> AsyncIterator[dict[str, Any]]:
@@ -140,8 +137,8 @@ class _Completions:
             {**self._head, "choices": [self._choice("", Chunk(""), finished)]}
             | self._context(finished)
         ]
-        if self._body.stream_options is not None and self._body.stream_options.include_usage:
-            events.append({**self._head, "choices": [], "usage": _usage(finished)})
+        if self._body.wants_usage:
+            events.append({**self._head, "choices": [], "usage": usage(finished)})
         return events
 
     def _context(self, finished: Finished) -> dict[str, int]:
@@ -185,7 +182,8 @@ class _Completions:
         }
 
 
-def _usage(finished: Finished) -> dict[str, Any]:
+def usage(finished: Finished) -> dict[str, Any]:
+    """What it cost in tokens; the drafts are ours."""
     return {
         "prompt_tokens": finished.prompt_tokens,
         "completion_tokens": finished.completion_tokens,

@@ -3,7 +3,7 @@
 `PUT` takes a layout. It is in force for completions from the moment that it is understood; the
 answer comes when its tokens have been read, at low priority. A completion that names the context
 reads what is missing itself, up to `MOST_UNREAD` tokens; where more is missing it is answered
-without the context, and says so.
+without the context, and says so. A chat, which is asked about the repository, reads all of it.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from qcn_inference.service.engine import Engine, as_api_error
 from qcn_inference.service.errors import ApiError
 from qcn_inference.service.http import engine_of, read_body, unless_gone
 from qcn_inference.service.schemas import ContextBody
+from qcn_inference.service.templating import turn_in_front
 
 if TYPE_CHECKING:
     from qcn_inference.generate import Loaded
@@ -40,12 +41,13 @@ async def put_context(request: Request) -> Response:
     name, arrival = request.path_params["id"], engine.contexts.arrive()
     body = await read_body(request, ContextBody)
     tokenizer = engine.ready().tokenizer
+    turn = await turn_in_front(engine) if body.dialect == "chat" else None
     if missing := _missing(engine, body):
         return missing
     new = await run_in_threadpool(_encoded, engine, body)
     if missing := _missing(engine, body):  # another context, which held some, has gone meanwhile
         return missing
-    context = engine.contexts.compose(tokenizer, name, body.repo, body.segments, new)
+    context = engine.contexts.compose(tokenizer, name, body.repo, body.segments, new, turn)
     spans = context.spans
     counts = [{"hash": span.segment.hash, "tokens": len(span.segment.ids)} for span in spans]
     limit = context_limit(engine.ready().context_length)
@@ -68,7 +70,8 @@ async def put_context(request: Request) -> Response:
 def _missing(engine: Engine, body: ContextBody) -> Response | None:
     """The refusal of a layout that names segments nobody has sent yet."""
     given = {place.hash for place in body.segments if place.text is not None}
-    unknown = engine.contexts.unknown([place.hash for place in body.segments]) - given
+    hashes = [place.hash for place in body.segments]
+    unknown = engine.contexts.unknown(hashes, chat=body.dialect == "chat") - given
     if not unknown:
         return None
     message = f"{len(unknown)} segments lack their text"
@@ -119,7 +122,8 @@ def _encoded(engine: Engine, body: ContextBody) -> list[Segment]:
     for place in body.segments:
         if place.text is None:
             continue
-        segment = Segment.of(tokenizer, place.path, place.text)
+        chat = body.dialect == "chat"
+        segment = Segment.of(tokenizer, place.path, place.text, chat=chat)
         if segment.hash != place.hash:
             message = f"the segment {place.path!r} has another hash than it is sent under"
             raise ApiError(400, "invalid_request_error", message)
@@ -196,13 +200,13 @@ async def _forget(engine: Engine, names: list[str], repo: str) -> int:
     """
     jobs = []
     if (loaded := engine.loaded) is not None and engine.error is None:
-        ids = opening(loaded.tokenizer, repo)
+        turns = {None, engine.chat_turn}  # as contexts of both dialects begin
+        beginnings = [opening(loaded.tokenizer, repo, turn) for turn in turns]
         # Their refreshes end here: one that has not begun yet would read the text again.
         jobs = [
-            engine.submit_job(loaded.forget(ids), Priority.COMPLETION, _job_key(name))
-            for name in names
+            engine.submit_job(loaded.forget(*beginnings), Priority.COMPLETION, key)
+            for key in [*map(_job_key, names), None]
         ]
-        jobs.append(engine.submit_job(loaded.forget(ids), Priority.COMPLETION, None))
     for name in names:
         engine.contexts.remove(name)
     for job in jobs:
@@ -226,13 +230,19 @@ def found_context(engine: Engine, name: str) -> Context:
     return context
 
 
-def named_context(engine: Engine, name: str | None) -> Context | None:
-    """The newest layout of the context that a completion names, if it names one.
+def named_context(engine: Engine, name: str | None, *, chat: bool = False) -> Context | None:
+    """The newest layout of the context that a completion or a chat names, if it names one.
 
     Raises:
-        ApiError: there is no such context.
+        ApiError: there is no such context, or it is in the other dialect.
     """
-    return None if name is None else found_context(engine, name)
+    if name is None:
+        return None
+    context = found_context(engine, name)
+    if chat != (context.turn is not None):
+        message = f"the context {name!r} is not for {'chats' if chat else 'completions'}"
+        raise ApiError(400, "invalid_request_error", f"{message}: put it in the other dialect too")
+    return context
 
 
 def bring(loaded: "Loaded", context: Context | None) -> Generator[None, None, None]:

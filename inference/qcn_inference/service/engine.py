@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import psutil
 
+from qcn_inference.chat_template import ChatTemplate, NoTemplate, find_template
 from qcn_inference.contexts import Contexts
 from qcn_inference.disk_files import default_folder, purge
 from qcn_inference.errors import CheckpointError, DeviceError, DeviceMemoryError
@@ -27,6 +28,7 @@ from qcn_inference.scheduler import Closed, Priority, QueueFull, Scheduler, Step
 from qcn_inference.service.activity import Activity
 from qcn_inference.service.errors import ApiError
 from qcn_inference.service.guard import without_message
+from qcn_inference.service.rendering import Renderer
 
 if TYPE_CHECKING:
     import torch
@@ -170,6 +172,10 @@ class Engine:
         self.contexts = Contexts()
         self.device: str | None = None  # where the model is, once that is known
         self.device_problem: str | None = None  # why it is not on a GPU, where one is
+        self.chat_template: ChatTemplate | None = None
+        self.chat_problem: str | None = None  # why there is none
+        self.chat_turn: str | None = None  # what it has in front of a repository, once known
+        self._renderer: Renderer | None = None
         self.scheduler = Scheduler(after_error=self._after_error)
         self.metrics = Metrics(
             queue_length=lambda: self.scheduler.live_jobs,
@@ -228,6 +234,23 @@ class Engine:
             message = f"the model is not ready yet: {self.state}"
             raise ApiError(503, "unavailable", message, {"Retry-After": "1"})
         return self.loaded
+
+    def renderer(self) -> Renderer:
+        """What renders the checkpoint's chat template.
+
+        Raises:
+            ApiError: it has none.
+        """
+        if self._renderer is None:
+            if self.chat_template is None:
+                raise ApiError(400, "no_chat_template", str(self.chat_problem))
+            self._renderer = Renderer(self.chat_template)
+        return self._renderer
+
+    async def close_renderer(self) -> None:
+        """End the process of the template."""
+        if self._renderer is not None:
+            await self._renderer.close()
 
     def submit(
         self, request: GenerationRequest, priority: Priority, supersede: str | None
@@ -350,6 +373,7 @@ class Engine:
         # What is read in a moment comes first: nobody should wait for torch or the weights to hear
         # that the folder is not there.
         tokenizer = Tokenizer(self.folder, load_config(self.folder).vocab_size)
+        self._find_template()
 
         import torch
 
@@ -371,6 +395,16 @@ class Engine:
             disk = DiskCache(self._on_disk, entries, room)
         self.loaded = Loaded(model, tokenizer, cache, disk)
         self._become(EngineState.READY)
+
+    def _find_template(self) -> None:
+        try:
+            self.chat_template = find_template(self.folder)
+        except NoTemplate as reason:
+            self.chat_problem = str(reason)
+            log.info("no chats: %s", reason)
+        else:
+            template = self.chat_template
+            log.info("chat template: %s, SHA-256 %s", template.path, template.sha256)
 
     def _load_model(self) -> "Model":
         """Load it onto the device that is wanted, or that there is.

@@ -41,6 +41,17 @@ def engine_of(request: Request) -> Engine:
     return engine
 
 
+def check_model(engine: Engine, name: str | None) -> None:
+    """Whether the model that is asked for is the one that is served.
+
+    Raises:
+        ApiError: it is not.
+    """
+    if name not in (None, engine.name):
+        served = f"this engine serves {engine.name}; leave `model` out, or ask another engine"
+        raise ApiError(404, "model_not_found", served)
+
+
 async def read_body(request: Request, schema: type[B]) -> B:
     """The body, checked.
 

@@ -66,20 +66,15 @@ class StreamOptions(Body):
     include_usage: bool = False
 
 
-class CompletionBody(Sampled):
-    """`POST /v1/completions`, as OpenAI defines it."""
+class OpenAIBody(Sampled):
+    """What OpenAI's two calls share; a null means the default."""
 
-    prompt: str | list[str] | list[Token] | list[list[Token]]
     model: str | None = None
-    suffix: str | None = None
-    max_tokens: Annotated[int, Field(ge=0)] | None = 16
     temperature: Temperature | None = 1.0
     top_p: TopP | None = 1.0
     top_k: Annotated[int, Field(ge=-1)] | None = None  # not OpenAI's; vLLM's and llama.cpp's
+    min_p: TopP | None = None  # likewise
     n: Literal[1] | None = 1
-    best_of: Literal[1] | None = 1
-    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-    echo: bool | None = False
     presence_penalty: Neutral | None = 0.0
     frequency_penalty: Neutral | None = 0.0
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
@@ -91,6 +86,33 @@ class CompletionBody(Sampled):
         if stop and not all(stop):
             raise ValueError("a stop string must not be empty")
         return stop
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """How tokens are chosen."""
+        return SamplingParams(
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_k=max(0, self.top_k or 0),
+            top_p=1.0 if self.top_p is None else self.top_p,
+            seed=self.drawn_seed,
+            min_p=self.min_p or 0.0,
+        )
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends in an event that tells the usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class CompletionBody(OpenAIBody):
+    """`POST /v1/completions`, as OpenAI defines it."""
+
+    prompt: str | list[str] | list[Token] | list[list[Token]]
+    suffix: str | None = None
+    max_tokens: Annotated[int, Field(ge=0)] | None = 16
+    best_of: Literal[1] | None = 1
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    echo: bool | None = False
 
     @model_validator(mode="after")
     def _fits_together(self) -> "CompletionBody":
@@ -117,16 +139,6 @@ class CompletionBody(Sampled):
                 return only
             case prompt:
                 return prompt  # type: ignore[return-value]  # text or ids: others are refused above
-
-    @property
-    def sampling(self) -> SamplingParams:
-        """A null means the default, as OpenAI has it."""
-        return SamplingParams(
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_k=max(0, self.top_k or 0),
-            top_p=1.0 if self.top_p is None else self.top_p,
-            seed=self.drawn_seed,
-        )
 
 
 class ExtraFile(Body):
@@ -187,6 +199,7 @@ class ContextBody(Body):
     """`PUT /v1/contexts/{id}`: a layout; the answer comes when it is read, or at once."""
 
     wait: bool = True
+    dialect: Literal["fim", "chat"] = "fim"
     repo: Annotated[str, Field(max_length=1000, pattern=r"^[^\r\n]*$")] = ""
     segments: Annotated[list[SegmentBody], Field(max_length=MOST_SEGMENTS)]
 

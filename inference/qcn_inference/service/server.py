@@ -83,6 +83,7 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, end what is under way, answer it."""
         await asyncio.to_thread(self._engine.close)
+        await self._engine.close_renderer()
         await super().shutdown(sockets)
 
 

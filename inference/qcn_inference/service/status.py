@@ -40,6 +40,13 @@ async def get_health(request: Request) -> Response:
         "disk_cache_problem": None
         if loaded is None or loaded.disk is None
         else loaded.disk.problem,
+        "chat_template": None
+        if engine.chat_template is None
+        else {
+            "file": engine.chat_template.path.name,
+            "sha256": engine.chat_template.sha256,
+        },
+        "chat_problem": engine.chat_problem,
         "context_length": None if loaded is None else loaded.context_length,
         "context_limit": None if loaded is None else context_limit(loaded.context_length),
         "pid": os.getpid(),

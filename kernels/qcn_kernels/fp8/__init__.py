@@ -1,4 +1,4 @@
-"""Block-scaled FP8 weights, and linear layers that read them as they are. See README.md.
+"""Block-scaled FP8 weights, and linear layers of a prefill that read them. See README.md.
 
 A tensor on a GPU takes the kernels. The CPU has no FP8 products: weights are dequantised at load.
 """
@@ -8,7 +8,7 @@ from torch import Tensor
 from qcn_kernels.fp8.matrices import BLOCK, Fp8Matrices
 from qcn_kernels.fp8.reference import dequantise
 
-__all__ = ["BLOCK", "Fp8Matrices", "dequantise", "linear", "linear_step"]
+__all__ = ["BLOCK", "Fp8Matrices", "dequantise", "linear"]
 
 
 def linear(x: Tensor, weight: Fp8Matrices) -> Tensor:
@@ -25,13 +25,3 @@ def linear(x: Tensor, weight: Fp8Matrices) -> Tensor:
     from qcn_kernels.fp8 import triton
 
     return triton.linear(x, weight)
-
-
-def linear_step(x: Tensor, weight: Fp8Matrices) -> Tensor:
-    """The same for one token [columns], or [T, columns] for a few that are verified together.
-
-    Activations are not quantised here: decode and prefill agree within tolerance.
-    """
-    from qcn_kernels.fp8 import triton
-
-    return triton.linear_step(x, weight)

@@ -1,8 +1,7 @@
-"""Activations to FP8, and linear layers with block-FP8 weights, on a GPU.
+"""Activations to FP8, and the linear layers of a prefill with block-FP8 weights, on a GPU.
 
-Prefill multiplies FP8 by FP8 where the chip does, 128 columns at a time, each such product scaled
+It multiplies FP8 by FP8 where the chip does, 128 columns at a time, each such product scaled
 into an fp32 sum; elsewhere the weight's bytes become bf16 in registers and activations stay bf16.
-Decode reads each weight once for all its tokens, and multiplies in fp32.
 """
 
 from dataclasses import dataclass
@@ -12,13 +11,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qcn_kernels.chip import INTERPRETED, configuration
+from qcn_kernels.chip import configuration
 from qcn_kernels.fp8.matrices import BLOCK, Fp8Matrices
 from qcn_kernels.matrices.triton import (
     STEP,
     operand,
     quantised,
-    row_products,
     stored,
     tile_product,
 )
@@ -43,9 +41,6 @@ PREFILL = {
     120: Tile(64, 256, 8, 3),
 }
 BAND = 8  # tiles of tokens that share a weight's rows in L2
-STEP_ROWS = 128 if INTERPRETED else 4  # of the weight, at once in decode; many cost no more there
-STEP_COLUMNS = 1024
-MOST_STEP_TOKENS = 16
 QUANTISED_ROWS = 32  # blocks of 128 a program
 
 
@@ -118,34 +113,6 @@ def _linear(
     tl.store(p_out, acc.to(p_out.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["tokens"])
-def _linear_step(
-    p_x,  # [T, COLUMNS]
-    weights,
-    p_out,  # [T, ROWS]
-    tokens,
-    stride,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    FORMAT: tl.constexpr,
-    BR: tl.constexpr,
-    BC: tl.constexpr,
-):
-    """BR rows of the weight for all tokens: what the first reads, the others find in L1."""
-    first = tl.program_id(0) * BR
-    o_r, o_c = first + tl.arange(0, BR), tl.arange(0, BC)
-    for i_t in range(tokens):
-        acc = tl.zeros([BR, BC], dtype=tl.float32)
-        for at in tl.static_range(0, COLUMNS, BC):
-            p_token = p_x + i_t * stride + at + o_c
-            b_x = tl.load(p_token, mask=at + o_c < COLUMNS, other=0.0).to(tl.float32)
-            acc += row_products(
-                b_x, weights, tl.full([], 0, tl.int32), first, at, ROWS, COLUMNS, FORMAT, BR, BC
-            )
-        b_out = tl.sum(acc, axis=1).to(p_out.dtype.element_ty)
-        tl.store(p_out + i_t * ROWS + o_r, b_out, mask=o_r < ROWS)
-
-
 def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return `reference.quantise` of x [T, columns] bf16 or fp32, columns without gaps.
 
@@ -201,35 +168,5 @@ def linear(x: Tensor, weight: Fp8Matrices) -> Tensor:
         OPERAND=operand(format_name),
         num_warps=tile.warps,
         num_stages=tile.stages,
-    )
-    return out
-
-
-def linear_step(x: Tensor, weight: Fp8Matrices) -> Tensor:
-    """The same for one token [columns] or a few [T, columns], which are not quantised.
-
-    Nothing here waits for the device: a CUDA graph may hold it.
-    """
-    if x.ndim == 1:
-        return linear_step(x.unsqueeze(0), weight).squeeze(0)
-    tokens, columns = x.shape
-    rows = len(weight)
-    assert weight.shape == (rows, columns)
-    assert tokens <= MOST_STEP_TOKENS
-    assert x.stride(1) == 1
-    weights, format_name = stored(weight)
-    out = x.new_empty(tokens, rows)
-    _linear_step[(triton.cdiv(rows, STEP_ROWS),)](
-        x,
-        weights,
-        out,
-        tokens,
-        x.stride(0),
-        ROWS=rows,
-        COLUMNS=columns,
-        FORMAT=format_name,
-        BR=STEP_ROWS,
-        BC=min(STEP_COLUMNS, triton.next_power_of_2(columns)),
-        num_warps=4,
     )
     return out

@@ -3,6 +3,8 @@
 `choice.py` says what runs; Triton is imported where its kernel does.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -12,8 +14,11 @@ from qcn_kernels.choice import uses_triton
 from qcn_kernels.fp8 import Fp8Matrices
 from qcn_kernels.linear import cpu
 from qcn_kernels.linear.stacked import Stacked, Weight
+from qcn_kernels.rms_norm import Normed
 
-__all__ = ["Stacked", "Weight", "linear", "linear_step"]
+__all__ = ["Gating", "Stacked", "Weight", "add_linear_step", "linear", "linear_step"]
+
+Gating = Literal["sigmoid", "silu"]
 
 
 def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
@@ -36,19 +41,50 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     return cpu.linear(x, weight, bias)
 
 
-def linear_step(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
-    """The same for one token [columns]; agrees with `linear` within tolerance."""
-    if isinstance(weight, Stacked):
-        return _biased([_product_step(x, part) for part in weight.parts], bias)
+def linear_step(x: Tensor | Normed, weight: Weight, bias: Tensor | None = None) -> Tensor:
+    """The same for one token [columns]; agrees with `linear` within tolerance.
+
+    On a GPU it is one launch, and x may be the norm of a residual stream.
+    """
+    if isinstance(x, Normed) or uses_triton(x):
+        from qcn_kernels.linear import triton_step
+
+        return triton_step.linear_step(x, weight, bias)
+    assert isinstance(weight, Tensor)
     return functional.linear(x, weight, bias)
+
+
+def add_linear_step(
+    to: Tensor,
+    x: Tensor,
+    weight: Weight,
+    bias: Tensor | None = None,
+    *,
+    gate: Tensor | None = None,
+    gating: Gating = "sigmoid",
+) -> None:
+    """Add `(x · gating(gate)) · weightᵀ + bias` to a token's residual stream, in place.
+
+    Args:
+        to: [rows] fp32.
+        x: [columns] in the weight's dtype.
+        weight: [rows, columns].
+        bias: [rows].
+        gate: [columns] as x; none is no factor.
+        gating: what makes a factor of it.
+    """
+    if uses_triton(x):
+        from qcn_kernels.linear import triton_step
+
+        triton_step.add_linear_step(to, x, weight, bias, gate=gate, gating=gating)
+        return
+    if gate is not None:
+        x = gate.sigmoid().mul_(x) if gating == "sigmoid" else functional.silu(gate).mul_(x)
+    to += linear_step(x, weight, bias)
 
 
 def _product(x: Tensor, part: Tensor | Fp8Matrices) -> Tensor:
     return fp8.linear(x, part) if isinstance(part, Fp8Matrices) else linear(x, part)
-
-
-def _product_step(x: Tensor, part: Tensor | Fp8Matrices) -> Tensor:
-    return fp8.linear_step(x, part) if isinstance(part, Fp8Matrices) else linear_step(x, part)
 
 
 def _biased(products: list[Tensor], bias: Tensor | None) -> Tensor:

@@ -15,6 +15,11 @@ class Stacked:
     parts: tuple[Tensor | Fp8Matrices, ...]  # each [rows, columns]
     dtype: torch.dtype  # of what they are multiplied by, and of the plain parts
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of all."""
+        return sum(map(len, self.parts)), self.parts[0].shape[1]
+
 
 Weight = Tensor | Stacked
 """[rows, columns]."""

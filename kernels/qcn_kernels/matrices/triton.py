@@ -1,7 +1,7 @@
 """Weights in the formats they are stored in, read and multiplied inside a kernel.
 
 A kernel takes a stack of matrices as a tuple of tensors and the name of their format, which
-`stored` gives. Two functions read them: `tile_product` for tensor cores, and `row_products` for few
+`stored` gives. Two functions read them: `tile_product` for tensor cores, and `rows_of` for few
 tokens. Another format is one more branch in `stored` and in these two, and nothing in the
 kernels.
 
@@ -81,33 +81,64 @@ def _scales(p_scales, i_matrix, i_row, o_column, ROWS: tl.constexpr, COLUMNS: tl
     return b * 256.0 if FORMAT == "bytes" else b
 
 
+@triton.constexpr_function
+def run_of(columns: int) -> int:
+    """Of columns read at once, how many lie together in a run; a run has one scale."""
+    return min(columns, BLOCK)
+
+
 @triton.jit
-def row_products(
-    b_x,  # [BC] fp32: of one token
+def run_columns(at, BC: tl.constexpr):
+    """The BC columns from `at` on, in runs: [BC / RUN, RUN]."""
+    RUN: tl.constexpr = run_of(BC)
+    return at + tl.arange(0, BC // RUN)[:, None] * RUN + tl.arange(0, RUN)[None, :]
+
+
+@triton.jit
+def rows_of(
     weights,
-    i_matrix,
-    first,  # row; a tile lies in one block of 128
+    o_row,  # [R] int64: which rows, counted through all matrices
     at,  # the first column
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     FORMAT: tl.constexpr,
-    BR: tl.constexpr,
+    R: tl.constexpr,
     BC: tl.constexpr,
 ):
-    """x times rows of a matrix, column by column: [BR, BC] fp32, to be summed over the columns."""
-    o_r = tl.minimum(first + tl.arange(0, BR), ROWS - 1)
+    """Some columns of rows: values [R, BC / RUN, RUN] fp32 and scales, for `row_sums`.
+
+    To be called in front of what loads activations. What is loaded first decides how all is laid
+    out: a thread then multiplies the weights where it has loaded them, and activations, of which
+    there are few, are exchanged. No barrier stands between loads of weights.
+    """
+    RUN: tl.constexpr = run_of(BC)
+    b_scales = tl.full([1, 1], 1.0, tl.float32)
     if IS_GROUPWISE(FORMAT):
-        b_w = dequantised_tile(weights, i_matrix, o_r, at, ROWS, COLUMNS, FORMAT, BR, BC)
+        one = tl.full([], 0, tl.int32)
+        b_w = dequantised_tile(weights, one, o_row, at, ROWS, COLUMNS, FORMAT, R, BC)
+        b_w = tl.reshape(b_w, [R, BC // RUN, RUN])
     else:
-        o_c = at + tl.arange(0, BC)
-        p_w = weights[0] + i_matrix.to(tl.int64) * (ROWS * COLUMNS)
-        p_w += o_r[:, None] * COLUMNS + o_c[None, :]
-        b_w = tl.load(p_w, mask=(o_c < COLUMNS)[None, :], other=0.0)
-        if FORMAT != "plain":
-            o_column = tl.minimum(o_c, COLUMNS - 1)
-            b_x *= _scales(weights[1], i_matrix, first, o_column, ROWS, COLUMNS, FORMAT)
+        o_c = run_columns(at, BC)[None, :, :]
+        p_w = weights[0] + o_row[:, None, None] * COLUMNS + o_c
+        b_w = tl.load(p_w, mask=o_c < COLUMNS, other=0.0)
+        if FORMAT == "plain":
+            b_w = b_w.to(tl.float32)
+        else:
+            o_run = tl.minimum(at + tl.arange(0, BC // RUN) * RUN, COLUMNS - 1)[None, :]
+            i_row = (o_row % ROWS)[:, None]
+            b_scales = _scales(weights[1], (o_row // ROWS)[:, None], i_row, o_run, ROWS, COLUMNS,
+                               FORMAT)  # fmt: skip
             b_w = _e4m3(b_w, FORMAT)
-    return b_w.to(tl.float32) * b_x[None, :]
+    return b_w, b_scales
+
+
+@triton.jit
+def row_sums(b_products, b_scales, FORMAT: tl.constexpr):
+    """The sums [R] of values of rows times activations [R, BC / RUN, RUN]."""
+    b_sums = tl.sum(b_products, axis=2)
+    if FORMAT == "e4m3" or FORMAT == "bytes":
+        b_sums *= b_scales
+    return tl.sum(b_sums, axis=1)
 
 
 @triton.jit

@@ -1,50 +1,48 @@
 """Router and sparse experts. See README.md.
 
 `choice.py` says what runs; Triton is imported where its kernel does.
-
-A shared expert that is as large as the others is one of them on a GPU: the last of `gate_up` and
-`down`, which `route(..., shared=True)` adds to every token's choice with its gate as its weight.
 """
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from qcn_kernels.choice import uses_triton
 from qcn_kernels.fp8 import Fp8Matrices
+from qcn_kernels.linear import linear_step
 from qcn_kernels.matrices import Matrices
 from qcn_kernels.moe import cpu
+from qcn_kernels.moe.shared import SharedExpert
+from qcn_kernels.rms_norm import Normed
 
-__all__ = ["Matrices", "experts", "experts_step", "route"]
+__all__ = [
+    "Matrices",
+    "SharedExpert",
+    "add_experts_step",
+    "experts",
+    "experts_step",
+    "route",
+    "shared_step",
+]
 
 
-def route(
-    logits: Tensor, *, top_k: int, normalise: bool, shared: bool = False
-) -> tuple[Tensor, Tensor]:
+def route(logits: Tensor, *, top_k: int, normalise: bool) -> tuple[Tensor, Tensor]:
     """Choose experts.
 
     Args:
-        logits: [..., experts] fp32 or bf16, on a GPU [T, experts]. With `shared`, one column more:
-            the logit of the shared expert's gate.
-        top_k: experts per token, the shared one not counted.
+        logits: [..., experts] fp32 or bf16, on a GPU [T, experts] or [experts].
+        top_k: experts per token.
         normalise: whether the chosen probabilities are scaled to sum to 1.
-        shared: whether every token takes the shared expert too.
 
     Returns:
         Weights [..., top_k] fp32 and expert numbers [..., top_k] int64, the most probable first,
-        of equals the lower number. With `shared` one more: number `experts`, weighed by
-        the sigmoid of its gate.
+        of equals the lower number.
     """
     if uses_triton(logits):
         from qcn_kernels.moe import triton
 
-        return triton.route(logits, top_k=top_k, normalise=normalise, shared=shared)
-    logits = logits.to(torch.float32)
-    if not shared:
-        return cpu.route(logits, top_k=top_k, normalise=normalise)
-    weights, chosen = cpu.route(logits[..., :-1], top_k=top_k, normalise=normalise)
-    gate = logits[..., -1:].sigmoid()
-    number = torch.full_like(gate, logits.shape[-1] - 1, dtype=torch.int64)
-    return torch.cat((weights, gate), dim=-1), torch.cat((chosen, number), dim=-1)
+        return triton.route(logits, top_k=top_k, normalise=normalise)
+    return cpu.route(logits.to(torch.float32), top_k=top_k, normalise=normalise)
 
 
 def experts(
@@ -88,3 +86,30 @@ def experts_step(
     assert not isinstance(down, Fp8Matrices)
     run = cpu.experts_step if x.ndim == 1 else cpu.experts
     return run(x, weights=weights, chosen=chosen, gate_up=gate_up, down=down)
+
+
+def add_experts_step(
+    to: Tensor,
+    x: Tensor | Normed,
+    *,
+    weights: Tensor,
+    chosen: Tensor,
+    gate_up: Matrices,
+    down: Matrices,
+    shared: SharedExpert,
+) -> None:
+    """Add one token's experts, and the shared one, to its residual stream `to` [hidden] fp32."""
+    routed = {"weights": weights, "chosen": chosen}
+    if isinstance(x, Normed):
+        from qcn_kernels.moe import triton
+
+        triton.experts_step(x, **routed, gate_up=gate_up, down=down, shared=shared, to=to)
+        return
+    to += shared_step(shared).add_(experts_step(x, **routed, gate_up=gate_up, down=down))
+
+
+def shared_step(shared: SharedExpert) -> Tensor:
+    """Return the output of one token's shared expert, [hidden] fp32."""
+    gate, up = shared.gate_up.chunk(2, dim=-1)
+    out = linear_step(functional.silu(gate).mul_(up), shared.down)
+    return out.to(torch.float32).mul_(shared.gate.sigmoid())

@@ -7,11 +7,12 @@ third adds the parts of a token, in the order in which its experts were chosen. 
 added up by atomics, and sums run over the columns in one order: a token's result does not depend
 on what shares its launch.
 
-Decode has a program for some rows of one pair, then one for some rows of a token, which takes its
-experts one after the other. Only chosen experts are read.
+Decode has a program for some rows of one pair, then one for some rows of a token, which takes them
+of all its experts at once, the shared one too, and adds to the residual stream. Only chosen
+experts are read.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -27,81 +28,115 @@ from qcn_kernels.matrices.triton import (
     STEP,
     operand,
     quantised,
-    row_products,
+    row_sums,
+    rows_of,
+    run_columns,
+    run_of,
     stored,
     tile_product,
 )
+from qcn_kernels.moe.shared import SharedExpert
 from qcn_kernels.moe.tiles import FEW, Tile
 from qcn_kernels.moe.tuned import tiles_for
+from qcn_kernels.rms_norm.normed import Normed
 
 PLAIN_COLUMNS = 64  # at once in prefill, where no blocks of scales say otherwise
-ROUTED_TOKENS = 4  # of a program
-GATE_UP_ROWS = 128 if INTERPRETED else 8  # of a program in decode; many cost no more there
-DOWN_ROWS = 128 if INTERPRETED else 4
-STEP_COLUMNS = 512  # at once in decode
+# Of a program in the router. On a chip a token is one warp's, which awaits no other to find the
+# largest; interpreted, many tokens cost no more.
+ROUTED_TOKENS, ROUTED_WARPS = (4 if INTERPRETED else 1), 1
 MOST_STEP_TOKENS = 16
+DOWN_COLUMNS = 512  # at once in decode, of all of a token's experts
 COMBINED = 1024  # elements of a program that adds up
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What a program of decode takes at once: as many weights as registers hold."""
+
+    gate_up_rows: int  # of gate, and as many of up
+    down_rows: int  # of each of a token's experts
+    columns: int
+    warps: int
+
+
+PLAIN_STEP, FP8_STEP, GROUPWISE_STEP = (
+    _Step(4, 2, 2048, 4),
+    _Step(8, 4, 2048, 4),
+    _Step(8, 2, 512, 8),
+)
+INTERPRETED_STEP = _Step(128, 64, 2048, 4)  # many cost no more there
+
+
+def _step_of(format_name: str) -> _Step:
+    if INTERPRETED:
+        return INTERPRETED_STEP
+    if is_groupwise(format_name):
+        return GROUPWISE_STEP
+    return PLAIN_STEP if format_name == "plain" else FP8_STEP
 
 
 @triton.jit(do_not_specialize=["tokens"])
 def _route(
-    p_logits,  # [T, E], and the gate of the shared expert behind them
-    p_weights,  # [T, SLOTS] fp32
-    p_chosen,  # [T, SLOTS] int64
+    p_logits,  # [T, E]
+    p_weights,  # [T, TOP_K] fp32
+    p_chosen,  # [T, TOP_K] int64
     tokens,
     stride,
     E: tl.constexpr,
     TOP_K: tl.constexpr,
-    SLOTS: tl.constexpr,  # TOP_K, and one for the shared expert
     NORMALISE: tl.constexpr,
     BT: tl.constexpr,
     BE: tl.constexpr,
     BS: tl.constexpr,
 ):
-    """The largest logit, TOP_K times over, of equals the first."""
+    """The largest logit, TOP_K times over, of equals the first.
+
+    A logit's bits, as an integer that is ordered as logits are, stand above the number of the
+    expert, counted from the last: the largest of these is found in one reduction.
+    """
     o_t = tl.program_id(0).to(tl.int64) * BT + tl.arange(0, BT)
     o_e, o_s = tl.arange(0, BE), tl.arange(0, BS)
     p_row = p_logits + tl.minimum(o_t, tokens - 1) * stride
-    left = tl.load(p_row[:, None] + o_e[None, :], mask=(o_e < E)[None, :], other=float("-inf"))
-    left = left.to(tl.float32)
-    peak = tl.max(left, axis=1)
-    total = tl.sum(tl.exp(left - peak[:, None]), axis=1)
+    logits = tl.load(p_row[:, None] + o_e[None, :], mask=(o_e < E)[None, :], other=float("-inf"))
+    logits = logits.to(tl.float32)
+    peak = tl.max(logits, axis=1)
+    total = tl.sum(tl.exp(logits - peak[:, None]), axis=1)
+    bits = logits.to(tl.int32, bitcast=True)
+    bits = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    bits = tl.where(logits == 0.0, 0, bits)  # also of the negative zero
+    left = (bits.to(tl.int64) << 32) | (BE - 1 - o_e)[None, :]
+    left = tl.where((o_e < E)[None, :], left, -0x8000000000000000)
     chosen = tl.zeros([BT, BS], dtype=tl.int32)
     weight = tl.zeros([BT, BS], dtype=tl.float32)
     of_chosen = tl.zeros([BT], dtype=tl.float32)
-    for slot in range(TOP_K):
-        largest, at = tl.max(left, axis=1, return_indices=True, return_indices_tie_break_left=True)
-        at = tl.minimum(at, E - 1)  # logits that are no number must not lead out of the weights
-        mass = tl.exp(largest - peak)
+    for slot in tl.static_range(TOP_K):
+        largest = tl.max(left, axis=1)
+        at = BE - 1 - (largest & 0xFFFFFFFF).to(tl.int32)
+        bits = (largest >> 32).to(tl.int32)
+        bits = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+        mass = tl.exp(bits.to(tl.float32, bitcast=True) - peak)
         of_chosen += mass
         this = (o_s == slot)[None, :]
         chosen = tl.where(this, at[:, None], chosen)
         weight = tl.where(this, mass[:, None], weight)
-        left = tl.where(o_e[None, :] == at[:, None], float("-inf"), left)
+        left = tl.where(left == largest[:, None], -0x8000000000000000, left)
     weight /= (of_chosen if NORMALISE else total)[:, None]
-    if SLOTS > TOP_K:
-        gate = tl.sigmoid(tl.load(p_row + E).to(tl.float32))
-        chosen = tl.where((o_s == TOP_K)[None, :], E, chosen)
-        weight = tl.where((o_s == TOP_K)[None, :], gate[:, None], weight)
-    at_out = o_t[:, None] * SLOTS + o_s[None, :]
-    mask = (o_t < tokens)[:, None] & (o_s < SLOTS)[None, :]
+    at_out = o_t[:, None] * TOP_K + o_s[None, :]
+    mask = (o_t < tokens)[:, None] & (o_s < TOP_K)[None, :]
     tl.store(p_weights + at_out, weight, mask=mask)
     tl.store(p_chosen + at_out, chosen.to(tl.int64), mask=mask)
 
 
-def route(logits: Tensor, *, top_k: int, normalise: bool, shared: bool) -> tuple[Tensor, Tensor]:
+def route(logits: Tensor, *, top_k: int, normalise: bool) -> tuple[Tensor, Tensor]:
     """Choose experts; as `moe.route`. logits: [T, experts] or [experts], columns without gaps."""
     if logits.ndim == 1:
-        weights, chosen = route(
-            logits.unsqueeze(0), top_k=top_k, normalise=normalise, shared=shared
-        )
+        weights, chosen = route(logits.unsqueeze(0), top_k=top_k, normalise=normalise)
         return weights.squeeze(0), chosen.squeeze(0)
     tokens, experts = logits.shape
-    experts, slots = experts - shared, top_k + shared
     assert top_k <= experts
     assert logits.stride(1) == 1
-    weights = logits.new_empty(tokens, slots, dtype=torch.float32)
-    chosen = logits.new_empty(tokens, slots, dtype=torch.int64)
+    weights = logits.new_empty(tokens, top_k, dtype=torch.float32)
+    chosen = logits.new_empty(tokens, top_k, dtype=torch.int64)
     _route[(triton.cdiv(tokens, ROUTED_TOKENS),)](
         logits,
         weights,
@@ -110,12 +145,11 @@ def route(logits: Tensor, *, top_k: int, normalise: bool, shared: bool) -> tuple
         logits.stride(0),
         E=experts,
         TOP_K=top_k,
-        SLOTS=slots,
         NORMALISE=normalise,
         BT=ROUTED_TOKENS,
         BE=triton.next_power_of_2(experts),
-        BS=triton.next_power_of_2(slots),
-        num_warps=4,
+        BS=triton.next_power_of_2(top_k),
+        num_warps=ROUTED_WARPS,
     )
     return weights, chosen
 
@@ -287,36 +321,61 @@ def _combine(
 @triton.jit
 def _gate_up_step(
     p_x,  # [T, HIDDEN]
+    p_scale,  # [HIDDEN] fp32, of the norm
     p_chosen,  # [T · SLOTS] int64
     weights,
     p_hidden,  # [T · SLOTS, INTERMEDIATE] fp32
     stride,
+    eps,
     SLOTS: tl.constexpr,
     HIDDEN: tl.constexpr,
     INTERMEDIATE: tl.constexpr,
     FORMAT: tl.constexpr,
+    NORMED: tl.constexpr,  # whether x is still to be
     BR: tl.constexpr,
     BC: tl.constexpr,
 ):
     """BR rows of gate and of up for one pair."""
     i_pair = tl.program_id(1)
     i_expert = tl.load(p_chosen + i_pair)
-    first = tl.program_id(0) * BR
-    o_i, o_c = first + tl.arange(0, BR), tl.arange(0, BC)
-    rows: tl.constexpr = 2 * INTERMEDIATE
-    gate = tl.zeros([BR, BC], dtype=tl.float32)
-    up = tl.zeros([BR, BC], dtype=tl.float32)
+    o_i = tl.program_id(0) * BR + tl.arange(0, BR)
+    ROWS: tl.constexpr = 2 * INTERMEDIATE
+    o_r = tl.arange(0, 2 * BR)  # BR of gate, then BR of up
+    o_r = tl.minimum(tl.program_id(0) * BR + o_r % BR, INTERMEDIATE - 1) + o_r // BR * INTERMEDIATE
+    o_row = i_expert.to(tl.int64) * ROWS + o_r
+    both = tl.zeros([2 * BR], dtype=tl.float32)
+    square = tl.zeros([], dtype=tl.float32)
     p_x += i_pair // SLOTS * stride
     for at in tl.static_range(0, HIDDEN, BC):
-        o = at + o_c
+        b_w, b_scales = rows_of(weights, o_row, at, ROWS, HIDDEN, FORMAT, 2 * BR, BC)
+        o = run_columns(at, BC)
         b_x = tl.load(p_x + o, mask=o < HIDDEN, other=0.0).to(tl.float32)
-        gate += row_products(b_x, weights, i_expert, first, at, rows, HIDDEN, FORMAT, BR, BC)
-        up += row_products(
-            b_x, weights, i_expert, INTERMEDIATE + first, at, rows, HIDDEN, FORMAT, BR, BC
-        )
-    b_gate, b_up = tl.sum(gate, axis=1), tl.sum(up, axis=1)
+        if NORMED:
+            b_scale = tl.load(p_scale + o, mask=o < HIDDEN, other=0.0)
+            square += tl.sum(tl.sum(b_x * b_x, axis=1), axis=0)
+            b_x *= b_scale
+        both += row_sums(b_w * b_x[None, :, :], b_scales, FORMAT)
+    b_gate, b_up = tl.split(tl.trans(tl.reshape(both, [2, BR])))
+    if NORMED:
+        root = tl.rsqrt(square / HIDDEN + eps)
+        b_gate, b_up = b_gate * root, b_up * root
     b_h = b_gate * tl.sigmoid(b_gate) * b_up
     tl.store(p_hidden + i_pair * INTERMEDIATE + o_i, b_h, mask=o_i < INTERMEDIATE)
+
+
+@triton.jit
+def _shared_down(p_gate, p_gate_up, weights, i_row, HIDDEN: tl.constexpr, SHARED: tl.constexpr,
+                 FORMAT: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr):  # fmt: skip
+    """BR elements of the shared expert's output, behind its gate."""
+    b_out = tl.zeros([BR], dtype=tl.float32)
+    for at in tl.static_range(0, SHARED, BC):
+        b_w, b_scales = rows_of(weights, i_row.to(tl.int64), at, HIDDEN, SHARED, FORMAT, BR, BC)
+        o = run_columns(at, BC)
+        b_gate = tl.load(p_gate_up + o, mask=o < SHARED, other=0.0).to(tl.float32)
+        b_up = tl.load(p_gate_up + SHARED + o, mask=o < SHARED, other=0.0).to(tl.float32)
+        b_x = b_gate * tl.sigmoid(b_gate) * b_up
+        b_out += row_sums(b_w * b_x[None, :, :], b_scales, FORMAT)
+    return b_out * tl.sigmoid(tl.load(p_gate).to(tl.float32))
 
 
 @triton.jit
@@ -325,30 +384,55 @@ def _down_step(
     p_chosen,  # [T, SLOTS] int64
     p_weights,  # [T, SLOTS] fp32
     weights,
+    p_gate,  # [T] logits of the shared expert's gate
+    p_gate_up,  # [T, 2 · SHARED]
+    shared,  # [HIDDEN, SHARED]
     p_out,  # [T, HIDDEN] fp32
+    stride_gate,
+    stride_gate_up,
+    stride_out,
     SLOTS: tl.constexpr,
+    SLOTS_PADDED: tl.constexpr,
     HIDDEN: tl.constexpr,
     INTERMEDIATE: tl.constexpr,
     FORMAT: tl.constexpr,
+    SHARED: tl.constexpr,  # intermediate size of the shared expert, 0 where there is none
+    SHARED_FORMAT: tl.constexpr,
+    ADDED: tl.constexpr,  # whether to what the output holds
     BR: tl.constexpr,
     BC: tl.constexpr,
+    BS: tl.constexpr,
 ):
-    """BR elements of one token, expert after expert."""
+    """BR elements of one token: all its experts' parts at once, and the shared one's."""
     i_t = tl.program_id(1)
-    first = tl.program_id(0) * BR
-    o_h, o_c = first + tl.arange(0, BR), tl.arange(0, BC)
-    acc = tl.zeros([BR, BC], dtype=tl.float32)
-    for slot in tl.static_range(SLOTS):  # unrolled: all experts' weights are on their way at once
-        i_pair = i_t * SLOTS + slot
-        i_expert = tl.load(p_chosen + i_pair)
-        weight = tl.load(p_weights + i_pair)
-        for at in tl.static_range(0, INTERMEDIATE, BC):
-            o = at + o_c
-            b_x = tl.load(p_hidden + i_pair * INTERMEDIATE + o, mask=o < INTERMEDIATE, other=0.0)
-            acc += row_products(
-                b_x * weight, weights, i_expert, first, at, HIDDEN, INTERMEDIATE, FORMAT, BR, BC
-            )
-    tl.store(p_out + i_t * HIDDEN + o_h, tl.sum(acc, axis=1), mask=o_h < HIDDEN)
+    o_h = tl.program_id(0) * BR + tl.arange(0, BR)
+    i_row = tl.minimum(o_h, HIDDEN - 1)
+    o_slot = tl.arange(0, SLOTS_PADDED)
+    i_pair = i_t * SLOTS + tl.minimum(o_slot, SLOTS - 1)
+    i_expert = tl.load(p_chosen + i_pair)
+    b_weight = tl.where(o_slot < SLOTS, tl.load(p_weights + i_pair), 0.0)
+    R: tl.constexpr = BR * SLOTS_PADDED
+    RUN: tl.constexpr = run_of(BC)
+    o_row = tl.reshape(i_row[:, None] + (i_expert * HIDDEN)[None, :], [R])
+    b_parts = tl.zeros([R], dtype=tl.float32)
+    b_out = tl.zeros([BR], dtype=tl.float32)
+    b_w, b_scales = rows_of(weights, o_row, 0, HIDDEN, INTERMEDIATE, FORMAT, R, BC)
+    if SHARED > 0:  # loads its weights while those are on their way
+        b_out += _shared_down(p_gate + i_t * stride_gate, p_gate_up + i_t * stride_gate_up, shared,
+                              i_row, HIDDEN, SHARED, SHARED_FORMAT, BR, BS)  # fmt: skip
+    for at in tl.static_range(0, INTERMEDIATE, BC):
+        if at > 0:
+            b_w, b_scales = rows_of(weights, o_row, at, HIDDEN, INTERMEDIATE, FORMAT, R, BC)
+        o = run_columns(at, BC)[None, :, :]
+        p_x = p_hidden + i_pair[:, None, None] * INTERMEDIATE + o
+        b_x = tl.load(p_x, mask=o < INTERMEDIATE, other=0.0) * b_weight[:, None, None]
+        b_y = tl.reshape(b_w, [BR, SLOTS_PADDED, BC // RUN, RUN]) * b_x[None, :, :, :]
+        b_parts += row_sums(tl.reshape(b_y, [R, BC // RUN, RUN]), b_scales, FORMAT)
+    b_out += tl.sum(tl.reshape(b_parts, [BR, SLOTS_PADDED]), axis=1)
+    p_out += i_t * stride_out + o_h
+    if ADDED:
+        b_out += tl.load(p_out, mask=o_h < HIDDEN, other=0.0)
+    tl.store(p_out, b_out, mask=o_h < HIDDEN)
 
 
 def experts(
@@ -427,59 +511,109 @@ def _between(x: Tensor, pairs: int, intermediate: int, down_format: str) -> tupl
 
 
 def experts_step(
-    x: Tensor, *, weights: Tensor, chosen: Tensor, gate_up: Matrices, down: Matrices
+    x: Tensor | Normed,
+    *,
+    weights: Tensor,
+    chosen: Tensor,
+    gate_up: Matrices,
+    down: Matrices,
+    shared: SharedExpert | None = None,
+    to: Tensor | None = None,
 ) -> Tensor:
-    """Run one token [hidden] or a few [T, hidden]; as `moe.experts_step`."""
-    if x.ndim == 1:
+    """Run one token [hidden] or a few [T, hidden] in two launches; as `moe.experts_step`.
+
+    With `to`, the result is added to it, and comes in it.
+    """
+    given = x.x if isinstance(x, Normed) else x
+    if given.ndim == 1:
         return experts_step(
-            x.unsqueeze(0),
+            replace(x, x=given.unsqueeze(0)) if isinstance(x, Normed) else given.unsqueeze(0),
             weights=weights.unsqueeze(0),
             chosen=chosen.unsqueeze(0),
             gate_up=gate_up,
             down=down,
+            shared=shared.of_few() if shared is not None else None,
+            to=to.unsqueeze(0) if to is not None else None,
         ).squeeze(0)
     tokens, slots = chosen.shape
     _, hidden, intermediate = down.shape
-    _check(x, weights, chosen, gate_up, down)
+    _check(given, weights, chosen, gate_up, down)
     assert tokens <= MOST_STEP_TOKENS
-    given, gate_up_format = stored(gate_up)
-    between = x.new_empty(tokens, slots, intermediate, dtype=torch.float32)
-    _gate_up_step[(triton.cdiv(intermediate, GATE_UP_ROWS), tokens * slots)](
-        x,
-        chosen,
+    matrices, gate_up_format = stored(gate_up)
+    between = given.new_empty(tokens, slots, intermediate, dtype=torch.float32)
+    step = _step_of(gate_up_format)
+    _gate_up_step[(triton.cdiv(intermediate, step.gate_up_rows), tokens * slots)](
         given,
+        x.scale if isinstance(x, Normed) else given,
+        chosen,
+        matrices,
         between,
-        x.stride(0),
+        given.stride(0),
+        x.eps if isinstance(x, Normed) else 0.0,
         SLOTS=slots,
         HIDDEN=hidden,
         INTERMEDIATE=intermediate,
         FORMAT=gate_up_format,
-        BR=GATE_UP_ROWS,
-        BC=min(STEP_COLUMNS, triton.next_power_of_2(hidden)),
-        num_warps=_step_warps(gate_up_format),
+        NORMED=isinstance(x, Normed),
+        BR=step.gate_up_rows,
+        BC=min(step.columns, triton.next_power_of_2(hidden)),
+        num_warps=step.warps,
     )
+    out = given.new_empty(tokens, hidden, dtype=torch.float32) if to is None else to
+    _add_down_step(between, weights, chosen, down, shared, out, added=to is not None)
+    return out
+
+
+def _add_down_step(
+    between: Tensor,
+    weights: Tensor,
+    chosen: Tensor,
+    down: Matrices,
+    shared: SharedExpert | None,
+    out: Tensor,
+    *,
+    added: bool,
+) -> None:
+    tokens, slots = chosen.shape
+    _, hidden, intermediate = down.shape
+    assert out.shape == (tokens, hidden)
+    assert out.dtype == torch.float32
+    assert out.stride(1) == 1
     given, down_format = stored(down)
-    out = x.new_empty(tokens, hidden, dtype=torch.float32)
-    _down_step[(triton.cdiv(hidden, DOWN_ROWS), tokens)](
+    gate, gate_up, others, shared_format, size = between, between, given, down_format, 0
+    if shared is not None:
+        gate, gate_up = shared.gate, shared.gate_up
+        size = gate_up.shape[1] // 2
+        assert gate_up.stride(1) == 1
+        assert shared.matrix.shape == (hidden, size)
+        others, shared_format = stored(shared.matrix)
+    step = _step_of(down_format)
+    columns = min(step.columns, DOWN_COLUMNS)
+    _down_step[(triton.cdiv(hidden, step.down_rows), tokens)](
         between,
         chosen,
         weights,
         given,
+        gate,
+        gate_up,
+        others,
         out,
+        gate.stride(0),
+        gate_up.stride(0),
+        out.stride(0),
         SLOTS=slots,
+        SLOTS_PADDED=triton.next_power_of_2(slots),
         HIDDEN=hidden,
         INTERMEDIATE=intermediate,
         FORMAT=down_format,
-        BR=DOWN_ROWS,
-        BC=min(STEP_COLUMNS, triton.next_power_of_2(intermediate)),
-        num_warps=_step_warps(down_format),
+        SHARED=size,
+        SHARED_FORMAT=shared_format,
+        ADDED=added,
+        BR=step.down_rows,
+        BC=min(columns, triton.next_power_of_2(intermediate)),
+        BS=min(columns, triton.next_power_of_2(max(1, size))),
+        num_warps=step.warps,
     )
-    return out
-
-
-def _step_warps(format_name: str) -> int:
-    """Codes on their way, dequantised, take more registers than a thread of four warps has."""
-    return 8 if is_groupwise(format_name) else 4
 
 
 def _check(x: Tensor, weights: Tensor, chosen: Tensor, gate_up: Matrices, down: Matrices) -> None:

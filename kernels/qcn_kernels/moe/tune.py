@@ -69,8 +69,7 @@ def _tuned(
     for kind, tokens in (("few", FEW_TOKENS), ("many", MANY_TOKENS)):
         x = torch.randn(tokens, HIDDEN, dtype=torch.bfloat16, device=device)
         logits = torch.randn(tokens, EXPERTS, device=device)
-        weights, chosen = route(logits, top_k=TOP_K, normalise=True, shared=False)
-
+        weights, chosen = route(logits, top_k=TOP_K, normalise=True)
         run = partial(experts_in, x=x, weights=weights, chosen=chosen, gate_up=gate_up, down=down)
         best[kind] = fastest(
             candidates(capability(x), name),

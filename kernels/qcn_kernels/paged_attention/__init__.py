@@ -9,7 +9,22 @@ from qcn_kernels.choice import uses_triton
 from qcn_kernels.paged_attention import reference
 from qcn_kernels.paged_attention.pages import PagedKv
 
-__all__ = ["PagedKv", "paged_attention_decode", "paged_attention_prefill"]
+__all__ = ["PagedKv", "append", "paged_attention_decode", "paged_attention_prefill"]
+
+
+def append(kv: PagedKv, *, k: Tensor, v: Tensor) -> None:
+    """Write T tokens' keys and values where those of `kv` end.
+
+    Args:
+        kv: of the S tokens that end with these.
+        k, v: [T, kv_heads, head_dim] in the pages' dtype, the last dimension without gaps.
+    """
+    if uses_triton(k):
+        from qcn_kernels.paged_attention import triton
+
+        triton.append(kv, k=k, v=v)
+    else:
+        reference.append(kv, k=k, v=v)
 
 
 def paged_attention_prefill(q: Tensor, kv: PagedKv) -> Tensor:

@@ -1,5 +1,6 @@
 """Attention over a KV cache in pages: the pages put together, then attention written out."""
 
+import torch
 from torch import Tensor
 
 from qcn_kernels.attention.reference import attention
@@ -23,3 +24,12 @@ def paged_attention(q: Tensor, kv: PagedKv) -> Tensor:
 
     out = attention(q=q.transpose(0, 1), k=gathered(kv.k_pages), v=gathered(kv.v_pages))
     return out.transpose(0, 1)
+
+
+def append(kv: PagedKv, *, k: Tensor, v: Tensor) -> None:
+    """Write T new tokens' keys and values [T, kv_heads, head_dim] where `kv` ends."""
+    end, page = int(kv.length), kv.k_pages.shape[2]
+    positions = torch.arange(end - len(k), end, device=k.device)
+    pages = kv.table[positions // page].long()
+    kv.k_pages[pages, :, positions % page] = k
+    kv.v_pages[pages, :, positions % page] = v

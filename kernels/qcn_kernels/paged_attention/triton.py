@@ -43,6 +43,7 @@ PREFILL_SPLIT = 16_384
 SLAB = 1024  # tokens of a prefill launch: its parts take 16 MiB a split
 DECODE_COMBINED = (32, 64)  # parts at once and elements of a program that adds up: many parts,
 PREFILL_COMBINED = (4, 1024)  # or many tokens
+APPENDED = 4096  # elements of a program that writes to pages
 
 
 @triton.jit
@@ -78,12 +79,16 @@ def _attend_keys(
             m_kv = m_kv & (at + o_n < end)[:, None]
         b_k = tl.load(p_k + o_kv, mask=m_kv, other=0.0).to(tl.float32).to(OPERAND)
         b_v = tl.load(p_v + o_kv, mask=m_kv, other=0.0).to(tl.float32).to(OPERAND)
-        scores = tl.dot(b_q, tl.trans(b_k)) * scale
+        # Where a tile begins decides which keys are masked in it, and must decide nothing else. So
+        # scores are scaled and their peak subtracted by one instruction in either case: left to the
+        # compiler, it is one where nothing is masked and two, which round twice, where a key is.
+        scores = tl.dot(b_q, tl.trans(b_k))
         if MASKED:
             scores = tl.where((at + o_n)[None, :] <= position[:, None], scores, float("-inf"))
-        new_peak = tl.maximum(peak, tl.max(scores, axis=1))
+        new_peak = tl.maximum(peak, tl.max(scores, axis=1) * scale)
         base = tl.where(new_peak == float("-inf"), 0.0, new_peak)  # nothing seen yet
-        weight = tl.exp2(scores - base[:, None])
+        b_scale = tl.full(scores.shape, 1.0, tl.float32) * scale
+        weight = tl.exp2(tl.fma(scores, b_scale, tl.broadcast_to(-base[:, None], scores.shape)))
         shrink = tl.exp2(peak - base)
         total = total * shrink + tl.sum(weight, axis=1)
         acc = acc * shrink[:, None] + tl.dot(weight.to(OPERAND), b_v)
@@ -232,6 +237,72 @@ def _combine(
         peak = new_peak
     o_out = (first + i_row).to(tl.int64) * (H * D) + o_e
     tl.store(p_out + o_out, (acc / total).to(p_out.dtype.element_ty), mask=o_e < H * D)
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def _append(
+    p_k,  # [T, KV, D]
+    p_v,
+    p_k_pages,  # [pages, KV, PAGE, D]
+    p_v_pages,
+    p_table,
+    p_length,
+    tokens,
+    stride_k_t,
+    stride_k_h,
+    stride_v_t,
+    stride_v_h,
+    stride_page,
+    D: tl.constexpr,
+    PAGE: tl.constexpr,
+    BT: tl.constexpr,
+    BD: tl.constexpr,
+):
+    """BT tokens of one key head."""
+    o_t = tl.program_id(0) * BT + tl.arange(0, BT)
+    i_kv = tl.program_id(1)
+    position = tl.load(p_length) - tokens + o_t
+    page = tl.load(p_table + position // PAGE, mask=o_t < tokens, other=0).to(tl.int64)
+    o_t, o_d = o_t.to(tl.int64)[:, None], tl.arange(0, BD)[None, :]
+    mask = (o_t < tokens) & (o_d < D)
+    at = page[:, None] * stride_page + (i_kv * PAGE + position % PAGE)[:, None] * D + o_d
+    b_k = tl.load(p_k + o_t * stride_k_t + i_kv * stride_k_h + o_d, mask=mask, other=0.0)
+    b_v = tl.load(p_v + o_t * stride_v_t + i_kv * stride_v_h + o_d, mask=mask, other=0.0)
+    tl.store(p_k_pages + at, b_k, mask=mask)
+    tl.store(p_v_pages + at, b_v, mask=mask)
+
+
+def append(kv: PagedKv, *, k: Tensor, v: Tensor) -> None:
+    """Write T tokens' keys and values [T, kv_heads, head_dim] where `kv` ends, in one launch."""
+    tokens, kv_heads, head_dim = k.shape
+    _, _, page, _ = kv.k_pages.shape
+    assert k.shape == v.shape
+    assert kv.k_pages.shape[1:] == (kv_heads, page, head_dim)
+    assert kv.k_pages.is_contiguous()
+    assert kv.v_pages.is_contiguous()
+    assert k.dtype == v.dtype == kv.k_pages.dtype
+    assert k.stride(2) == v.stride(2) == 1
+    block = triton.next_power_of_2(head_dim)
+    block_tokens = max(1, APPENDED // block)
+    _append[(triton.cdiv(tokens, block_tokens), kv_heads)](
+        k,
+        v,
+        kv.k_pages,
+        kv.v_pages,
+        kv.table,
+        kv.length,
+        tokens,
+        k.stride(0),
+        k.stride(1),
+        v.stride(0),
+        v.stride(1),
+        kv.k_pages.stride(0),
+        D=head_dim,
+        PAGE=page,
+        BT=block_tokens,
+        BD=block,
+        num_warps=4,
+    )
 
 
 def paged_attention_prefill(q: Tensor, kv: PagedKv) -> Tensor:

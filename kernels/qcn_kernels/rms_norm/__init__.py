@@ -8,9 +8,20 @@ from torch import Tensor
 
 from qcn_kernels.choice import uses_triton
 from qcn_kernels.rms_norm import reference
+from qcn_kernels.rms_norm.normed import Normed
 from qcn_kernels.rms_norm.reference import l2_norm
 
-__all__ = ["add_rms_norm", "gated_rms_norm", "l2_norm", "rms_norm"]
+__all__ = ["Normed", "add_rms_norm", "gated_rms_norm", "l2_norm", "normed", "rms_norm"]
+
+
+def normed(x: Tensor, *, scale: Tensor, eps: float, dtype: torch.dtype) -> Tensor | Normed:
+    """Return the norm of a token's residual stream x [dim] fp32 for the products that read it.
+
+    On the CPU it comes in `dtype`; on a GPU they take it themselves.
+    """
+    if uses_triton(x):
+        return Normed(x, scale, eps)
+    return reference.rms_norm(x, scale=scale, eps=eps).to(dtype)
 
 
 def rms_norm(x: Tensor, *, scale: Tensor, eps: float) -> Tensor:

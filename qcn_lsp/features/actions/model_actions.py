@@ -22,8 +22,9 @@ from qcn_indexer.secrets import looks_secret
 
 from qcn_lsp.documents import Document
 from qcn_lsp.engine.answers import MalformedAnswer, block_of
-from qcn_lsp.engine.messages import ChatMessage, ChatRequest, ChatResult, NoChatModel
+from qcn_lsp.engine.messages import ChatMessage, ChatRequest, ChatResult, ContextFile
 from qcn_lsp.features.actions import prompts
+from qcn_lsp.features.actions.elsewhere import Elsewhere
 from qcn_lsp.features.actions.provider import (
     ActionFailed,
     Asked,
@@ -78,8 +79,8 @@ class ModelActions:
 
     def __init__(self, server: "QcnServer") -> None:
         self._server = server
+        self._elsewhere = Elsewhere(server)
         self._look: asyncio.Task[Function | None] | None = None
-        self._silent: dict[tuple[str | None, str], str] = {}  # (endpoint, model): why
         self._works = {
             "fix": self._fix,
             "complete": self._complete,
@@ -98,10 +99,10 @@ class ModelActions:
         path, _ = location(document, self._server.workspace_roots)
         if looks_secret(path, document.text):
             return []
-        cannot = self._cannot_chat(self._server.settings)
+        cannot = _cannot_chat(self._server.settings)
         if cannot and asked.automatic:
             return []  # no light bulb for what cannot be done
-        offers = _fixes(asked)
+        offers = _fixes(asked, self._server.encoding)
         function = await self._function(path, asked)
         if function is not None and function.is_stub:
             offers.append(_offer(asked, "complete", f"Complete {function.name}", COMPLETE))
@@ -114,18 +115,6 @@ class ModelActions:
             if what := _to_explain(asked, function):
                 offers.append(_offer(asked, "explain", f"Explain {what}", EXPLAIN, shows=True))
         return [_disabled(offer, cannot) for offer in offers] if cannot else offers
-
-    def _cannot_chat(self, settings: Settings) -> str:
-        """Return why the chat model is known not to chat, without asking it; or nothing."""
-        from qcn_lsp.engine.runtime import EMBEDDED_MODEL
-
-        model = settings.models.of("chat")
-        if settings.engine.url is None and model == EMBEDDED_MODEL:
-            return (
-                f"{EMBEDDED_MODEL} completes code and cannot chat: set `qcn.models.chat` to a "
-                "model that can, or `qcn.engine.url` to an endpoint that has one."
-            )
-        return self._silent.get((settings.engine.url, model), "")
 
     async def _function(self, path: PurePosixPath, asked: Asked) -> "Function | None":
         """Return the function at a place; None also where that takes too long to be awaited."""
@@ -151,7 +140,7 @@ class ModelActions:
         path, _ = location(order.document, self._server.workspace_roots)
         if reason := looks_secret(path, order.document.text):
             raise ActionFailed(f"No model is shown {path.name}: {reason}.")
-        if reason := self._cannot_chat(self._server.settings):
+        if reason := _cannot_chat(self._server.settings):
             raise ActionFailed(reason)
         return await self._works[order.ticket.action](order)
 
@@ -161,7 +150,8 @@ class ModelActions:
         problem = " ".join(told.get(key, "") for key in ("source", "code", "message")).strip()
         line = order.document.text.count("\n", piece.start, max(piece.start, order.start)) + 1
         problem = f"line {line} of the part: {problem}"
-        messages = prompts.for_new_version(piece, prompts.FIX, problem=problem)
+        others = await self._needed(order)
+        messages = prompts.for_new_version(piece, prompts.FIX, elsewhere=others, problem=problem)
         return await self._rewrite(order, piece, messages, _keeps_name(function))
 
     async def _complete(self, order: Order) -> Outcome:
@@ -173,7 +163,9 @@ class ModelActions:
             rest = order.document.text[order.start :]
             spaces = len(rest) - len(rest.lstrip(" \t"))
             piece = _piece_of(order, piece.path, piece.start, order.start + spaces)
-        messages = prompts.for_new_version(piece, prompts.COMPLETE)
+        messages = prompts.for_new_version(
+            piece, prompts.COMPLETE, elsewhere=await self._needed(order)
+        )
         return await self._rewrite(order, piece, messages, _keeps_name(function))
 
     async def _document(self, order: Order) -> Outcome:
@@ -181,7 +173,9 @@ class ModelActions:
         if function is None:
             raise ActionFailed("There is no function here to document.")
         piece = _piece_of(order, piece.path, function.comment, function.end)
-        messages = prompts.for_new_version(piece, prompts.DOCUMENT)
+        messages = prompts.for_new_version(
+            piece, prompts.DOCUMENT, elsewhere=await self._needed(order)
+        )
 
         def check(new: str, piece: Piece) -> None:
             _keeps_name(function)(new, piece)
@@ -192,12 +186,15 @@ class ModelActions:
     async def _refactor(self, order: Order) -> Outcome:
         piece, _ = await self._piece(order)
         instruction = order.ticket.arguments.get("instruction", "")
-        messages = prompts.for_new_version(piece, f"The task: {instruction}")
+        messages = prompts.for_new_version(
+            piece, f"The task: {instruction}", elsewhere=await self._needed(order)
+        )
         return await self._rewrite(order, piece, messages, lambda new, piece: None)
 
     async def _explain(self, order: Order) -> Outcome:
         piece, function = await self._piece(order)
-        answer = await self._chat(order, prompts.for_explanation(piece), EXPLANATION_TOKENS)
+        messages = prompts.for_explanation(piece, await self._needed(order))
+        answer = await self._chat(order, messages, EXPLANATION_TOKENS)
         cut_short = "\n\n…" if answer.finish_reason == "length" else ""
         subject = function.name if function and order.start == order.end else "the selection"
         heading = f"{subject}, {piece.path.as_posix()}"
@@ -212,7 +209,10 @@ class ModelActions:
         uri = file_uri(root / place.path)
         opened = self._server.documents.get(uri)
         existing = opened or Document(uri, "", 0, place.text or "")
-        messages = prompts.for_test(piece, place.path.as_posix(), existing.text, place.framework)
+        if reason := looks_secret(place.path, existing.text):
+            raise ActionFailed(f"No model is shown {place.path.as_posix()}: {reason}.")
+        others, name = await self._needed(order), place.path.as_posix()
+        messages = prompts.for_test(piece, others, name, existing.text, place.framework)
         whole = Piece(place.path, existing.text, len(existing.text), len(existing.text))
 
         def accept(answer: str) -> Change:
@@ -233,7 +233,7 @@ class ModelActions:
         if not answer.strip():
             raise Unacceptable("It holds no test.")
         label = self._label(f"Test in {place.path.as_posix()}")
-        if not existing.text and not is_open and place.text is None:
+        if place.text is None and not is_open:
             judge(answer, whole)
             new_file = NewFile(existing.uri, plain(answer).strip("\n") + "\n")
             return Change(label, new_files=(new_file,), needs_confirmation=True)
@@ -290,14 +290,13 @@ class ModelActions:
             if pieces % REPORT_EVERY == 0:
                 order.report(f"{pieces} tokens")
 
-        settings = self._server.settings
         order.report("The model reads")
-        try:
-            request = ChatRequest(messages, max_tokens=max_tokens)
-            return await self._server.engine_for("chat").chat(request, count)
-        except NoChatModel as reason:
-            self._silent[settings.engine.url, settings.models.of("chat")] = str(reason)
-            raise
+        request = ChatRequest(messages, max_tokens=max_tokens)
+        return await self._server.engine_for("chat").chat(request, count)
+
+    async def _needed(self, order: Order) -> tuple[ContextFile, ...]:
+        """Return the definitions of other files that the code at the place needs."""
+        return await self._elsewhere.needed(order.document, order.start)
 
     async def _piece(self, order: Order) -> "tuple[Piece, Function | None]":
         """Return what an action is about, and the function that this is, if it is one.
@@ -328,16 +327,29 @@ Check = Callable[[str, Piece], None]
 """Raises `Unacceptable` where a new version of a piece may not take its place."""
 
 
-def _fixes(asked: Asked) -> list[Offer]:
+def _cannot_chat(settings: Settings) -> str:
+    """Return why the chat model is known not to chat, without asking it; or nothing."""
+    from qcn_lsp.engine.runtime import EMBEDDED_MODEL
+
+    if settings.engine.url is not None or settings.models.of("chat") != EMBEDDED_MODEL:
+        return ""
+    return (
+        f"{EMBEDDED_MODEL} completes code and cannot chat: set `qcn.models.chat` to a model that "
+        "can, or `qcn.engine.url` to an endpoint that has one."
+    )
+
+
+def _fixes(asked: Asked, encoding: types.PositionEncodingKind) -> list[Offer]:
     """Return an action for each diagnostic at the place, of whatever server."""
     others = [one for one in asked.diagnostics if one.source != OWN_SOURCE]
+    document = asked.document
     return [
         Offer(
             _cut(f"Fix: {' '.join(_message(one).split())}"),
             FIX,
             "fix",
-            asked.start,
-            asked.end,
+            document.offset_at(one.range.start, encoding),
+            document.offset_at(one.range.end, encoding),
             arguments={
                 "message": _message(one),
                 "source": one.source or "",

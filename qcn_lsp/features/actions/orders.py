@@ -5,7 +5,9 @@ Guarantees
   document that has changed since is answered with ContentModified.
 - While it is worked on the user sees that, and may end it. Ending it, by the progress bar or by
   `$/cancelRequest`, ends the request to the engine.
-- No edit of a text that has changed while it was worked on.
+- No edit of a text that has changed while it was worked on. So only one edit of a document is
+  resolved at a time: a newer one ends the older, which could not be applied behind it. (VS Code
+  resolves whatever the mouse passes in its menu.)
 - A failure is one sentence, told to the user: editors hide the errors of these requests in a log.
 """
 
@@ -47,11 +49,12 @@ class Orders:
         self._server = server
         self._providers = {provider.name: provider for provider in providers}
         self._reading = Reading(server)
+        self._resolving: dict[str, asyncio.Task[object]] = {}  # by document
 
     async def resolve(self, action: types.CodeAction) -> types.CodeAction:
         """Answer with the action and its edit; without one where nothing is to be changed."""
         ticket = read_ticket(action.data)
-        with self._failures_told():
+        with self._failures_told(), self._alone(ticket.uri):
             outcome = await self._carry_out(ticket)
             if isinstance(outcome, Change):
                 action.edit = self._edit(outcome)
@@ -67,6 +70,23 @@ class Orders:
                 await self._apply(outcome)
             else:
                 await self._show(outcome)
+
+    @contextmanager
+    def _alone(self, uri: str) -> Iterator[None]:
+        """End what is being resolved for a document, and be ended by what comes next."""
+        task = _current_task()
+        if older := self._resolving.get(uri):
+            older.cancel()
+        self._resolving[uri] = task
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self._resolving.get(uri) is task:
+                raise
+            raise Superseded from None
+        finally:
+            if self._resolving.get(uri) is task:
+                del self._resolving[uri]
 
     async def _carry_out(self, ticket: Ticket) -> Outcome:
         provider = self._providers.get(ticket.provider)
@@ -94,8 +114,7 @@ class Orders:
     @contextmanager
     def _progress(self, title: str) -> Iterator[Callable[[str], None]]:
         """Show that work goes on while the block runs; yields what shows a message."""
-        task = asyncio.current_task()
-        assert task is not None  # handlers run in one
+        task = _current_task()
 
         def cancel() -> None:
             task.cancel()
@@ -148,6 +167,12 @@ class Orders:
 
     def _tell(self, message: str, kind: types.MessageType = types.MessageType.Warning) -> None:
         self._server.window_show_message(types.ShowMessageParams(kind, message))
+
+
+def _current_task() -> asyncio.Task[object]:
+    task = asyncio.current_task()
+    assert task is not None  # handlers run in one
+    return task
 
 
 def read_ticket(data: object) -> Ticket:

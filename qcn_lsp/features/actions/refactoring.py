@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lsprotocol import types
 from pygls.exceptions import JsonRpcException, JsonRpcInvalidParams
 
+from qcn_lsp.features.actions.model_actions import ModelActions
 from qcn_lsp.features.actions.ticket import Instruction, MalformedTicket, Ticket
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def refactoring(server: "QcnServer", argument: object) -> Ticket:
         failed = types.LSPErrorCodes.RequestFailed.value
         raise JsonRpcException(f"{wanted.uri} is not open", failed)
     return Ticket.of(
-        "model",
+        ModelActions.name,
         "refactor",
         title="Refactor: " + " ".join(wanted.instruction.split())[:60],
         uri=wanted.uri,

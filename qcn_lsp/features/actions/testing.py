@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from qcn_lsp.postprocess.whitespace import indent_unit
+
 LONGEST_BYTES = 512 * 1024
 
 _SCRIPTS = (".js", ".jsx", ".ts", ".tsx", ".mjs", ".cjs")
@@ -49,10 +51,14 @@ def is_test(path: PurePosixPath) -> bool:
 def with_added(text: str, added: str, path: PurePosixPath) -> tuple[int, str]:
     """Return where in a test file's `text` new tests go, and how they are to stand there."""
     if path.suffix == ".java" and (last := text.rfind("}")) >= 0:
-        lines = (f"    {line}" if line.strip() else line for line in added.rstrip().split("\n"))
+        unit = indent_unit(text.split("\n")) or "    "
+        lines = (unit + line if line.strip() else line for line in added.rstrip().split("\n"))
         return text.rfind("\n", 0, last) + 1, "\n" + "\n".join(lines) + "\n"
-    blank = "\n" if text.endswith("\n") or not text else "\n\n"
-    return len(text), blank * bool(text) + "\n" * (path.suffix == ".py") + added.rstrip() + "\n"
+    added = added.strip("\n").rstrip() + "\n"
+    if not text.strip():
+        return len(text), added
+    blank_lines = 2 if path.suffix == ".py" else 1
+    return len(text), "\n" * (blank_lines + (not text.endswith(("\n", "\r")))) + added
 
 
 def _places(path: PurePosixPath) -> Iterator[PurePosixPath]:

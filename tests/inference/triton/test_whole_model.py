@@ -33,6 +33,7 @@ from whole_model import (
     follow_edits,
     formats_of,
     from_nothing,
+    launches_of_a_step,
     read_and_step,
     read_and_step_offloaded,
     read_in_passes,
@@ -135,6 +136,23 @@ def test_of_an_fp8_checkpoint_only_what_is_stored_as_floats_is_not_fp8(
     assert formats["mlp in_proj"] == [(plain, 3), (fp8, 256)]
     for name in ("linear_attention out_proj", "full_attention out_proj", "mlp shared_down"):
         assert formats[name] == [(fp8, 160)]
+
+
+@pytest.mark.parametrize("fp8", [True, False])
+def test_a_decoded_token_takes_few_launches(call: Caller, fp8: bool, tmp_path: Path) -> None:
+    """A launch takes as long as reading megabytes: whatever can be folded into a product is."""
+    config = draw_config(7) | SMALL | EXPERTS | WHOLE
+    tensors = draw_tensors(config, 7, deviation=0.05)
+    folder = write_fp8(tmp_path, config, tensors)[0] if fp8 else tmp_path
+    if not fp8:
+        write_checkpoint(folder, config, tensors)
+    launches = call(launches_of_a_step, folder=str(folder), ids=torch.randint(0, 97, (5,)))
+    mixture = ["_linear_step", "_route", "_gate_up_step", "_down_step"]
+    attention = ["_rms_norm_rotary", "_append", "_attend", "_combine", "_linear_step"]
+    assert launches == {
+        "GatedDeltaNet SparseMoe": ["_linear_step", "_step", "_linear_step", *mixture],
+        "GatedAttention SparseMoe": ["_linear_step", *attention, *mixture],
+    }
 
 
 def fp8_and_logits(folder: Path, shape: dict[str, Any]) -> tuple[Path, Tensor, Tensor]:

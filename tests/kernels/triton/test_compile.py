@@ -7,6 +7,7 @@ most recent instructions (120); `make test-long` for all chips.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,6 @@ from qcn_kernels.causal_conv1d.triton import causal_conv1d_step
 from qcn_kernels.chip import CHIPS
 from qcn_kernels.fp8 import Fp8Matrices
 from qcn_kernels.fp8.triton import linear as linear_fp8
-from qcn_kernels.fp8.triton import linear_step as linear_fp8_step
 from qcn_kernels.gated_delta_net import triton as gated_delta_net
 from qcn_kernels.gated_delta_net.weights import DeltaNetWeights
 from qcn_kernels.gated_delta_rule.grid import chunk_grid
@@ -24,12 +24,20 @@ from qcn_kernels.gated_delta_rule.triton_verify import (
     commit_gated_delta_rule,
     verify_gated_delta_rule,
 )
+from qcn_kernels.linear import Stacked
 from qcn_kernels.linear.triton import linear
+from qcn_kernels.linear.triton_step import add_linear_step, linear_step
 from qcn_kernels.matrices import Matrices
 from qcn_kernels.moe import triton as moe
+from qcn_kernels.moe.shared import SharedExpert
 from qcn_kernels.moe.tiles import FEW
 from qcn_kernels.paged_attention import PagedKv
-from qcn_kernels.paged_attention.triton import paged_attention_decode, paged_attention_prefill
+from qcn_kernels.paged_attention.triton import (
+    append,
+    paged_attention_decode,
+    paged_attention_prefill,
+)
+from qcn_kernels.rms_norm import Normed
 from qcn_kernels.rms_norm.triton import add_rms_norm, rms_norm
 from qcn_kernels.rotary.triton import rms_norm_rotary
 from qcn_kernels.sampling.triton import sample
@@ -125,6 +133,12 @@ def attention(launcher: Callable[..., Tensor], tokens: int) -> None:
     launcher(bf16(tokens, 16, 256), PagedKv(pages, pages, table, length, max_length=TOKENS))
 
 
+def append_to_pages() -> None:
+    table, length = torch.zeros(3, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
+    pages, heads = bf16(3, 2, 64, 256), bf16(TOKENS, 2, 256)
+    append(PagedKv(pages, pages, table, length, max_length=TOKENS), k=heads, v=heads)
+
+
 def fp8(*shape: int) -> Fp8Matrices:
     blocks = (*shape[:-2], shape[-2] // 128, shape[-1] // 128)
     return Fp8Matrices(torch.zeros(shape, dtype=torch.float8_e4m3fn), torch.zeros(blocks))
@@ -159,11 +173,27 @@ def experts_many_fp8() -> None:
 
 
 def experts_step() -> None:
-    run_experts(moe.experts_step, 1, bf16)
+    run_experts(step_with(bf16(HIDDEN, INTERMEDIATE)), 1, bf16)
 
 
 def experts_step_fp8() -> None:
-    run_experts(moe.experts_step, 1, fp8)
+    run_experts(step_with(one_fp8(HIDDEN, INTERMEDIATE)), 1, fp8)
+
+
+def step_with(down: Tensor | Stacked) -> Callable[..., Tensor]:
+    """A step that takes norm and shared expert on its way."""
+
+    def launcher(x: Tensor, **given: Any) -> Tensor:
+        now = Normed(x.float(), torch.zeros(HIDDEN), 1e-6)
+        projected = bf16(1, 513 + 2 * INTERMEDIATE)
+        shared = SharedExpert(projected[:, 512:513], projected[:, 513:], down)
+        return moe.experts_step(now, **given, shared=shared, to=torch.zeros(1, HIDDEN))
+
+    return launcher
+
+
+def one_fp8(*shape: int) -> Stacked:
+    return Stacked((fp8(*shape),), torch.bfloat16)
 
 
 def experts_many_int4() -> None:
@@ -172,6 +202,7 @@ def experts_many_int4() -> None:
 
 def experts_step_int4() -> None:
     run_experts(moe.experts_step, 1, four_bit)
+    run_experts(step_with(one_fp8(HIDDEN, INTERMEDIATE)), 1, four_bit)
 
 
 def experts_few_groupwise() -> None:
@@ -190,13 +221,24 @@ def experts_step_groupwise() -> None:
 
 
 def router() -> None:
-    moe.route(bf16(TOKENS, 513), top_k=TOP_K, normalise=True, shared=True)
+    moe.route(bf16(TOKENS, 1537)[:, :512], top_k=TOP_K, normalise=True)
 
 
 def linears_fp8() -> None:
     linear_fp8(bf16(TOKENS, HIDDEN), fp8(12_288, HIDDEN))
-    linear_fp8_step(bf16(HIDDEN), fp8(12_288, HIDDEN))
-    linear_fp8_step(bf16(2 * HIDDEN), fp8(HIDDEN, 2 * HIDDEN))
+
+
+def steps() -> None:
+    """Of a DeltaNet layer, of an attention layer, of a router with a shared expert, and plain."""
+    now = Normed(torch.zeros(HIDDEN), torch.zeros(HIDDEN), 1e-6)
+    to, mixed = torch.zeros(HIDDEN), bf16(2 * HIDDEN)
+    linear_step(now, Stacked((fp8(12_288, HIDDEN), bf16(64, HIDDEN)), torch.bfloat16), None)
+    linear_step(now, Stacked((bf16(513, HIDDEN), fp8(1024, HIDDEN)), torch.bfloat16), None)
+    out = Stacked((fp8(HIDDEN, 2 * HIDDEN),), torch.bfloat16)
+    add_linear_step(to, mixed, out, None, gate=None, gating="sigmoid")
+    add_linear_step(to, mixed, out, None, gate=mixed, gating="sigmoid")
+    linear_step(now, bf16(12_352, HIDDEN), None)
+    add_linear_step(to, mixed, bf16(HIDDEN, 2 * HIDDEN), None, gate=mixed, gating="silu")
 
 
 def sampling() -> None:
@@ -224,6 +266,8 @@ OPERATIONS: dict[Callable[[], None], dict[str, str]] = {
     experts_step_int4: {},
     router: {},
     linears_fp8: {"_linear": "wgmma"},
+    steps: {},
+    append_to_pages: {},
     sampling: {},
 }
 
@@ -255,3 +299,19 @@ def test_what_is_shipped_compiles(
         assert bool(kernel.products) == (product is not None), kernel
         if product and chip == 90:
             assert any(used.startswith(product) for used in kernel.products), kernel
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("chip", CHIPS if FULL else [80, 90])
+@pytest.mark.parametrize("operation", [attention_step, attention_prefill])
+def test_a_key_weighs_the_same_in_a_tile_that_masks_others(
+    chip: int, operation: Callable[[], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where a tile begins decides which of its two loops takes a key: both round alike.
+
+    Each has as many weights; beside them there is one difference a row, by which the sum shrinks.
+    """
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    attend = compile_launches(chip, operation)[0]
+    assert attend.name == "_attend"
+    assert attend.exponents["fma"] > attend.exponents["sub"], attend

@@ -8,7 +8,7 @@ from fp8_support import exact, random_fp8, rounded
 from interpreted import Caller, as_on
 from kernel_tolerances import assert_agrees
 from qcn_kernels.fp8 import reference
-from qcn_kernels.fp8.triton import linear, linear_step, quantise
+from qcn_kernels.fp8.triton import linear, quantise
 
 WITH_E4M3, WITHOUT = 90, 80
 CHIPS = pytest.mark.parametrize("chip", [WITH_E4M3, WITHOUT])
@@ -58,14 +58,6 @@ def test_a_prefill_agrees(
 
 
 @CHIPS
-@pytest.mark.parametrize("shape", [(75,), (1, 1100), (16, 130)])
-def test_a_step_agrees(call: Caller, chip: int, shape: tuple[int, ...]) -> None:
-    x, weight = torch.randn(shape), random_fp8(133, shape[-1])
-    got = call(partial(as_on, chip, linear_step), x=x, weight=weight)
-    assert_agrees("linear_fp8", got, x.double() @ exact(weight).T, hardware=call.hardware)
-
-
-@CHIPS
 def test_a_token_does_not_depend_on_what_shares_its_launch(call: Caller, chip: int) -> None:
     """60 tokens at once, and the last 7 of them by themselves, at another place of their tile."""
     x, weight = torch.randn(60, 260), random_fp8(140, 260)
@@ -79,5 +71,3 @@ def test_the_real_shape_gives_the_same_whatever_the_block(on_gpu: Caller) -> Non
     x, weight = torch.randn(3000, 2048).bfloat16(), random_fp8(12_288, 2048)
     together = on_gpu(linear, x=x, weight=weight)
     assert torch.equal(on_gpu(linear, x=x[2700:], weight=weight), together[2700:])
-    step = on_gpu(linear_step, x=x[:16], weight=weight)
-    assert_agrees("linear_fp8", step, x[:16].double() @ exact(weight).T, hardware=True)

@@ -10,10 +10,15 @@ from fp8_support import exact, random_fp8, rounded
 from interpreted import Caller, as_on
 from kernel_tolerances import assert_agrees
 from qcn_kernels.fp8 import Fp8Matrices
+from qcn_kernels.linear import Stacked
 from qcn_kernels.moe.reference import mixture
+from qcn_kernels.moe.shared import SharedExpert
 from qcn_kernels.moe.tiles import FEW
 from qcn_kernels.moe.triton import experts, experts_step, route
+from qcn_kernels.rms_norm import Normed
+from qcn_kernels.rms_norm.reference import rms_norm
 from torch import Tensor
+from torch.nn import functional
 
 FORMATS = pytest.mark.parametrize("kind", ["fp32", "bf16", "e4m3", "bytes"])
 
@@ -26,7 +31,7 @@ class Experts:
     gate_up: Tensor | Fp8Matrices
     down: Tensor | Fp8Matrices
 
-    def run(self, call: Caller, function: Any, x: Tensor, route: tuple[Tensor, Tensor]) -> Tensor:
+    def run(self, call: Caller, function: Any, x: Any, route: tuple[Tensor, Tensor]) -> Tensor:
         weights, chosen = route
         if self.kind == "bytes":  # what chips before the RTX 40 make of FP8
             function = partial(as_on, 86, function)
@@ -78,7 +83,7 @@ def test_the_most_probable_are_chosen_of_equals_the_first(
 ) -> None:
     """Logits are multiples of a quarter, so that many are equal."""
     logits = torch.randint(-8, 8, (tokens, count + 2)).to(dtype)[:, :count] / 4
-    got = call(route, logits=logits, top_k=top_k, normalise=normalise, shared=False)
+    got = call(route, logits=logits, top_k=top_k, normalise=normalise)
     weights, chosen = logits.double().softmax(-1).sort(descending=True, stable=True)
     weights = weights[:, :top_k]
     if normalise:
@@ -87,19 +92,9 @@ def test_the_most_probable_are_chosen_of_equals_the_first(
     assert_agrees("route", got[0], weights, hardware=call.hardware)
 
 
-def test_the_shared_expert_comes_last_behind_its_gate(call: Caller) -> None:
-    logits = torch.randn(6, 14)
-    weights, chosen = call(route, logits=logits, top_k=4, normalise=True, shared=True)
-    alone = call(route, logits=logits[:, :13], top_k=4, normalise=True, shared=False)
-    assert torch.equal(weights[:, :4], alone[0])
-    assert torch.equal(chosen[:, :4], alone[1])
-    assert chosen[:, 4].tolist() == [13] * 6
-    assert_agrees("route", weights[:, 4], logits[:, 13].double().sigmoid(), hardware=call.hardware)
-
-
 def test_logits_that_are_no_number_choose_experts_that_are_there(call: Caller) -> None:
     logits = torch.full((2, 5), torch.nan)
-    _, chosen = call(route, logits=logits, top_k=3, normalise=True, shared=False)
+    _, chosen = call(route, logits=logits, top_k=3, normalise=True)
     assert ((chosen >= 0) & (chosen < 5)).all()
 
 
@@ -134,6 +129,38 @@ def test_a_step_is_the_mixture(
     assert_agrees("moe_step", got, want, hardware=call.hardware)
     one = drawn.run(call, experts_step, x[0], (weights[0], chosen[0]))
     assert torch.equal(one, got[0])
+
+
+@FORMATS
+@pytest.mark.parametrize("shared_kind", ["fp32", "e4m3"])
+def test_a_step_takes_the_norm_and_the_shared_expert_on_its_way(
+    call: Caller, kind: str, shared_kind: str
+) -> None:
+    """In two launches it adds all that a layer's mixture is to the residual stream."""
+    drawn, shared = draw(kind, 5, 200, 128), draw(shared_kind, 1, 200, 128)
+    x, scale, logits = 3 * torch.randn(2, 200), torch.randn(200), torch.randn(2, 5)
+    now = rms_norm(x.double(), scale=scale.double(), eps=1e-3)
+    projected = torch.randn(2, 257).to(torch.bfloat16 if kind == "bf16" else torch.float32)
+    weight = shared.down
+    down = weight[0] if isinstance(weight, Tensor) else Stacked((only(weight),), torch.float32)
+    expert = SharedExpert(projected[:, :1], projected[:, 1:], down)
+    gate, up = projected[:, 1:].double().chunk(2, dim=1)
+    matrix = (exact(weight) if isinstance(weight, Fp8Matrices) else weight.double())[0]
+    alone = projected[:, :1].double().sigmoid() * ((functional.silu(gate) * up) @ matrix.T)
+    weights, chosen = choose(logits, 2)
+    want = x + alone + drawn.expected(now, logits, 2, quantised=False)
+    got = drawn.run(
+        call,
+        partial(experts_step, shared=expert, to=x.clone()),
+        Normed(x, scale, 1e-3),
+        (weights, chosen),
+    )
+    assert_agrees("moe_step", got, want, hardware=call.hardware)
+
+
+def only(matrices: Fp8Matrices) -> Fp8Matrices:
+    """The first matrix of a stack, by itself."""
+    return Fp8Matrices(matrices.values[0], matrices.scale_inv[0])
 
 
 def without_e4m3() -> None:

@@ -89,10 +89,7 @@ export class VSCode {
       stdio: ["ignore", "pipe", "pipe"],
     });
     await said(server, "Extension host agent listening");
-    const browser = await chromium.launch({
-      executablePath: process.env["QCN_CHROMIUM"] ?? "/usr/bin/chromium",
-      args: ["--no-sandbox", "--disable-background-networking", "--disable-component-update"],
-    });
+    const browser = await aBrowser();
     const page = await browser.newPage({ viewport: { width: 1280, height: 800 } });
     page.setDefaultTimeout(PATIENCE_MS);
     return new VSCode(folder, page, server, browser, port);
@@ -197,18 +194,7 @@ export class VSCode {
 
   /** The engines that were started from this VS Code. */
   engines(): number[] {
-    return readdirSync("/proc")
-      .filter((name) => /^\d+$/.test(name))
-      .filter((pid) => {
-        try {
-          const environment = readFileSync(`/proc/${pid}/environ`, "utf8").split("\0");
-          const command = readFileSync(`/proc/${pid}/cmdline`, "utf8");
-          return environment.includes(`XDG_RUNTIME_DIR=${join(this.folder, "run")}`) && command.includes("qcn_inference");
-        } catch {
-          return false; // gone meanwhile, or another user's
-        }
-      })
-      .map(Number);
+    return enginesOf(this.folder);
   }
 
   /** What the extension and the server have logged. */
@@ -229,9 +215,7 @@ export class VSCode {
     if (this.server.exitCode === null && this.server.signalCode === null) {
       await once(this.server, "exit");
     }
-    for (const engine of this.engines()) {
-      process.kill(engine); // it would stay for other windows
-    }
+    stopEngines(this.folder);
     rmSync(this.folder, { recursive: true, force: true, maxRetries: 5 });
   }
 }
@@ -246,11 +230,40 @@ export function aRepository(parent: string): string {
   return folder;
 }
 
+/** Debian's Chromium, without a screen. */
+export async function aBrowser(): Promise<Browser> {
+  return chromium.launch({
+    executablePath: process.env["QCN_CHROMIUM"] ?? "/usr/bin/chromium",
+    args: ["--no-sandbox", "--disable-background-networking", "--disable-component-update"],
+  });
+}
+
+/** The engines that were started with the private folders below `folder`. */
+function enginesOf(folder: string): number[] {
+  const variable = `XDG_RUNTIME_DIR=${join(folder, "run")}`;
+  return readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .filter((pid) => {
+      try {
+        const environment = readFileSync(`/proc/${pid}/environ`, "utf8").split("\0");
+        return environment.includes(variable) && readFileSync(`/proc/${pid}/cmdline`, "utf8").includes("qcn_inference");
+      } catch {
+        return false; // gone meanwhile, or another user's
+      }
+    })
+    .map(Number);
+}
+
+/** End the engines, which would stay for other windows. */
+export function stopEngines(folder: string): void {
+  enginesOf(folder).forEach((engine) => process.kill(engine));
+}
+
 export function withoutSpace(text: string): string {
   return text.replace(/[\s\u00a0]/g, "");
 }
 
-function privateFolders(folder: string): Record<string, string> {
+export function privateFolders(folder: string): Record<string, string> {
   const of = (name: string): string => {
     const path = join(folder, name);
     mkdirSync(path, { mode: 0o700 });

@@ -1,0 +1,202 @@
+"""A matrix product of one token on a GPU, with what stands in front of it and behind: one launch.
+
+In front: the norm of a residual stream, or a gate. Behind: a bias, and the residual stream that the
+result is added to. A program takes a few rows of the weight and reads the whole token; it sums the
+squares for a norm beside its products. Parts of a weight in two formats are programs of one launch.
+
+Activations are not quantised and products are fp32. A weight is read once for a few tokens that are
+verified together: what the first of them reads, the others find in L1.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from qcn_kernels.chip import INTERPRETED
+from qcn_kernels.fp8.matrices import Fp8Matrices
+from qcn_kernels.linear.stacked import Stacked, Weight
+from qcn_kernels.matrices.triton import row_sums, rows_of, run_columns, stored
+from qcn_kernels.rms_norm.normed import Normed
+
+ROWS = 128 if INTERPRETED else 4  # of a program; many cost no more there
+COLUMNS = 4096  # at once
+MOST_TOKENS = 16
+
+
+@triton.jit
+def _rows(
+    p_x,
+    p_beside,
+    weights,
+    p_bias,
+    p_out,
+    first,  # row of this part
+    at_row,  # the part's first row among all
+    tokens,
+    stride_x,
+    stride_beside,
+    stride_out,
+    eps,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    FORMAT: tl.constexpr,
+    INPUT: tl.constexpr,
+    BIASED: tl.constexpr,
+    ADDED: tl.constexpr,
+    BR: tl.constexpr,
+    BC: tl.constexpr,
+):
+    o_r = first + tl.arange(0, BR)
+    here = o_r < ROWS
+    o_row = tl.minimum(o_r, ROWS - 1).to(tl.int64)
+    for i_t in range(tokens):
+        b_out = tl.zeros([BR], dtype=tl.float32)
+        b_square = tl.zeros([], dtype=tl.float32)
+        for at in tl.static_range(0, COLUMNS, BC):
+            b_w, b_scales = rows_of(weights, o_row, at, ROWS, COLUMNS, FORMAT, BR, BC)
+            o = run_columns(at, BC)
+            mask = o < COLUMNS
+            b_x = tl.load(p_x + i_t * stride_x + o, mask=mask, other=0.0).to(tl.float32)
+            if INPUT != "plain":
+                p = p_beside + i_t * stride_beside + o
+                b_beside = tl.load(p, mask=mask, other=0.0).to(tl.float32)
+                if INPUT == "normed":
+                    b_square += tl.sum(tl.sum(b_x * b_x, axis=1), axis=0)
+                    b_x *= b_beside
+                elif INPUT == "sigmoid":
+                    b_x *= tl.sigmoid(b_beside)
+                else:
+                    b_x *= b_beside * tl.sigmoid(b_beside)
+            b_out += row_sums(b_w * b_x[None, :, :], b_scales, FORMAT)
+        if INPUT == "normed":
+            b_out *= tl.rsqrt(b_square / COLUMNS + eps)
+        if BIASED:
+            b_out += tl.load(p_bias + at_row + o_r, mask=here, other=0.0).to(tl.float32)
+        p = p_out + i_t * stride_out + at_row + o_r
+        if ADDED:
+            b_out += tl.load(p, mask=here, other=0.0)
+        tl.store(p, b_out.to(p_out.dtype.element_ty), mask=here)
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def _linear_step(
+    p_x,  # [T, COLUMNS]
+    p_beside,  # [COLUMNS] the norm's scale, or [T, COLUMNS] the gate
+    weights,  # ROWS of them
+    others,  # OTHER_ROWS under these
+    p_bias,  # [ROWS + OTHER_ROWS]
+    p_out,  # [T, ROWS + OTHER_ROWS]
+    tokens,
+    stride_x,
+    stride_beside,
+    stride_out,
+    eps,
+    ROWS: tl.constexpr,
+    OTHER_ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    FORMAT: tl.constexpr,
+    OTHER_FORMAT: tl.constexpr,
+    INPUT: tl.constexpr,  # "plain", "normed", or what is done to the gate
+    BIASED: tl.constexpr,
+    ADDED: tl.constexpr,
+    BR: tl.constexpr,
+    BC: tl.constexpr,
+):
+    """BR rows of either part of a weight, for all tokens."""
+    programs: tl.constexpr = (ROWS + BR - 1) // BR
+    i = tl.program_id(0)
+    if i < programs:
+        _rows(p_x, p_beside, weights, p_bias, p_out, i * BR, 0, tokens, stride_x, stride_beside,
+              stride_out, eps, ROWS, COLUMNS, FORMAT, INPUT, BIASED, ADDED, BR, BC)  # fmt: skip
+    elif OTHER_ROWS > 0:
+        _rows(p_x, p_beside, others, p_bias, p_out, (i - programs) * BR, ROWS, tokens, stride_x,
+              stride_beside, stride_out, eps, OTHER_ROWS, COLUMNS, OTHER_FORMAT, INPUT, BIASED,
+              ADDED, BR, BC)  # fmt: skip
+
+
+def linear_step(x: Tensor | Normed, weight: Weight, bias: Tensor | None) -> Tensor:
+    """Return `x · weightᵀ + bias` in the weight's dtype, for x [columns] or a few [T, columns].
+
+    Nothing here waits for the device: a CUDA graph may hold it.
+    """
+    given = x.x if isinstance(x, Normed) else x
+    out = given.new_empty(*given.shape[:-1], weight.shape[0], dtype=weight.dtype)
+    if isinstance(x, Normed):
+        assert x.scale.is_contiguous()
+        _launch(given, x.scale, "normed", weight, bias, out, eps=x.eps, added=False)
+    else:
+        _launch(given, None, "plain", weight, bias, out, eps=0.0, added=False)
+    return out
+
+
+def add_linear_step(
+    to: Tensor, x: Tensor, weight: Weight, bias: Tensor | None, *, gate: Tensor | None, gating: str
+) -> None:
+    """Add a token's product to its residual stream; as `linear.add_linear_step`, or of a few."""
+    assert to.dtype == torch.float32
+    name = "plain" if gate is None else gating
+    _launch(x, gate, name, weight, bias, to, eps=0.0, added=True)
+
+
+def _launch(
+    x: Tensor,
+    beside: Tensor | None,
+    input_name: str,
+    weight: Weight,
+    bias: Tensor | None,
+    out: Tensor,
+    *,
+    eps: float,
+    added: bool,
+) -> None:
+    """Launch once for every two parts of a weight; x [..., columns] and out without inner gaps."""
+    rows, columns = weight.shape
+    if x.ndim == 1:
+        x, out = x.unsqueeze(0), out.unsqueeze(0)
+        beside = beside.unsqueeze(0) if beside is not None else None
+    assert x.shape[1] == columns
+    assert out.shape == (len(x), rows)
+    assert len(x) <= MOST_TOKENS
+    assert x.stride(1) == out.stride(1) == 1
+    assert bias is None or bias.shape == (rows,)
+    beside_stride = 0
+    if beside is not None:
+        assert beside.shape[-1] == columns
+        assert beside.stride(-1) == 1
+        beside_stride = beside.stride(0) if beside.ndim == 2 and len(beside) > 1 else 0
+    parts: tuple[Tensor | Fp8Matrices, ...]
+    parts = weight.parts if isinstance(weight, Stacked) else (weight,)
+    block = min(COLUMNS, triton.next_power_of_2(columns))
+    at = 0
+    while parts:
+        (one, *other), parts = parts[:2], parts[2:]
+        given, format_name = stored(one)
+        others, other_format = stored(other[0]) if other else (given, format_name)
+        other_rows = len(other[0]) if other else 0
+        here = out[:, at:]
+        _linear_step[(triton.cdiv(len(one), ROWS) + triton.cdiv(other_rows, ROWS),)](
+            x,
+            x if beside is None else beside,
+            given,
+            others,
+            x if bias is None else bias[at:],
+            here,
+            len(x),
+            x.stride(0),
+            beside_stride,
+            here.stride(0),
+            eps,
+            ROWS=len(one),
+            OTHER_ROWS=other_rows,
+            COLUMNS=columns,
+            FORMAT=format_name,
+            OTHER_FORMAT=other_format,
+            INPUT=input_name,
+            BIASED=bias is not None,
+            ADDED=added,
+            BR=ROWS,
+            BC=block,
+            num_warps=8 if block > COLUMNS // 2 else 4,
+        )
+        at += len(one) + other_rows

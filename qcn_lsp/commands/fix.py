@@ -1,0 +1,257 @@
+"""`qcn fix FINDING|PATH`: fixes of findings with their evidence, as a diff, or written."""
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from qcn_indexer.files import NotAFileError, TooLongError
+from qcn_indexer.languages import language_of
+from qcn_indexer.open_files import withheld
+from qcn_indexer.secrets import looks_secret
+from qcn_indexer.walk import Found, walk
+
+from qcn_lsp.commands.complete import workspace_of
+from qcn_lsp.commands.errors import CommandError
+from qcn_lsp.engine.link import EngineLink
+from qcn_lsp.engine.runtime import EMBEDDED_MODEL
+from qcn_lsp.fixes.attempts import CAPABLE, Outcome, Search
+from qcn_lsp.fixes.callers import surroundings
+from qcn_lsp.fixes.candidate import Subject, unified
+from qcn_lsp.fixes.trial import Trials
+from qcn_lsp.fixes.words import level_words, no_fix, unchecked_words
+from qcn_lsp.fixes.write import MAX_BYTES, NotWritten, SourceFile
+from qcn_lsp.proving import ProvingGround
+from qcn_lsp.scan.finding import Finding
+from qcn_lsp.scan.scanner import languages, scan_text
+from qcn_lsp.settings import EngineSettings
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked for: all findings below a path, or of one file those at a line by a rule."""
+
+    path: Path
+    line: int = 0
+    rule: str = ""
+    apply: bool = False
+    exploit: bool = False
+    model: str = EMBEDDED_MODEL
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finding, where it is, and what came of the search for a fix."""
+
+    line: int
+    finding: Finding
+    outcome: Outcome
+
+
+def run(
+    what: str,
+    options: Mapping[str, Any],
+    *,
+    model: str,
+    apply: bool,
+    exploit: bool,
+    as_json: bool,
+) -> int:
+    """Look for fixes, print them as a diff with their evidence, and write them if asked to.
+
+    Returns 0 where each finding has a fix, 1 where one has none.
+    """
+    wanted = Wanted(*parse(what), apply=apply, exploit=exploit, model=model)
+    return asyncio.run(_run(wanted, options, as_json=as_json))
+
+
+def parse(what: str) -> tuple[Path, int, str]:
+    """Return path, line and rule of FINDING|PATH; a file's name may hold colons."""
+    if Path(what).exists() or Path(what).is_symlink():
+        return Path(what), 0, ""
+    parts = what.rsplit(":", 2)
+    if len(parts) == 3 and parts[0] and parts[1].isascii() and parts[1].isdigit():
+        return Path(parts[0]), int(parts[1]), parts[2]
+    raise CommandError(f"{what}: no such file, and no finding (FILE:LINE:RULE, as of `qcn scan`)")
+
+
+async def _run(wanted: Wanted, options: Mapping[str, Any], *, as_json: bool) -> int:
+    told: list[dict[str, Any]] = []
+    complete, found = True, False
+    async with _model(wanted, options) as link:
+        for root, path in _files(wanted.path):
+            source = _read(root / path)
+            text, done = await _fixed(wanted, link, root, path, source.text)
+            found = found or bool(done)
+            complete = complete and all(one.outcome.accepted for one in done)
+            diff = unified(path, source.text, text) if text != source.text else ""
+            if wanted.apply and diff:
+                _write(source, text)
+            if as_json:
+                told.append(_plain(root / path, done, diff, wanted.apply and bool(diff)))
+            else:
+                print(diff, end="")
+                for one in done:
+                    print(_line(path, one), file=sys.stderr)
+    if as_json:
+        print(json.dumps(told, ensure_ascii=False))
+    if not found:
+        if wanted.rule:
+            raise CommandError(f"{wanted.path}:{wanted.line}: no finding of {wanted.rule} there")
+        print("no findings", file=sys.stderr)
+    return 0 if complete else 1
+
+
+@asynccontextmanager
+async def _model(wanted: Wanted, options: Mapping[str, Any]) -> AsyncIterator[EngineLink | None]:
+    """The way to a model that chats, or None where only the embedded one is named."""
+    settings = EngineSettings(**options.get("engine", {}))
+    link = None
+    if settings.url is not None or wanted.model != EMBEDDED_MODEL:
+        link = EngineLink(settings, wanted.model, on_status=lambda status: None)
+    try:
+        yield link
+    finally:
+        if link is not None:
+            await link.close()
+
+
+async def _fixed(
+    wanted: Wanted, link: EngineLink | None, root: Path, path: PurePosixPath, text: str
+) -> tuple[str, list[Done]]:
+    """Fix the findings of one text, each in what the fixes before it have made of the text."""
+    done: list[Done] = []
+    passed: set[tuple[str, str]] = set()  # findings without a fix: rule and line, as text
+    while True:
+        finding = next(
+            (
+                one
+                for one in _scan(text, path)
+                if _chosen(wanted, text, one) and (one.rule, _at(text, one)) not in passed
+            ),
+            None,
+        )
+        if finding is None:
+            return text, done
+        outcome = await _search(wanted, link, root, Subject(path, text, finding))
+        done.append(Done(text.count("\n", 0, finding.start) + 1, finding, outcome))
+        if outcome.accepted is None:
+            passed.add((finding.rule, _at(text, finding)))
+        else:
+            text = outcome.accepted.candidate.text
+        if wanted.rule:
+            return text, done
+
+
+async def _search(wanted: Wanted, link: EngineLink | None, root: Path, subject: Subject) -> Outcome:
+    reason = withheld(root, subject.path) or looks_secret(subject.path, subject.text)
+    if link is None:
+        reason = f"{EMBEDDED_MODEL} only completes code; {CAPABLE} (--model or --engine-url)"
+    search = Search(
+        _scan,
+        chats=None if reason else link,
+        no_model=reason or "",
+        trials=Trials(ProvingGround.find, root, subject, {}),
+        exploit=wanted.exploit,
+        report=lambda activity: print(activity, file=sys.stderr),
+    )
+    around = None if reason else await asyncio.to_thread(surroundings, root, subject, {})
+    return await search.run(subject, around)
+
+
+def _files(path: Path) -> Iterator[tuple[Path, PurePosixPath]]:
+    """Yield the files that are meant: each with its repository, and its path in that."""
+    if path.is_symlink():
+        raise CommandError(f"{path} is a link: name the file or folder that it leads to")
+    try:
+        whole = path.resolve(strict=True)
+    except (OSError, RuntimeError) as error:
+        raise CommandError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    root = workspace_of(whole / "any" if whole.is_dir() else whole)
+    below = PurePosixPath(whole.relative_to(root).as_posix())
+    if not whole.is_dir():
+        yield root, below
+        return
+    for one in walk(root, [below]):
+        if isinstance(one, Found) and language_of(one.path.name) in languages():
+            yield root, one.path
+
+
+def _read(path: Path) -> SourceFile:
+    try:
+        return SourceFile.read(path)
+    except NotAFileError as error:
+        raise CommandError(f"{path} is no ordinary file") from error
+    except TooLongError as error:
+        raise CommandError(f"{path} is larger than {MAX_BYTES >> 20} MiB") from error
+    except OSError as error:
+        raise CommandError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{path} is not UTF-8 text ({error.reason})") from error
+
+
+def _write(source: SourceFile, text: str) -> None:
+    try:
+        source.replace(text)
+    except NotWritten as reason:
+        raise CommandError(str(reason)) from reason
+
+
+def _scan(text: str, path: PurePosixPath) -> Sequence[Finding]:
+    return scan_text(text, language_of(path.name))
+
+
+def _chosen(wanted: Wanted, text: str, finding: Finding) -> bool:
+    if not wanted.rule:
+        return True
+    line = text.count("\n", 0, finding.start) + 1
+    return (finding.rule, line) == (wanted.rule, wanted.line)
+
+
+def _at(text: str, finding: Finding) -> str:
+    start = text.rfind("\n", 0, finding.start) + 1
+    return text[start:].partition("\n")[0].strip()
+
+
+def _line(path: PurePosixPath, done: Done) -> str:
+    """What is told of a finding: its place, and the evidence or what was tried."""
+    head = f"{path}:{done.line}:{done.finding.rule}: "
+    if (accepted := done.outcome.accepted) is None:
+        return head + "\n  ".join(no_fix(done.outcome))
+    unchecked = unchecked_words(accepted.evidence)
+    tail = f"\n  not checked: {unchecked}" if unchecked else ""
+    return f"{head}fixed by {accepted.candidate.origin}: {level_words(accepted.evidence)}{tail}"
+
+
+def _plain(path: Path, done: Sequence[Done], diff: str, written: bool) -> dict[str, Any]:
+    return {
+        "file": str(path),
+        "written": written,
+        "diff": diff,
+        "findings": [_plain_finding(one) for one in done],
+    }
+
+
+def _plain_finding(done: Done) -> dict[str, Any]:
+    finding, accepted = done.finding, done.outcome.accepted
+    evidence = accepted.evidence if accepted else None
+    tests = evidence.tests if evidence else None
+    return {
+        "line": done.line,
+        "rule": finding.rule,
+        "cwe": finding.cwe,
+        "message": finding.message,
+        "level": evidence.level.name.lower() if evidence else None,
+        "by": accepted.candidate.origin if accepted else None,
+        "tests": {"passed": tests.passed, "touching": tests.touching} if tests else None,
+        "unchecked": list(evidence.unchecked) if evidence else [],
+        "refused": [
+            {"by": one.origin, "reason": one.refusal.reason, "sentence": one.refusal.sentence}
+            for one in done.outcome.tried
+        ],
+        "no_model": done.outcome.no_model,
+    }

@@ -1,0 +1,50 @@
+"""What the proving ground's tests share: where they can run, and ground to run on."""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import psutil
+import pytest
+from deadlines import DEADLINE_SECONDS
+
+from qcn_lsp.proving.ground import ProvingGround
+
+REQUIRED = os.environ.get("QCN_REQUIRE_SANDBOX") == "1"
+MISSING = sys.platform != "linux" or shutil.which("bwrap") is None
+# Where it is required its absence fails the tests; they do not pass by being skipped.
+needs_bubblewrap = pytest.mark.skipif(
+    MISSING and not REQUIRED, reason="bubblewrap is not installed (Debian: bubblewrap)"
+)
+
+
+async def proving_ground() -> ProvingGround:
+    """Return bubblewrap's proving ground, which must hold here."""
+    ground = await ProvingGround.find("bubblewrap")
+    assert ground.holds, ground.reason
+    return ground
+
+
+def write(root: Path, files: Mapping[str, str]) -> Path:
+    """Write files below `root`, and return it."""
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, encoding="utf-8")
+    return root
+
+
+def sleeping(seconds: str) -> bool:
+    """Return whether a process `sleep SECONDS` runs anywhere on the machine."""
+    commands = [process.info["cmdline"] for process in psutil.process_iter(["cmdline"])]
+    return ["sleep", seconds] in commands
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for what has no event of its own."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
