@@ -3,10 +3,12 @@
 Neovim 0.11.4 comes with the tests' packages; 0.12 runs where `make test-editors` has unpacked it.
 """
 
+import itertools
 import json
 import re
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -174,6 +176,39 @@ def test_what_still_fits_stays_while_it_is_typed_and_goes_with_insert_mode(
     neovim.type("<Esc>")
     neovim.until("vim.fn.mode() == 'n' and qcn_test.ghost() == nil")
     assert neovim.lines() == ["n = len(a) +"]
+
+
+# Types 200 characters, one each 100 ms, and notes when each was in the buffer.
+TYPE_200 = """(function()
+  qcn_typed = {}
+  vim.api.nvim_create_autocmd('TextChangedI', { callback = function()
+    table.insert(qcn_typed, vim.uv.hrtime() / 1e6)
+  end })
+  local left, timer = 200, vim.uv.new_timer()
+  timer:start(100, 100, vim.schedule_wrap(function()
+    if left == 0 then return timer:stop() end
+    left = left - 1
+    vim.api.nvim_input(left % 7 == 0 and ' ' or 'x')
+  end))
+end)()"""
+
+
+def test_typing_asks_the_engine_at_pauses_not_at_each_key(neovim: Neovim, model: Endpoint) -> None:
+    answers(model, "len(a)")
+    neovim.edit("a.py")
+    neovim.type("in = ")
+    neovim.until_ghost("len(a)")
+    before = len(model.sent_to("/v1/completions"))
+    neovim.lua(TYPE_200)
+    while neovim.lua("#qcn_typed") < 200:  # Neovim takes no keys while it waits itself
+        time.sleep(0.5)
+    neovim.until_ghost("len(a)")
+    asked = len(model.sent_to("/v1/completions")) - before
+    typed = neovim.lua("qcn_typed")
+    # A machine that is busy types with pauses of its own; some of them only the server sees, since
+    # keys can be late there that were not here.
+    late = sum(after - at > 110 for at, after in itertools.pairwise(typed))
+    assert 1 <= asked <= 1 + late + 20
 
 
 def test_what_no_longer_fits_is_never_accepted(neovim: Neovim, model: Endpoint) -> None:
