@@ -51,7 +51,7 @@ def for_new_version(
     reported = f"\nThe problem that is reported:\n{_block(problem)}" if problem else ""
     form = (
         "Answer with exactly one fenced code block. It holds the whole new version of the part, "
-        f"which takes its place: nothing left out, indented as the part is. Nothing else of the file "
+        "which takes its place: nothing left out, indented as the part is. Nothing else of the file "
         f"can be changed, its imports neither. {_closing(piece.text)}"
     )
     return _turns(f"{_shown(piece, elsewhere)}{reported}\n{task}\n\n{form}")
