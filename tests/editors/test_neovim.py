@@ -301,6 +301,18 @@ def test_a_pause_ends_suggestions_until_it_is_over(neovim: Neovim, model: Endpoi
     assert neovim.lua("require('qcn').statusline()") == "qcn"
 
 
+def test_the_status_names_model_and_project(neovim: Neovim, model: Endpoint) -> None:
+    answers(model, "len(a)")
+    neovim.edit("a.py")
+    neovim.type("in = ")
+    neovim.until_ghost("len(a)")
+    neovim.type("<Esc>:Qcn status<CR>")
+    neovim.until("#qcn_test.messages > 0")
+    (said,) = neovim.lua("qcn_test.messages")
+    version = metadata.version("qcn-lsp")
+    assert said == f"qcn-lsp {version}: ready\nmodel: qcn-nano\nshop: not read"
+
+
 def test_a_missing_server_is_said_once_with_the_remedy(
     version: str, runtime: Path, project: Path, tmp_path: Path
 ) -> None:
