@@ -71,6 +71,21 @@ def test_it_completes_code_and_survives_the_end_of_the_engine(
         assert neovim.lua("#vim.lsp.get_clients({ name = 'qcn' })") == 1
 
 
+def test_what_the_model_sees_is_listed(version: str, runtime: Path, project: Path) -> None:
+    (project / "prices.py").write_text("def price(item):\n    return item.price\n")
+    setup = "{ settings = { context = { tokens = 4096 } } }"
+    with started(version, runtime, project, setup=setup) as neovim:
+        neovim.edit("shop.py")
+        neovim.type(":Qcn context<CR>")
+        neovim.until("vim.b.qcn_shows == 'context'")
+        total, blank, *segments = neovim.lines()
+        assert re.fullmatch(r"\d+ tokens", total)
+        assert blank == ""
+        assert any(re.fullmatch(r"base +\d+  prices\.py", segment) for segment in segments)
+        neovim.type("q")
+        neovim.until("vim.fn.expand('%:t') == 'shop.py'")
+
+
 def offered_somewhere(neovim: Neovim) -> str:
     """Type at several places; at which the small model has something to say is its own affair."""
     for typed in (
