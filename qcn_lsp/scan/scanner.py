@@ -40,10 +40,11 @@ def scan_text(text: str, language: str | None) -> tuple[Finding, ...]:
     from qcn_lsp.scan.matching import Match, matches_in
     from qcn_lsp.scan.ruff import Ruff
     from qcn_lsp.scan.secrets import secret_findings
+    from qcn_lsp.scan.turned import turned_lines
 
     text = _HALVES.sub("\ufffd", text)
     grammar = BY_LANGUAGE.get(language or "")
-    matches = [Match(finding) for finding in secret_findings(text)]
+    matches = [Match(finding) for finding in (*secret_findings(text), *turned_lines(text))]
     if language == "python":
         with Ruff(text) as ruff:
             matches += matches_in(text, BY_LANGUAGE["python"])

@@ -111,6 +111,7 @@ def test_no_name_and_no_line_of_a_file_reaches_the_terminal_as_a_command(tmp_pat
     done = qcn("scan", cwd=tmp_path)
     assert done.returncode == 1
     assert r"\x1b[31m\n\u202ename.py:1:1: error:" in done.stdout
+    assert "[text.turned, CWE-1007]" in done.stdout
     assert r"eval(x)  # \x1b]0;title\x07 \u202e" in done.stdout
     assert not {"\x1b", "\x07", "\u202e"} & set(done.stdout)
 

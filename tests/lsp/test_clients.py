@@ -98,6 +98,7 @@ def test_what_the_server_says_it_can_do(name: str) -> None:
                     "refactor.rewrite.document.qcn",
                     "refactor.test.qcn",
                     "explain.qcn",
+                    "review.security.qcn",
                 ],
                 "resolveProvider": True,
             },

@@ -74,6 +74,13 @@ def test_a_secret_is_found_in_any_language_and_only_it_is_marked() -> None:
         assert [text[one.start : one.end] for one in secrets_in(text)] == [token]
 
 
+def test_what_turns_a_line_around_is_found_in_any_language() -> None:
+    text = "if level != 'none\u202e\u2066': # admin\u2069\u2066' and level != 'user"
+    for language in ("python", "go", "yaml"):
+        assert rules(text, language) == ["text.turned"] * 2
+    assert rules("s = 'שלום'  # \u05d0", "python") == []
+
+
 def test_a_findings_identity_stays_when_it_moves_and_differs_from_its_likes() -> None:
     text = "import hashlib\nhashlib.md5(a)\nhashlib.md5(a)\n"
     first, second = scan_text(text, "python")
