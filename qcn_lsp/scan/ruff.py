@@ -6,6 +6,7 @@ environment, no suppressions; the text on its standard input, no file is opened.
 """
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from qcn_lsp.scan.finding import Finding, Proof, Severity
 
 SECONDS = 5.0
 """How long ruff may take for one text; it needs some 20 ms."""
+
+_NEEDED = ("SYSTEMROOT",)  # of the environment, without which Windows starts nothing
 
 _E, _W, _N = Severity.ERROR, Severity.WARNING, Severity.NOTE
 _SEEN, _NEAR = Proof.WITNESS, Proof.HINT
@@ -52,7 +55,6 @@ MEANINGS = {
     "S502": _Meaning(327, _W, _SEEN, "This version of TLS is broken. Use PROTOCOL_TLS_CLIENT."),
     "S503": _Meaning(327, _W, _SEEN, "This version of TLS is broken. Use PROTOCOL_TLS_CLIENT."),
     "S505": _Meaning(326, _W, _SEEN, "A key of this length can be broken. Use RSA of 3072 bits."),
-    "S506": _Meaning(502, _E, _SEEN, "This loader builds any object. Use yaml.safe_load."),
     "S507": _Meaning(295, _E, _SEEN, "Anybody on the way can answer for the host."),
     "S508": _Meaning(319, _W, _SEEN, "SNMP 1 and 2 send everything in the clear. Use version 3."),
     "S509": _Meaning(319, _W, _SEEN, "SNMP without privacy sends everything in the clear."),
@@ -72,7 +74,7 @@ MEANINGS = {
 """Those that are used. Left out, as they say more of style than of a weakness, are wrong more often
 than right, or are told better by rules of ours: S101, S102, S103 (0o755 is no weakness), S105 to
 S108, S110, S112, S113 (timeouts), S307, S310 (any URL), S311 (any random number), S313 to S319 (XML
-that expat has long been safe for), S504 (the default is safe), S601, S603, S606, S607 (any
+that expat has long been safe for), S504 (the default is safe), S506, S601, S603, S606, S607 (any
 process), S608."""
 
 # Where the value is the empty string or the like, the other kind of shell call is no weakness.
@@ -97,7 +99,7 @@ class Ruff:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd=Path(_binary()).parent,
-            env={},
+            env={name: os.environ[name] for name in _NEEDED if name in os.environ},
         )
 
     def __enter__(self) -> Self:
