@@ -27,6 +27,7 @@ from qcn_lsp.features.actions.provider import (
 )
 from qcn_lsp.features.location import location
 from qcn_lsp.scan.finding import Finding
+from qcn_lsp.scan.process import ScanFailed
 
 if TYPE_CHECKING:
     from qcn_lsp.fixes.attempts import Accepted
@@ -122,7 +123,12 @@ class SecurityFixes:
 
         def scan(text: str, path: PurePosixPath) -> Sequence[Finding]:
             asking = findings.in_text(text, document.language_id)
-            return asyncio.run_coroutine_threadsafe(asking, loop).result(SCAN_SECONDS)
+            answer = asyncio.run_coroutine_threadsafe(asking, loop)
+            try:
+                return answer.result(SCAN_SECONDS)
+            except TimeoutError:
+                answer.cancel()
+                raise ScanFailed("the scanner is busy") from None
 
         return scan
 
