@@ -30,7 +30,7 @@ from qcn_lsp.scan.finding import Finding
 from qcn_lsp.scan.scanner import scan_text
 from qcn_lsp.settings import EngineSettings
 
-CPU_SECONDS = 10
+CPU_SECONDS = 5
 _RESULT = re.compile(r"^(PASSED|FAILED|ERROR) (\S+)", re.MULTILINE)
 
 
