@@ -3,6 +3,7 @@
 import asyncio
 import json
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -100,17 +101,21 @@ def test_what_has_no_acceptable_fix_is_told_and_is_exit_code_1(
     assert "a capable model" in told.err
 
 
-async def test_a_model_named_on_the_command_line_is_asked(source: Path) -> None:
+def test_a_model_named_on_the_command_line_is_asked(source: Path) -> None:
     text = 'import subprocess\n\n\ndef run(name):\n    subprocess.run("ls " + name, shell=True)\n'
     source.write_text(text)
-    async with scripted_model() as model:
-        model.text = '```python\ndef run(name):\n    subprocess.run(["ls", name])\n```'
-        command = ("fix", source, "--apply", "--engine-url", model.url)
-        done = await asyncio.to_thread(qcn, *command)
+
+    async def answered() -> tuple["subprocess.CompletedProcess[str]", list[str]]:
+        async with scripted_model() as model:
+            model.text = '```python\ndef run(name):\n    subprocess.run(["ls", name])\n```'
+            command = ("fix", source, "--apply", "--engine-url", model.url)
+            return await asyncio.to_thread(qcn, *command), model.prompts
+
+    done, prompts = asyncio.run(answered())
     assert done.returncode == 0, done.stderr
     assert "fixed by the model's answer 1: the finding is gone" in done.stderr
     assert 'subprocess.run(["ls", name])' in source.read_text()
-    assert len(model.prompts) == 1
+    assert len(prompts) == 1
 
 
 def test_a_link_is_not_followed(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
