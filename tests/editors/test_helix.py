@@ -79,20 +79,23 @@ def helix(file: Path, home: Path) -> Iterator[tuple[Helix, Path]]:
         os.close(terminal)
 
 
-def test_what_is_completed_lands_behind_an_emoji(runtime: Path, project: Path) -> None:
-    unpacked("hx")
-    file = project / "a.py"
-    file.write_text("a = '🙂'\n", encoding="utf-8")
-    settings = runtime / "config" / "helix" / "languages.toml"
+def set_up(home: Path, engine_url: str) -> None:
+    """Configure Helix by the page, and the server to ask this engine."""
+    settings = home / "config" / "helix" / "languages.toml"
     settings.parent.mkdir(parents=True)
+    ours = snippet("helix", "toml").replace('"pylsp", ', "")
+    engine = f'[language-server.qcn.config.qcn.engine]\nurl = "{engine_url}"\n'
+    settings.write_text(f"{ours}\n{engine}")
     # Only the server's completions, so that the first is known.
     settings.with_name("config.toml").write_text("editor.word-completion.enable = false\n")
+
+
+def test_what_is_completed_lands_behind_an_emoji(runtime: Path, project: Path) -> None:
+    file = project / "a.py"
+    file.write_text("a = '🙂'\n", encoding="utf-8")
     with endpoint() as model:
         answers(model, "len(a)")
-        ours = snippet("helix", "toml").replace('"pylsp", ', "")
-        settings.write_text(
-            f'{ours}\n[language-server.qcn.config.qcn.engine]\nurl = "{model.url}"\n'
-        )
+        set_up(runtime, model.url)
         with helix(file, runtime) as (editor, log):
             editor.until("a.py")
             editor.type("o" + "s = '👋🏽🙂é'; n = ")
@@ -110,3 +113,15 @@ def test_what_is_completed_lands_behind_an_emoji(runtime: Path, project: Path) -
     assert '"positionEncoding":"utf-8"' in log.read_text(encoding="utf-8")
     # The server's text was Helix's, behind each of those characters.
     assert any("n = len(a)  # 🙂\nt = '🙂'; u = <|fim_suffix|>" in prompt for prompt in prompts)
+
+
+def test_a_finding_is_shown_where_it_stands(runtime: Path, project: Path) -> None:
+    file = project / "load.py"
+    file.write_text("import pickle, sys\ns = '🙂'; d = pickle.loads(sys.stdin.buffer.read())\n")
+    set_up(runtime, "http://127.0.0.1:9")
+    with helix(file, runtime) as (editor, _):
+        editor.until("A pickle runs code when it is read.")
+        editor.type("]d" + "i#" + ESCAPE)  # in front of the next finding
+        editor.until("NOR")
+        editor.type(":write-quit" + ENTER)
+    assert "d = #pickle.loads" in file.read_text(encoding="utf-8")

@@ -3,10 +3,12 @@
 Neovim 0.11.4 comes with the tests' packages; 0.12 runs where `make test-editors` has unpacked it.
 """
 
+import itertools
 import json
 import re
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -67,6 +69,21 @@ def test_it_completes_code_and_survives_the_end_of_the_engine(
         engines[0].kill()
         assert offered_somewhere(neovim).strip()
         assert neovim.lua("#vim.lsp.get_clients({ name = 'qcn' })") == 1
+
+
+def test_what_the_model_sees_is_listed(version: str, runtime: Path, project: Path) -> None:
+    (project / "prices.py").write_text("def price(item):\n    return item.price\n")
+    setup = "{ settings = { context = { tokens = 4096 } } }"
+    with started(version, runtime, project, setup=setup) as neovim:
+        neovim.edit("shop.py")
+        neovim.type(":Qcn context<CR>")
+        neovim.until("vim.b.qcn_shows == 'context'")
+        total, blank, *segments = neovim.lines()
+        assert re.fullmatch(r"\d+ tokens", total)
+        assert blank == ""
+        assert any(re.fullmatch(r"base +\d+  prices\.py", segment) for segment in segments)
+        neovim.type("q")
+        neovim.until("vim.fn.expand('%:t') == 'shop.py'")
 
 
 def offered_somewhere(neovim: Neovim) -> str:
@@ -176,6 +193,39 @@ def test_what_still_fits_stays_while_it_is_typed_and_goes_with_insert_mode(
     assert neovim.lines() == ["n = len(a) +"]
 
 
+# Types 200 characters, one each 100 ms, and notes when each was in the buffer.
+TYPE_200 = """(function()
+  qcn_typed = {}
+  vim.api.nvim_create_autocmd('TextChangedI', { callback = function()
+    table.insert(qcn_typed, vim.uv.hrtime() / 1e6)
+  end })
+  local left, timer = 200, vim.uv.new_timer()
+  timer:start(100, 100, vim.schedule_wrap(function()
+    if left == 0 then return timer:stop() end
+    left = left - 1
+    vim.api.nvim_input(left % 7 == 0 and ' ' or 'x')
+  end))
+end)()"""
+
+
+def test_typing_asks_the_engine_at_pauses_not_at_each_key(neovim: Neovim, model: Endpoint) -> None:
+    answers(model, "len(a)")
+    neovim.edit("a.py")
+    neovim.type("in = ")
+    neovim.until_ghost("len(a)")
+    before = len(model.sent_to("/v1/completions"))
+    neovim.lua(TYPE_200)
+    while neovim.lua("#qcn_typed") < 200:  # Neovim takes no keys while it waits itself
+        time.sleep(0.5)
+    neovim.until_ghost("len(a)")
+    asked = len(model.sent_to("/v1/completions")) - before
+    typed = neovim.lua("qcn_typed")
+    # A machine that is busy types with pauses of its own; some of them only the server sees, since
+    # keys can be late there that were not here.
+    late = sum(after - at > 110 for at, after in itertools.pairwise(typed))
+    assert 1 <= asked <= 1 + late + 20
+
+
 def test_what_no_longer_fits_is_never_accepted(neovim: Neovim, model: Endpoint) -> None:
     answers(model, "len(a)")
     neovim.edit("a.py")
@@ -233,6 +283,22 @@ def test_while_neovims_own_menu_is_open_the_key_is_the_menus(
     assert "len(a)" not in "".join(neovim.lines())
 
 
+def test_a_finding_is_underlined_where_it_stands(neovim: Neovim, project: Path) -> None:
+    source = "import pickle\nimport sys\n\ns = '🙂'; d = pickle.loads(sys.stdin.buffer.read())\n"
+    (project / "load.py").write_text(source, encoding="utf-8")
+    neovim.edit("load.py")
+    neovim.until("#vim.tbl_filter(function(d) return d.lnum == 3 end, vim.diagnostic.get(0)) > 0")
+    underlined = neovim.lua(
+        "vim.tbl_map(function(m) return { m[2], m[3], m[4].end_col } end, vim.tbl_filter("
+        " function(m) return (m[4].hl_group or ''):find('DiagnosticUnderline') ~= nil end,"
+        " vim.api.nvim_buf_get_extmarks(0, -1, 0, -1, { details = true })))"
+    )
+    line = source.splitlines()[3].encode()
+    shown = {line[start:end].decode() for row, start, end in underlined if row == 3}
+    assert shown
+    assert all(text.startswith("pickle.loads") for text in shown)
+
+
 # --- The server's life -------------------------------------------------------------------------
 
 
@@ -248,6 +314,18 @@ def test_a_pause_ends_suggestions_until_it_is_over(neovim: Neovim, model: Endpoi
     neovim.type("A")
     neovim.until_ghost("len(a)")
     assert neovim.lua("require('qcn').statusline()") == "qcn"
+
+
+def test_the_status_names_model_and_project(neovim: Neovim, model: Endpoint) -> None:
+    answers(model, "len(a)")
+    neovim.edit("a.py")
+    neovim.type("in = ")
+    neovim.until_ghost("len(a)")
+    neovim.type("<Esc>:Qcn status<CR>")
+    neovim.until("#qcn_test.messages > 0")
+    (said,) = neovim.lua("qcn_test.messages")
+    version = metadata.version("qcn-lsp")
+    assert said == f"qcn-lsp {version}: ready\nmodel: qcn-nano\nshop: not read"
 
 
 def test_a_missing_server_is_said_once_with_the_remedy(

@@ -180,6 +180,32 @@ async def test_a_document_that_is_not_open_gets_nothing(start: Start, model: Scr
     assert model.prompts == []
 
 
+@pytest.mark.parametrize("uri", ["untitled:Untitled-1", "file://", "git:/shop/a.py?%7B%7D"])
+async def test_a_buffer_that_is_no_file_is_completed(
+    start: Start, model: ScriptedModel, uri: str
+) -> None:
+    """Unnamed in VS Code and in Neovim; the older side of a diff."""
+    editor = await start()
+    model.text = "1"
+    assert await editor.open(uri, "a = ‸\n").ghost() == "a = 1‸\n"
+    assert "shop" not in model.prompts[-1]  # it lies in no folder of the workspace
+
+
+async def test_in_a_file_of_200_000_lines_the_model_reads_what_is_near(
+    start: Start, model: ScriptedModel
+) -> None:
+    editor = await start()
+    model.text = "1"
+    lines = [f"x{number} = {number}\n" for number in range(200_000)]
+    before, after = "".join(lines[:100_000]), "".join(lines[100_000:])
+    buffer = editor.open("long.py", f"{before}here = ‸\n{after}")
+    (item,) = await buffer.inline()
+    assert item.range is not None
+    assert (item.insert_text, item.range.start.line) == ("here = 1", 100_000)
+    assert len(model.prompts[-1]) < 100_000
+    assert "x99999 = 99999\nhere = <|fim_suffix|>\nx100000" in model.prompts[-1]
+
+
 async def test_a_position_past_the_text_is_its_end(start: Start, model: ScriptedModel) -> None:
     editor = await start()
     model.text = "1"

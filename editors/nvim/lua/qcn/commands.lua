@@ -41,14 +41,25 @@ local function described(context)
   return lines
 end
 
+--- Return what the server says of itself as a text.
+local function stated(state)
+  local status = state.status
+  local doing = status.message ~= '' and status.message or status.busy and 'working' or 'ready'
+  local lines = { ('qcn-lsp %s: %s'):format(state.version, doing), 'model: ' .. state.model }
+  for _, root in ipairs(state.roots) do
+    local tokens = type(root.tokens) == 'number' and root.tokens .. ' tokens' or 'not read'
+    lines[#lines + 1] = ('%s: %s'):format(root.name, tokens)
+  end
+  return table.concat(lines, '\n')
+end
+
 local commands = {
   status = function()
     local one = client()
     if one then
-      local status = require('qcn.status').of(0) or { kind = 'Normal', message = '' }
-      local message = status.message ~= '' and status.message or status.busy and 'working' or 'ready'
-      local info = one.server_info or {}
-      vim.notify(('qcn-lsp %s: %s'):format(info.version or '?', message))
+      one:request('qcn/state', vim.empty_dict(), function(problem, state)
+        vim.notify(problem and 'qcn: ' .. problem.message or stated(state))
+      end)
     end
   end,
   pause = function()
