@@ -6,6 +6,7 @@ taken, which an endless loop uses up and a busy machine does not.
 """
 
 import asyncio
+import os
 import re
 import resource
 import shutil
@@ -29,7 +30,7 @@ from qcn_lsp.scan.finding import Finding
 from qcn_lsp.scan.scanner import scan_text
 from qcn_lsp.settings import EngineSettings
 
-CPU_SECONDS = 10
+CPU_SECONDS = 5
 _RESULT = re.compile(r"^(PASSED|FAILED|ERROR) (\S+)", re.MULTILINE)
 
 
@@ -61,6 +62,7 @@ class CopyView(View):
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             preexec_fn=_limited,
+            env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": ""},
         )
         output, _ = await process.communicate()
         code = process.returncode or 0
@@ -73,7 +75,7 @@ class CopyView(View):
         changed: Mapping[str, Collection[int]] | None = None,
         seconds: float | None = None,
     ) -> TestOutcome:
-        options = ("-q", "-rA", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=short")
+        options = ("-q", "-rA", "-p", "no:cacheprovider", "--tb=short")
         run = await self.run((sys.executable, "-m", "pytest", *options, *suite.only))
         named: dict[str, set[str]] = {"PASSED": set(), "FAILED": set(), "ERROR": set()}
         for result, name in _RESULT.findall(run.log):

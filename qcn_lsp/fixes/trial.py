@@ -113,7 +113,9 @@ class Trials:
         name = _free_name(self._root)
         suite = TestSuite("pytest", (name,))
         before = await self._run_exploit(self._subject.text, suite, name, test)
-        if before.passed or not before.failed or before.run.ended_by is not None:
+        if not (before.passed or before.failed):
+            raise UnfitExploit("the test does not run", _log(before.run))
+        if before.passed or before.run.ended_by is not None:
             raise UnfitExploit("the test does not fail before the change", _log(before.run))
         after = await self._run_exploit(candidate.text, suite, name, test)
         if after.failed or not before.failed <= after.passed:
@@ -131,18 +133,17 @@ class Trials:
         suites = await asyncio.to_thread(find_suites, self._root)
         if not suites:
             return "none were found"
-        self._suite = suites[0]
         ground = await self._ground()
         if not ground.holds:
             return ground.reason
-        outcome = await self._run(self._subject.text, None)
-        if outcome.run.ended_by is not None:
-            return f"they do not end without the change either (limit: {outcome.run.ended_by})"
-        if outcome.named and not outcome.passed:
-            return "none passes without the change"
-        if not outcome.named and not outcome.run.succeeded:
-            return "they fail without the change"
-        return outcome
+        why = ""
+        for self._suite in suites:
+            outcome = await self._run(self._subject.text, None)
+            unfit = _no_baseline(outcome)
+            if unfit is None:
+                return outcome
+            why = why or unfit  # of the likeliest
+        return why
 
     async def _ground(self) -> Ground:
         if self._found is None:
@@ -175,6 +176,17 @@ def unfit_exploit(test: str) -> str | None:
     """Return why a test is no exploit: it looks at the source instead of running it."""
     found = next((word for word in _LOOKS if word in test), None)
     return f"the test looks at the source (`{found}`) instead of running it" if found else None
+
+
+def _no_baseline(outcome: TestOutcome) -> str | None:
+    """Why tests that were run without the change can be compared with nothing, or None."""
+    if outcome.run.ended_by is not None:
+        return f"they do not end without the change either (limit: {outcome.run.ended_by})"
+    if outcome.named and not outcome.passed:
+        return "none passes without the change"
+    if not outcome.named and not outcome.run.succeeded:
+        return "they fail without the change"
+    return None
 
 
 def _broken(baseline: TestOutcome, outcome: TestOutcome) -> Refusal | None:

@@ -1,11 +1,14 @@
 """`qcn fix`, as a process: what it prints, writes, and refuses."""
 
+import asyncio
 import json
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
 from command_support import qcn
+from scripted_model import scripted_model
 
 from qcn_lsp.cli import main
 from qcn_lsp.fixes.write import NotWritten, SourceFile
@@ -96,6 +99,23 @@ def test_what_has_no_acceptable_fix_is_told_and_is_exit_code_1(
     assert told.out == ""
     assert "No acceptable fix found." in told.err
     assert "a capable model" in told.err
+
+
+def test_a_model_named_on_the_command_line_is_asked(source: Path) -> None:
+    text = 'import subprocess\n\n\ndef run(name):\n    subprocess.run("ls " + name, shell=True)\n'
+    source.write_text(text)
+
+    async def answered() -> tuple["subprocess.CompletedProcess[str]", list[str]]:
+        async with scripted_model() as model:
+            model.text = '```python\ndef run(name):\n    subprocess.run(["ls", name])\n```'
+            command = ("fix", source, "--apply", "--engine-url", model.url)
+            return await asyncio.to_thread(qcn, *command), model.prompts
+
+    done, prompts = asyncio.run(answered())
+    assert done.returncode == 0, done.stderr
+    assert "fixed by the model's answer 1: the finding is gone" in done.stderr
+    assert 'subprocess.run(["ls", name])' in source.read_text()
+    assert len(prompts) == 1
 
 
 def test_a_link_is_not_followed(source: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,7 @@ from qcn_lsp.fixes.respelled import respelled
 from qcn_lsp.fixes.suppressions import added_suppression
 from qcn_lsp.fixes.tree import tree_of
 from qcn_lsp.fixes.words import escaped
+from qcn_lsp.scan.finding import Proof
 
 ENDINGS = {
     "python": ".py",
@@ -70,10 +71,6 @@ def test_every_fix_that_a_rule_knows_stands_before_the_ladder() -> None:
 JS = "function run(input) {\n  return eval(input);\n}\n"
 JS_METHOD = (
     "class Calculator {\n  run(input) {\n    return eval(input);\n  }\n  other() { return 1; }\n}\n"
-)
-C = (
-    "#include <string.h>\n\nint greet(const char *name)\n{\n    char to[8];\n"
-    "    strcpy(to, name);\n    return to[0];\n}\n"
 )
 
 
@@ -123,6 +120,256 @@ def test_a_bad_fix_in_another_language_is_refused(
         assert verdict.reason in reasons
     else:
         assert verdict.reason in {Reason.DISGUISED, Reason.STILL_FOUND, Reason.NEW_FINDING}
+
+
+# --- Fixes as people write them, and disguises as models do -------------------------------------
+
+REPAIRS = [
+    (
+        "a.py",
+        (
+            "import sqlite3\n"
+            "\n"
+            "\n"
+            "def q(cur, n):\n"
+            "    cur.execute(\"select * from t where n = '%s'\" % n)\n"
+            "    return cur.fetchall()\n"
+        ),
+        (
+            "def q(cur, n):\n"
+            '    cur.execute("select * from t where n = ?", (n,))\n'
+            "    return cur.fetchall()"
+        ),
+    ),
+    (
+        "a.py",
+        ("import hashlib\n\n\ndef h(pw):\n    return hashlib.md5(pw).hexdigest()\n"),
+        ("def h(pw):\n    return hashlib.sha256(pw).hexdigest()"),
+    ),
+    (
+        "a.py",
+        ("def e(x):\n    return eval(x)\n"),
+        ("import ast\n\ndef e(x):\n    return ast.literal_eval(x)"),
+    ),
+    (
+        "a.py",
+        ("import pickle\n\n\ndef l(b):\n    return pickle.loads(b)\n"),
+        ("import json\n\ndef l(b):\n    return json.loads(b)"),
+    ),
+    (
+        "a.py",
+        ("import requests\n\n\ndef g(u):\n    return requests.get(u, verify=False, timeout=5)\n"),
+        ("def g(u):\n    return requests.get(u, timeout=5)"),
+    ),
+    (
+        "a.py",
+        (
+            "import tempfile\n"
+            "\n"
+            "\n"
+            "def t():\n"
+            "    name = tempfile.mktemp()\n"
+            "    return open(name, 'w')\n"
+        ),
+        ("def t():\n    return tempfile.NamedTemporaryFile('w', delete=False)"),
+    ),
+    (
+        "a.py",
+        ("import os\n\n\ndef r(name):\n    os.system('ls ' + name)\n"),
+        ("import subprocess\n\ndef r(name):\n    subprocess.run(['ls', name], check=False)"),
+    ),
+    (
+        "a.py",
+        (
+            "import random\n"
+            "\n"
+            "\n"
+            "def token():\n"
+            "    return ''.join(random.choice('abc') for _ in range(20))\n"
+        ),
+        (
+            "import secrets\n"
+            "\n"
+            "def token():\n"
+            "    return ''.join(secrets.choice('abc') for _ in range(20))"
+        ),
+    ),
+    (
+        "a.js",
+        (
+            "const { exec } = require('child_process');\n"
+            "function r(name) {\n"
+            "  exec('ls ' + name, cb);\n"
+            "}\n"
+        ),
+        (
+            "const { execFile } = require('child_process');\n"
+            "function r(name) {\n"
+            "  execFile('ls', [name], cb);\n"
+            "}"
+        ),
+    ),
+    (
+        "a.js",
+        ("function show(el, t) {\n  el.innerHTML = t;\n}\n"),
+        ("function show(el, t) {\n  el.textContent = t;\n}"),
+    ),
+    (
+        "a.go",
+        (
+            "package main\n"
+            "\n"
+            "import (\n"
+            '\t"os/exec"\n'
+            ")\n"
+            "\n"
+            "func run(name string) error {\n"
+            '\treturn exec.Command("sh", "-c", "ls "+name).Run()\n'
+            "}\n"
+        ),
+        ('func run(name string) error {\n\treturn exec.Command("ls", name).Run()\n}'),
+    ),
+    (
+        "a.c",
+        (
+            "#include <string.h>\n"
+            "\n"
+            "int greet(const char *name)\n"
+            "{\n"
+            "    char to[8];\n"
+            "    strcpy(to, name);\n"
+            "    return to[0];\n"
+            "}\n"
+        ),
+        (
+            "#include <stdio.h>\n"
+            "int greet(const char *name)\n"
+            "{\n"
+            "    char to[8];\n"
+            '    snprintf(to, sizeof to, "%s", name);\n'
+            "    return to[0];\n"
+            "}"
+        ),
+    ),
+    (
+        "A.java",
+        (
+            "import java.sql.*;\n"
+            "\n"
+            "class A {\n"
+            "    ResultSet q(Connection c, String n) throws SQLException {\n"
+            "        Statement s = c.createStatement();\n"
+            '        return s.executeQuery("select * from t where n = \'" + n + "\'");\n'
+            "    }\n"
+            "}\n"
+        ),
+        (
+            "    ResultSet q(Connection c, String n) throws SQLException {\n"
+            '        PreparedStatement s = c.prepareStatement("select * from t where n = ?");\n'
+            "        s.setString(1, n);\n"
+            "        return s.executeQuery();\n"
+            "    }"
+        ),
+    ),
+]
+DISGUISES = [
+    (
+        "a.c",
+        (
+            "#include <string.h>\n"
+            "\n"
+            "int greet(const char *name)\n"
+            "{\n"
+            "    char to[8];\n"
+            "    strcpy(to, name);\n"
+            "    return to[0];\n"
+            "}\n"
+        ),
+        (
+            "int greet(const char *name)\n"
+            "{\n"
+            "    char to[8];\n"
+            "    char *(*copy)(char *, const char *) = strcpy;\n"
+            "    copy(to, name);\n"
+            "    return to[0];\n"
+            "}"
+        ),
+    ),
+    (
+        "a.go",
+        (
+            "package main\n"
+            "\n"
+            "import (\n"
+            '\t"os/exec"\n'
+            ")\n"
+            "\n"
+            "func run(name string) error {\n"
+            '\treturn exec.Command("sh", "-c", "ls "+name).Run()\n'
+            "}\n"
+        ),
+        (
+            "func run(name string) error {\n"
+            "\tgo1 := exec.Command\n"
+            '\treturn go1("sh", "-c", "ls "+name).Run()\n'
+            "}"
+        ),
+    ),
+    (
+        "a.js",
+        (
+            "const { exec } = require('child_process');\n"
+            "function r(name) {\n"
+            "  exec('ls ' + name, cb);\n"
+            "}\n"
+        ),
+        (
+            "const { exec: run } = require('child_process');\n"
+            "function r(name) {\n"
+            "  run('ls ' + name, cb);\n"
+            "}"
+        ),
+    ),
+    (
+        "a.js",
+        ("function show(el, t) {\n  el.innerHTML = t;\n}\n"),
+        ("function show(el, t) {\n  el['inner' + 'HTML'] = t;\n}"),
+    ),
+    (
+        "a.py",
+        ("import yaml\n\n\ndef load(t):\n    return yaml.load(t)\n"),
+        ("def load(t):\n    return (lambda f: f(t))(yaml.load)"),
+    ),
+    (
+        "a.py",
+        ("def e(x):\n    return eval(x)\n"),
+        ("def e(x):\n    import functools\n    return functools.partial(eval)(x)"),
+    ),
+]
+
+
+def first_finding(path: str, text: str) -> Subject:
+    found = scan(text, PurePosixPath(path))
+    assert found
+    return Subject(PurePosixPath(path), text, found[0])
+
+
+@pytest.mark.parametrize(("path", "text", "block"), REPAIRS)
+def test_an_ordinary_repair_is_accepted(path: str, text: str, block: str) -> None:
+    """At "the finding is gone" for a witness, and no higher than "it parses" for a hint."""
+    subject = first_finding(path, text)
+    verdict = judged(subject, block)
+    assert isinstance(verdict, Evidence), verdict
+    witness = subject.finding.proof is Proof.WITNESS
+    assert verdict.level is (Level.GONE if witness else Level.PARSES)
+    assert bool(verdict.unchecked) is not witness
+
+
+@pytest.mark.parametrize(("path", "text", "block"), DISGUISES)
+def test_a_disguise_is_refused(path: str, text: str, block: str) -> None:
+    verdict = judged(first_finding(path, text), block)
+    assert isinstance(verdict, Refusal), verdict
+    assert verdict.reason in {Reason.DISGUISED, Reason.STILL_FOUND}
 
 
 # --- One check at a time ------------------------------------------------------------------------

@@ -27,15 +27,17 @@ def shout(name):
     return run(name).upper()
 '''
 TESTS = """\
+import unittest
+
 from app import run, shout
 
 
-def test_run():
-    assert run("Ada") == "hello Ada\\n"
+class TestApp(unittest.TestCase):
+    def test_run(self):
+        assert run("Ada") == "hello Ada\\n"
 
-
-def test_shout_runs():
-    assert shout("Ada") == "HELLO ADA\\n"
+    def test_shout_runs(self):
+        assert shout("Ada") == "HELLO ADA\\n"
 """
 HEAD = 'def run(name):\n    """Greet somebody by the shell."""\n'
 REST = "\n    return done.stdout\n"
@@ -198,7 +200,7 @@ async def test_a_failure_goes_into_a_second_wording(subject: Subject, project: P
     assert outcome.accepted.candidate.answer == 2
     [tried] = outcome.tried
     assert tried.refusal.reason is Reason.BREAKS_TESTS
-    assert "test_app.py::test_run" in tried.refusal.detail
+    assert "test_app.py::TestApp::test_run" in tried.refusal.detail
     first, second = model.prompts
     assert "Take another approach" in second
     assert "Take another approach" not in first
@@ -226,7 +228,7 @@ BAD_ANSWERS = [
         block(RUN.replace("text=True)", "text=True)  # nosec")), Reason.SUPPRESSION, id="nosec"
     ),
     pytest.param(
-        block(TESTS[: TESTS.index("def test_shout")], "python test_app.py"),
+        block(TESTS[: TESTS.index("    def test_shout")], "python test_app.py"),
         Reason.TEST,
         id="a deleted test",
     ),
@@ -307,7 +309,7 @@ async def test_a_fix_that_breaks_the_tests_is_refused(subject: Subject, project:
     broken = block(GOOD.replace("return done.stdout", "return done.stdout.strip()"))
     outcome, _ = await fixed(subject, broken, broken, root=project)
     assert reasons(outcome) == [Reason.BREAKS_TESTS] * 2
-    assert "test_app.py::test_run" in outcome.tried[0].refusal.sentence
+    assert "test_app.py::TestApp::test_run" in outcome.tried[0].refusal.sentence
 
 
 async def test_an_endless_loop_is_refused(subject: Subject, project: Path) -> None:

@@ -6,7 +6,7 @@ is chosen; where the client asks for no edit then, only deterministic fixes are 
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from qcn_indexer.open_files import withheld
 from qcn_indexer.secrets import looks_secret
 
 from qcn_lsp.documents import Document
+from qcn_lsp.engine.messages import ChatRequest, ChatResult
 from qcn_lsp.features.actions.abilities import Abilities
 from qcn_lsp.features.actions.provider import (
     ActionFailed,
@@ -27,6 +28,7 @@ from qcn_lsp.features.actions.provider import (
 )
 from qcn_lsp.features.location import location
 from qcn_lsp.scan.finding import Finding
+from qcn_lsp.scan.process import ScanFailed
 
 if TYPE_CHECKING:
     from qcn_lsp.fixes.attempts import Accepted
@@ -82,7 +84,7 @@ class SecurityFixes:
         no_model = self._cannot_chat() or await asyncio.to_thread(_no_model, root, subject)
         search = Search(
             self._scanner(order.document),
-            chats=None if no_model else self._server.engine_for("chat"),
+            chats=None if no_model else _ChatsBehind(self._server, root),
             no_model=no_model,
             trials=self._trials(subject, root),
             no_tests="the file is in no workspace folder",
@@ -122,7 +124,12 @@ class SecurityFixes:
 
         def scan(text: str, path: PurePosixPath) -> Sequence[Finding]:
             asking = findings.in_text(text, document.language_id)
-            return asyncio.run_coroutine_threadsafe(asking, loop).result(SCAN_SECONDS)
+            answer = asyncio.run_coroutine_threadsafe(asking, loop)
+            try:
+                return answer.result(SCAN_SECONDS)
+            except TimeoutError:
+                answer.cancel()
+                raise ScanFailed("the scanner is busy") from None
 
         return scan
 
@@ -169,6 +176,21 @@ class SecurityFixes:
             if holding == root:
                 texts[path] = document.text
         return texts
+
+
+class _ChatsBehind:
+    """The chat model, with a workspace folder in front where it has read that."""
+
+    def __init__(self, server: "QcnServer", root: Path | None) -> None:
+        self._server, self._root = server, root
+
+    async def chat(
+        self, request: ChatRequest, on_text: Callable[[str], None] | None = None
+    ) -> ChatResult:
+        """Answer the turns of `request`."""
+        from qcn_lsp.context.chats import chat_in
+
+        return await chat_in(self._server, self._root, request, on_text)
 
 
 def _at(asked: Asked, finding: Finding) -> bool:
