@@ -34,7 +34,10 @@ const TESTS: Record<string, (folder: string) => Promise<void>> = {
     assert.equal(document.getText(), "count = ");
     assert.equal(prompts.length, asked);
     await vscode.commands.executeCommand("qcn.pause");
+    // VS Code asks no second time at a place where there was nothing.
+    await vscode.commands.executeCommand("type", { text: "1 + " });
     await committed(document);
+    assert.equal(document.getText(), `count = 1 + ${ANSWER}`);
   },
 
   "a new file that has no name yet is completed": async () => {
