@@ -97,13 +97,18 @@ export class VSCode {
 
   /** Open a workspace folder, and files in it. */
   async open(workspace: string, ...files: string[]): Promise<void> {
-    const payload = files.map((file) => ["openFile", this.remote(join(workspace, file))]);
-    const query = new URLSearchParams({ folder: workspace, payload: JSON.stringify(payload) });
-    await this.page.goto(`http://127.0.0.1:${this.port}/?${query.toString()}`);
-    await this.page.locator(".monaco-workbench").waitFor();
+    const payload = files.map((file): string[] => ["openFile", this.remote(join(workspace, file))]);
+    await this.goto({ folder: workspace }, payload);
     if (files.length) {
       await this.page.locator(".monaco-editor .view-lines").first().waitFor();
     }
+  }
+
+  /** Open a folder, or a workspace of several, with what VS Code calls a payload. */
+  async goto(what: Record<string, string>, payload: string[][]): Promise<void> {
+    const query = new URLSearchParams({ ...what, payload: JSON.stringify(payload) });
+    await this.page.goto(`http://127.0.0.1:${this.port}/?${query.toString()}`);
+    await this.page.locator(".monaco-workbench").waitFor();
   }
 
   remote(file: string): string {

@@ -37,7 +37,7 @@ test("each line of the server's log comes at its own level, without its time", a
   const stream = new PassThrough();
   const seen: string[] = [];
   const note = (level: string) => (text: string) => seen.push(`${level}: ${text}`);
-  keepLog(stream, { debug: note("debug"), info: note("info"), warn: note("warn"), error: note("error") });
+  keepLog(stream, { info: note("info"), warn: note("warn"), error: note("error") });
   stream.end("2026-11-26 07:10:03,988 INFO qcn_lsp.server: initialized\n2026-11-26 07:10:04,001 ERROR a: b\nTraceback\n");
   await once(stream, "close");
   assert.deepEqual(seen, ["info: qcn_lsp.server: initialized", "error: a: b", "warn: Traceback"]);
