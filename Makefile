@@ -13,7 +13,7 @@ WHEELS := .wheels
 VSCODE := editors/vscode
 EDITORS := .cache/editors
 
-.PHONY: demo test test-long gpu gpu-wheels checks format bench wheel vsix test-install test-editors unpack-editors clean
+.PHONY: demo test test-long gpu gpu-wheels checks format bench wheel vsix test-agents test-install test-editors unpack-editors clean
 
 demo: $(VENV)/.ready ## complete code in this repository with the embedded model
 	$(BIN)/qcn demo
@@ -48,6 +48,19 @@ gpu-wheels: $(VENV)/bin/python
 		--implementation cp --python-version $(PYTHON_THERE) --platform manylinux2014_x86_64 \
 		--platform manylinux_2_17_x86_64 execnet gguf httpx hypothesis iniconfig platformdirs \
 		pluggy pytest pytest-asyncio pytest-timeout pytest-xdist
+
+# Coding agents from npm, 400 MB. Of their packages' own scripts one is run: it puts OpenCode's binary
+# in its place.
+AGENTS := build/agents
+
+test-agents: $(VENV)/.ready-test $(AGENTS)/.ready ## OpenCode and qwen-code on our engine
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v tests/agents
+
+$(AGENTS)/.ready: tests/agents/package.json
+	mkdir -p $(AGENTS) && cp $< $(AGENTS)
+	cd $(AGENTS) && npm install --no-package-lock --no-audit --no-fund --ignore-scripts
+	cd $(AGENTS)/node_modules/opencode-ai && node postinstall.mjs
+	touch $@
 
 checks: $(VENV)/.ready-test
 	$(BIN)/ruff check .

@@ -54,6 +54,7 @@ class QcnServer(LanguageServer):
         self.leave: Callable[[str], None] = logger.error
         """Ends the process for the reason given; set by `lifecycle`."""
         self.contexts = RepositoryContexts(self)
+        self.chat_contexts = RepositoryContexts(self, "chat")
         self.open_files = OpenFiles(self)
         self.findings = DocumentFindings()
         self.when_settings_change: list[Callable[[], None]] = []
@@ -110,6 +111,7 @@ class QcnServer(LanguageServer):
         self.status.set_enabled(settings.enable)
         if old.context != settings.context or old.models != settings.models:
             self.contexts.end_all()  # begun anew with the next completion
+            self.chat_contexts.end_all()
         linked, wanted = ((one.engine, one.models, one.engine_budgets) for one in (old, settings))
         if linked != wanted:
             links, self._engines = self._engines, {}
@@ -130,6 +132,7 @@ class QcnServer(LanguageServer):
     async def close(self) -> None:
         """Let go of the engines, which other servers may go on using."""
         self.contexts.end_all()
+        self.chat_contexts.end_all()
         await self.findings.close()
         for link in self._engines.values():
             try:
@@ -187,6 +190,7 @@ class QcnServer(LanguageServer):
     def _on_watched_files(self, params: types.DidChangeWatchedFilesParams) -> None:
         paths = _paths(change.uri for change in params.changes)
         self.contexts.changed_on_disk(paths)
+        self.chat_contexts.changed_on_disk(paths)
         self.open_files.changed_on_disk(paths)
 
     def _on_progress_cancel(self, params: types.WorkDoneProgressCancelParams) -> None:

@@ -1,6 +1,7 @@
 """What the proving ground's tests share: where they can run, and ground to run on."""
 
 import os
+import secrets
 import shutil
 import sys
 import time
@@ -34,6 +35,11 @@ def write(root: Path, files: Mapping[str, str]) -> Path:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text, encoding="utf-8")
     return root
+
+
+def unlike_any_other() -> str:
+    """Return a number of seconds that nobody else on the machine sleeps for."""
+    return f"600.{secrets.randbelow(10**9):09}"
 
 
 def sleeping(seconds: str) -> bool:

@@ -65,6 +65,7 @@ class ScriptedModel:
         """The contexts that it was given: (path, text, zone) of each segment, in their order."""
         self.superseded: dict[str, list[list[list[int]]]] = {}
         """Of those the spans of lines of each segment that are said to be no longer so."""
+        self.dialects: dict[str, str] = {}
         self.deleted: list[str] = []
         self.read: int | None = None
         """How many segments of a context, of one token each, it says to have read; None: all."""
@@ -125,15 +126,21 @@ class ScriptedModel:
             self.forget()
             send(writer, 200, {"deleted": True})
             return
+        if method == "GET" and name not in self.layouts:
+            error = {"message": "unknown", "type": "unknown_context", "code": 404}
+            send(writer, 404, {"error": error})
+            return
         if method == "GET":
             send(writer, 200, self._described(name))
             return
-        segments = (await body_of(head, reader))["segments"]
+        body = await body_of(head, reader)
+        segments = body["segments"]
         self._texts |= {part["hash"]: part["text"] for part in segments if "text" in part}
         if missing := [part["hash"] for part in segments if part["hash"] not in self._texts]:
             error = {"message": "missing", "type": "missing_segments", "code": 409}
             send(writer, 409, {"error": error, "missing": missing})
             return
+        self.dialects[name] = body["dialect"]
         self.layouts[name] = [
             (part["path"], self._texts[part["hash"]], part["zone"]) for part in segments
         ]

@@ -32,12 +32,20 @@ from qcn_lsp.settings import EngineSettings
 
 
 @dataclass(frozen=True)
+class Spot:
+    """Where a finding is: line and column count from 1; either column or rule is given."""
+
+    line: int
+    column: int
+    rule: str
+
+
+@dataclass(frozen=True)
 class Wanted:
-    """What is asked for: all findings below a path, or of one file those at a line by a rule."""
+    """What is asked for: all findings below a path, or the one at a place in a file."""
 
     path: Path
-    line: int = 0
-    rule: str = ""
+    spot: Spot | None
     apply: bool = False
     exploit: bool = False
     model: str = EMBEDDED_MODEL
@@ -69,14 +77,18 @@ def run(
     return asyncio.run(_run(wanted, options, as_json=as_json))
 
 
-def parse(what: str) -> tuple[Path, int, str]:
-    """Return path, line and rule of FINDING|PATH; a file's name may hold colons."""
+def parse(what: str) -> tuple[Path, Spot | None]:
+    """Return the path that FINDING|PATH names, and the place in it; its name may hold colons."""
     if Path(what).exists() or Path(what).is_symlink():
-        return Path(what), 0, ""
-    parts = what.rsplit(":", 2)
-    if len(parts) == 3 and parts[0] and parts[1].isascii() and parts[1].isdigit():
-        return Path(parts[0]), int(parts[1]), parts[2]
-    raise CommandError(f"{what}: no such file, and no finding (FILE:LINE:RULE, as of `qcn scan`)")
+        return Path(what), None
+    path, _, rest = what.rpartition(":")
+    above, _, line = path.rpartition(":")
+    if above and line.isascii() and line.isdigit():
+        column = int(rest) if rest.isascii() and rest.isdigit() else 0
+        return Path(above), Spot(int(line), column, "" if column else rest)
+    raise CommandError(
+        f"{what}: no such file, and no finding: FILE:LINE:COL or FILE:LINE:RULE, as of `qcn scan`"
+    )
 
 
 async def _run(wanted: Wanted, options: Mapping[str, Any], *, as_json: bool) -> int:
@@ -100,8 +112,9 @@ async def _run(wanted: Wanted, options: Mapping[str, Any], *, as_json: bool) -> 
     if as_json:
         print(json.dumps(told, ensure_ascii=False))
     if not found:
-        if wanted.rule:
-            raise CommandError(f"{wanted.path}:{wanted.line}: no finding of {wanted.rule} there")
+        if (spot := wanted.spot) is not None:
+            what = spot.rule or f"column {spot.column}"
+            raise CommandError(f"{wanted.path}:{spot.line}: no finding there ({what})")
         print("no findings", file=sys.stderr)
     return 0 if complete else 1
 
@@ -143,7 +156,7 @@ async def _fixed(
             passed.add((finding.rule, _at(text, finding)))
         else:
             text = outcome.accepted.candidate.text
-        if wanted.rule:
+        if wanted.spot is not None:
             return text, done
 
 
@@ -206,10 +219,11 @@ def _scan(text: str, path: PurePosixPath) -> Sequence[Finding]:
 
 
 def _chosen(wanted: Wanted, text: str, finding: Finding) -> bool:
-    if not wanted.rule:
+    if (spot := wanted.spot) is None:
         return True
     line = text.count("\n", 0, finding.start) + 1
-    return (finding.rule, line) == (wanted.rule, wanted.line)
+    column = finding.start - (text.rfind("\n", 0, finding.start) + 1) + 1
+    return line == spot.line and (finding.rule == spot.rule or column == spot.column)
 
 
 def _at(text: str, finding: Finding) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from qcn_lsp.context.live import LiveContext
 from qcn_lsp.documents import Document
-from qcn_lsp.engine.messages import EngineUnavailable, Superseded
+from qcn_lsp.engine.messages import Dialect, EngineUnavailable, Superseded
 
 if TYPE_CHECKING:
     from qcn_lsp.engine.dialects import OwnEngine
@@ -27,10 +27,11 @@ logger = logging.getLogger(__name__)
 
 
 class RepositoryContexts:
-    """One context for each workspace root that completions were asked for in."""
+    """One context for each workspace root that completions, or chats, were asked for in."""
 
-    def __init__(self, server: "QcnServer") -> None:
+    def __init__(self, server: "QcnServer", dialect: Dialect = "fim") -> None:
         self._server = server
+        self._dialect: Dialect = dialect
         self._live: dict[Path, LiveContext] = {}
 
     def state(self, root: Path) -> object | None:
@@ -49,19 +50,22 @@ class RepositoryContexts:
         if live is not None and (live.engine is engine or live.stopped):
             return
         if live is None or live.failed:
-            self._live[root] = LiveContext(self._server, root, engine)
+            self._live[root] = LiveContext(self._server, root, engine, self._dialect)
         else:  # the engine was started anew, and knows nothing yet
             live.engine, live.sent = engine, None
 
-    async def name_for(self, root: Path, document: Document) -> str | None:
-        """Return the context to complete `document` behind, brought up to date; or None."""
+    async def name_for(self, root: Path, document: Document | None) -> str | None:
+        """Return the context to complete `document` behind, brought up to date; or None.
+
+        Of what is completed the text comes with the request; a chat completes no document.
+        """
         live = self._live.get(root)
         if live is None or not live.ready:
             return None
         try:
             return await live.fresh_for(document)
         except (EngineUnavailable, Superseded) as problem:
-            logger.info("completing without the repository: %s", problem)
+            logger.info("answering without the repository: %s", problem)
             return None
 
     def shown_whole(self, root: Path) -> frozenset[PurePosixPath]:

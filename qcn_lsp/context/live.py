@@ -28,6 +28,7 @@ from qcn_lsp.documents import Document
 from qcn_lsp.engine.messages import (
     ContextLayout,
     ContextSegment,
+    Dialect,
     EngineUnavailable,
     Superseded,
     UnknownContext,
@@ -75,7 +76,9 @@ async def _to_its_end(work: Callable[[], None]) -> None:
 class LiveContext:
     """One root's context while it lives."""
 
-    def __init__(self, server: "QcnServer", root: Path, engine: "OwnEngine") -> None:
+    def __init__(
+        self, server: "QcnServer", root: Path, engine: "OwnEngine", dialect: Dialect
+    ) -> None:
         from qcn_indexer.changes import Changes
         from qcn_indexer.git_folders import repository_name
 
@@ -83,6 +86,7 @@ class LiveContext:
         # What the model reads first: work trees of one repository share what they have in common.
         self.repo = repository_name(root)
         self.engine = engine
+        self._dialect = dialect
         self.generation = 0
         self.ready = False
         self.stopped = False
@@ -156,7 +160,9 @@ class LiveContext:
         async with self._turn:  # a layout that is on its way arrives first
             self._task.cancel()
             try:
-                await self.engine.put_context(ContextLayout(self.name, self.repo, ()))
+                await self.engine.put_context(
+                    ContextLayout(self.name, self.repo, (), self._dialect)
+                )
             except (EngineUnavailable, Superseded) as problem:
                 logger.info("%s: the engine is not told to stop: %s", self._root.name, problem)
 
@@ -175,14 +181,15 @@ class LiveContext:
         if self._bar is not None:
             self._bar.end(message)
 
-    async def fresh_for(self, document: Document) -> str | None:
-        """Take in the other open buffers, and changes on disk, and give the engine what is new.
+    async def fresh_for(self, document: Document | None) -> str | None:
+        """Take in the buffers but `document`, and changes on disk, and give the engine what is new.
 
         None where more has changed on disk than a completion can wait for.
         """
         repository = self._repository
         assert repository is not None
-        buffers, current = self._buffers(), self._path_of(document)
+        buffers = self._buffers()
+        current = None if document is None else self._path_of(document)
         async with self._turn:
             if not self.ready:  # no more
                 return None
@@ -414,7 +421,7 @@ class LiveContext:
                 repository.layout.segments, repository.superseded, strict=True
             )
         )
-        return ContextLayout(self.name, self.repo, segments)
+        return ContextLayout(self.name, self.repo, segments, self._dialect)
 
     def _count(self, text: str) -> int:
         """The engine's count of tokens, for worker threads, which end here once nobody waits."""

@@ -159,6 +159,7 @@ class OwnEngine:
         while True:
             body = {
                 "repo": layout.repo,
+                "dialect": layout.dialect,
                 "wait": False,
                 "segments": [_segment(one, one.hash in texts) for one in layout.segments],
             }

@@ -55,13 +55,20 @@ class ContextSegment:
     superseded: tuple[tuple[int, int], ...] = ()
 
 
+Dialect = Literal["fim", "chat"]
+
+
 @dataclass(frozen=True)
 class ContextLayout:
-    """What the model reads of a repository, in its order, under a name of its own."""
+    """What the model reads of a repository, in its order, under a name of its own.
+
+    Completions read it in the format that coder models were trained on, chats in their first turn.
+    """
 
     name: str
     repo: str
     segments: tuple[ContextSegment, ...]
+    dialect: Dialect = "fim"
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,12 @@ from qcn_lsp.features import (
     state,
 )
 from qcn_lsp.features.actions.model_actions import ModelActions
+from qcn_lsp.features.actions.review import SecurityReview
 from qcn_lsp.features.actions.security import SecurityFixes
 from qcn_lsp.features.suggestions import Suggestions
 
 if TYPE_CHECKING:
+    from qcn_lsp.features.actions.provider import Provider
     from qcn_lsp.server import QcnServer
 
 __all__ = ["register"]
@@ -38,4 +40,9 @@ def register(server: "QcnServer") -> None:
     repository.register(server)
     diagnostics.register(server)
     skipped.register(server)
-    actions.register(server, [SecurityFixes(server), ModelActions(server)])
+    providers: list[Provider] = [
+        SecurityFixes(server),
+        ModelActions(server),
+        SecurityReview(server),
+    ]
+    actions.register(server, providers)

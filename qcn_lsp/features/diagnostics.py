@@ -36,6 +36,7 @@ def register(server: "QcnServer") -> None:
     )
     pushed = PushedDiagnostics(server)
     server.when_settings_change.append(pushed.tell_anew)
+    server.findings.when_reviewed = pushed.tell_anew
 
     @server.feature(types.TEXT_DOCUMENT_DIAGNOSTIC, options)
     async def pull(params: types.DocumentDiagnosticParams) -> types.DocumentDiagnosticReport:
@@ -63,7 +64,7 @@ async def diagnostic(
     if document is None or not _wanted(server):
         return types.RelatedFullDocumentDiagnosticReport(items=[])
     while True:
-        found = await server.findings.of(document)
+        found = await _findings(server, document)
         newest = server.documents.get(document.uri)
         if newest is None or newest.text == document.text:
             break
@@ -118,7 +119,7 @@ class PushedDiagnostics:
         try:
             told: Document | None = None
             while (document := self._server.documents.get(uri)) is not None and document != told:
-                found = await self._server.findings.of(document)
+                found = await _findings(self._server, document)
                 told = document
                 if self._server.documents.get(uri) == document and _wanted(self._server):
                     items = [_diagnostic(self._server, document, finding) for finding in found]
@@ -136,6 +137,11 @@ class PushedDiagnostics:
                 uri=uri, diagnostics=items, version=version if versions else None
             )
         )
+
+
+async def _findings(server: "QcnServer", document: Document) -> tuple[Finding, ...]:
+    """Return what rules find, and what a model has said on demand."""
+    return (*await server.findings.of(document), *server.findings.reviewed(document))
 
 
 def _wanted(server: "QcnServer") -> bool:

@@ -7,10 +7,9 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Protocol
 
-from qcn_lsp.engine.answers import MalformedAnswer, ask_for_block
-from qcn_lsp.engine.messages import ChatRequest, ChatResult, EngineUnavailable, NoChatModel
+from qcn_lsp.engine.answers import Chats, MalformedAnswer, ask_for_block
+from qcn_lsp.engine.messages import EngineUnavailable, NoChatModel
 from qcn_lsp.fixes.answer import candidate_of
 from qcn_lsp.fixes.candidate import Candidate, Subject, deterministic
 from qcn_lsp.fixes.evidence import Evidence
@@ -31,16 +30,6 @@ from qcn_lsp.proving.outcomes import ProvingError
 
 Report = Callable[[str], None]
 CAPABLE = "this needs a capable model: one that follows instructions"
-
-
-class Chats(Protocol):
-    """Something that answers chats, as `EngineLink` does."""
-
-    async def chat(
-        self, request: ChatRequest, on_text: Callable[[str], None] | None = None
-    ) -> ChatResult:
-        """Answer the turns of `request`."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,6 @@ class Surroundings:
 
     callers: Sequence[tuple[str, str]] = ()  # path and text
     definitions: Sequence[tuple[str, str]] = ()
-    context: str | None = None  # the engine's name for the repository's chat context
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,6 @@ def fix_request(
     length = place.end - place.start
     return ChatRequest(
         messages=(ChatMessage("system", _RULES), ChatMessage("user", "\n\n".join(parts))),
-        context=around.context,
         max_tokens=1024 + length,  # tokens are longer than a character: a function twice as long
     )
 
@@ -90,7 +88,7 @@ with input that an attacker would send; never look at its source. No network, no
         *_surroundings(around),
     ]
     turns = ChatMessage("system", rules), ChatMessage("user", "\n\n".join(parts))
-    return ChatRequest(messages=turns, context=around.context, max_tokens=2048)
+    return ChatRequest(messages=turns, max_tokens=2048)
 
 
 def fenced(text: str, language: str = "") -> str:

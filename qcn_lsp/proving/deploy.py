@@ -48,6 +48,7 @@ async def deploy(box: Sandbox, root: Path, edits: Mapping[str, str]) -> Deployed
     _check(edits, paths)
     room = box.room.limits.disk_mib * MIB
     digests: dict[str, bytes] = {}
+    modes = {path: 0o755 if status.st_mode & 0o100 else 0o644 for path, status in paths}
     for path, status in paths:
         if path in edits:
             continue
@@ -61,11 +62,11 @@ async def deploy(box: Sandbox, root: Path, edits: Mapping[str, str]) -> Deployed
             continue
         room -= len(body)
         digests[path] = digest(body)
-        await box.tell("put", body, path=path, mode=0o755 if status.st_mode & 0o100 else 0o644)
+        await box.tell("put", body, path=path, mode=modes[path])
     for path, text in edits.items():
         body = text.encode("utf-8", "surrogateescape")
         digests[path] = digest(body)
-        await box.tell("put", body, path=path, mode=0o644)
+        await box.tell("put", body, path=path, mode=modes.get(path, 0o644))
     await box.ask("seal", most=0, patience=SEAL_SECONDS)
     return Deployed(digests)
 
@@ -77,11 +78,15 @@ def digest(body: bytes) -> bytes:
 
 def checked_path(path: str) -> str:
     """Return `path` if it is one below a root, in its plain form. Raises `ProvingError` else."""
-    parts = path.split("/")
-    if not path or "\0" in path or "\\" in path or any(part in ("", ".", "..") for part in parts):
+    if not is_below(path) or "\\" in path:
         shown = path.encode("unicode_escape", "surrogateescape").decode("ascii")[:200]
         raise ProvingError(f"An edit names {shown!r}, which is no path below the workspace folder.")
     return path
+
+
+def is_below(path: str) -> bool:
+    """Return whether a path leads to a place below where it starts, by its names alone."""
+    return "\0" not in path and not {"", ".", ".."} & set(path.split("/"))
 
 
 def _check(edits: Mapping[str, str], paths: list[tuple[str, os.stat_result]]) -> None:

@@ -118,8 +118,8 @@ class Launcher:
             bodies.append(body or b"")
             room -= len(body or b"")
         files += [{"path": path, "size": None, "text": False} for path in sorted(gone)]
-        more = max(0, len(changed) - MAX_CHANGES)
-        self._answer({"files": files[: 2 * MAX_CHANGES], "more": more}, b"".join(bodies))
+        more = max(0, len(changed) + len(gone) - MAX_CHANGES)
+        self._answer({"files": files[:MAX_CHANGES], "more": more}, b"".join(bodies))
 
     def _body(self, path: str, limit: int) -> bytes | None:
         """Return a file's bytes; None for what is none, or too long."""

@@ -138,6 +138,8 @@ class Sandbox:
         self._process.stdin.close()  # the launcher leaves, and takes all others along
         try:
             async with asyncio.timeout(LEAVE_SECONDS):
+                with contextlib.suppress(OSError):  # it has closed its end before
+                    await self._process.stdin.wait_closed()
                 await _drained(self._process.stdout)
                 await self._process.wait()
         except TimeoutError:

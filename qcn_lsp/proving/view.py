@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qcn_lsp.proving import touching
-from qcn_lsp.proving.deploy import Deployed, checked_path, digest
+from qcn_lsp.proving.deploy import Deployed, checked_path, digest, is_below
 from qcn_lsp.proving.logs import plain
 from qcn_lsp.proving.outcomes import MIB, Change, EndedBy, Limits, ProvingError, Run, TestOutcome
 from qcn_lsp.proving.reports import Names, by_test
@@ -137,7 +137,9 @@ class View:
         """Yield what has another content than it was deployed with; a link or pipe has none."""
         start = 0
         for file in files:
-            path = checked_path(str(file["path"]))
+            path = str(file["path"])
+            if not is_below(path):
+                raise KeyError(path)
             if file["size"] is None:
                 yield Change(path, None, deleted=True)
                 continue

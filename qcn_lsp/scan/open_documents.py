@@ -2,12 +2,17 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from qcn_lsp.documents import Document
 from qcn_lsp.scan.finding import Finding
 from qcn_lsp.scan.grammars import BY_LANGUAGE
 from qcn_lsp.scan.process import ScanFailed, ScanProcess
+
+if TYPE_CHECKING:
+    from qcn_lsp.scan.review import Reviewed
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +30,9 @@ class DocumentFindings:
     def __init__(self) -> None:
         self._process: ScanProcess | None = None
         self._scanned: dict[str, _Scanned] = {}
+        self._reviews: dict[str, list[Reviewed]] = {}
+        self.when_reviewed: Callable[[], None] = lambda: None
+        """Called when there is a new review."""
 
     async def of(self, document: Document) -> tuple[Finding, ...]:
         """Return the findings of a document as it stands in this snapshot.
@@ -56,9 +64,21 @@ class DocumentFindings:
         self._process = self._process or ScanProcess()
         return await self._process.scan(text, language)
 
+    def take_review(self, uri: str, review: "Reviewed") -> None:
+        """Keep what a model said of a function, in place of what it said of the same text."""
+        others = [one for one in self._reviews.get(uri, ()) if one.text != review.text]
+        self._reviews[uri] = [*others, review]
+        self.when_reviewed()
+
+    def reviewed(self, document: Document) -> tuple[Finding, ...]:
+        """Return what a model said of functions that have not changed since."""
+        reviews = self._reviews.get(document.uri, ())
+        return tuple(finding for one in reviews for finding in one.at(document.text))
+
     def forget(self, uri: str) -> None:
         """Drop what is known of a document that was closed."""
         self._scanned.pop(uri, None)
+        self._reviews.pop(uri, None)
 
     async def close(self) -> None:
         """End the scanning process."""

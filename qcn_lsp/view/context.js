@@ -187,7 +187,7 @@ function drawFill(tokens, budget, places, reading) {
   const share = Math.round((100 * tokens) / budget);
   element("fill").textContent =
     `${count(tokens)} of ${count(budget)} tokens, ${share} %. Reading can be resumed from ` +
-    `${count(places)} places.${reading ? " It is being read now." : ""}`;
+    `${count(places)} ${places === 1 ? "place" : "places"}.${reading ? " It is being read now." : ""}`;
 }
 
 /** @param {Segment[]} parts @param {number[]} checkpoints @param {number} limit @param {number} length */

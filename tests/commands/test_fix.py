@@ -33,6 +33,16 @@ def test_a_diff_is_printed_with_its_evidence_and_nothing_is_written(source: Path
     assert source.read_text() == TEXT
 
 
+def test_a_finding_is_named_as_the_scan_prints_it(
+    source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["scan", str(source)])
+    name = capsys.readouterr().out.partition(": ")[0]
+    assert name.endswith("load.py:5:12")
+    assert main(["fix", name]) == 0
+    assert "yaml.safe_load" in capsys.readouterr().out
+
+
 def test_json_says_level_and_what_was_not_checked(
     source: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,7 +111,9 @@ def test_a_link_is_not_followed(source: Path, capsys: pytest.CaptureFixture[str]
     [
         ("{folder}/none.py", "no such file"),
         ("{folder}/none.py:5:rule", "No such file"),
-        ("{file}:4:" + RULE, "no finding of"),
+        ("{file}:4:" + RULE, "no finding there"),
+        ("{file}:5:1", "no finding there"),
+        ("{file}:5", "no such file, and no finding"),
         ("{folder}/latin.py", "not UTF-8"),
     ],
 )

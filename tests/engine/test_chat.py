@@ -14,6 +14,8 @@ from chatml_template import CHATML, write_chat_model
 from engine_support import EngineProcess, engine_on, parsed
 from link_support import until
 from openai import AsyncOpenAI, OpenAI
+from qcn_inference.tool_calls import rendered
+from scripted_engine import scripted_engine
 
 PATH = "/v1/chat/completions"
 HELLO: Any = [{"role": "user", "content": "Hello"}]
@@ -234,3 +236,54 @@ def test_events_are_those_of_the_interface(chat_engine: EngineProcess) -> None:
     events = chat_engine.events(PATH, messages=HELLO, max_tokens=1)
     assert events[-1] == "[DONE]"
     assert {event["object"] for event in parsed(events)} == {"chat.completion.chunk"}
+
+
+class TestToolCalls:
+    """What a model would write is scripted; the parser, the wire and the client are real."""
+
+    ANSWER = (
+        "I look.\n\n"
+        + rendered("ls", {"path": 'a "b" </function> null'})
+        + "\n"
+        + rendered("ls", {})
+    )
+
+    @pytest.fixture(scope="class")
+    def scripted(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
+        folder = write_chat_model(tmp_path_factory.mktemp("scripted") / "small")
+        with scripted_engine(folder, lambda _: self.ANSWER) as url:
+            yield OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+
+    def calls(self, client: OpenAI, **more: Any) -> tuple[str | None, list[tuple[str, Any]], str]:
+        """Text, calls and reason, of the whole answer, which its stream agrees with."""
+        how: Any = {"model": "small", "messages": HELLO, "tools": [LS], **more}
+        choice = client.chat.completions.create(**how).choices[0]
+        found = [
+            (call.function.name, json.loads(call.function.arguments))
+            for call in choice.message.tool_calls or []
+            if call.type == "function"
+        ]
+        with client.chat.completions.stream(**how) as stream:
+            for _ in stream:
+                pass
+            streamed = stream.get_final_completion().choices[0]
+        parsed_calls = [
+            (call.function.name, json.loads(call.function.arguments))
+            for call in streamed.message.tool_calls or []
+        ]
+        assert parsed_calls == found
+        assert streamed.message.content == choice.message.content
+        assert streamed.finish_reason == choice.finish_reason
+        return choice.message.content, found, choice.finish_reason
+
+    def test_text_and_calls_come_apart(self, scripted: OpenAI) -> None:
+        first = ("ls", {"path": 'a "b" </function> null'})
+        assert self.calls(scripted) == ("I look.", [first, ("ls", {})], "tool_calls")
+
+    def test_only_one_comes_where_only_one_is_wanted(self, scripted: OpenAI) -> None:
+        _, calls, reason = self.calls(scripted, parallel_tool_calls=False)
+        assert [len(calls), reason] == [1, "tool_calls"]
+
+    def test_where_no_tool_may_be_called_the_answer_is_text(self, scripted: OpenAI) -> None:
+        text, calls, reason = self.calls(scripted, tool_choice="none")
+        assert [text, calls, reason] == [self.ANSWER, [], "stop"]

@@ -8,6 +8,7 @@ from qcn_inference.request import SamplingParams
 from qcn_inference.sampling import Sampler, StopStrings, token_logprobs
 from sampling import count, examples
 from transformers.generation.logits_process import (
+    MinPLogitsWarper,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -18,6 +19,8 @@ def expected_probabilities(logits: torch.Tensor, params: SamplingParams) -> torc
     """transformers' distribution for the same parameters."""
     scores, ids = logits[None], torch.zeros(1, 1, dtype=torch.long)
     scores = TemperatureLogitsWarper(params.temperature)(ids, scores)
+    if params.min_p:
+        scores = MinPLogitsWarper(params.min_p)(ids, scores)
     if params.top_k:
         scores = TopKLogitsWarper(params.top_k)(ids, scores)
     scores = TopPLogitsWarper(params.top_p)(ids, scores)
@@ -32,6 +35,7 @@ def expected_probabilities(logits: torch.Tensor, params: SamplingParams) -> torc
         SamplingParams(temperature=1.5, top_p=0.7, seed=3),
         SamplingParams(temperature=1.0, top_k=20, top_p=0.95, seed=4),
         SamplingParams(temperature=2.0, top_k=3, top_p=0.01, seed=5),
+        SamplingParams(temperature=0.7, min_p=0.1, top_p=0.9, seed=6),
     ],
     ids=str,
 )

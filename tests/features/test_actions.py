@@ -86,6 +86,7 @@ async def test_what_is_offered_for_a_function(start: Start) -> None:
         "Document price (qcn)",
         "Write a test of price (qcn)",
         "Explain price (qcn)",
+        "Review price for weaknesses (qcn)",
     ]
     for action in actions:
         assert isinstance(action, types.CodeAction)

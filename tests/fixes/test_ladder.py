@@ -4,15 +4,14 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 from fix_support import CopyGround, chatting, fixed, scan, subject_of
+from proving_support import needs_bubblewrap, proving_ground
 
-import qcn_lsp.fixes.trial as trial
 from qcn_lsp.fixes.attempts import Outcome, Search
 from qcn_lsp.fixes.candidate import Candidate, Subject
 from qcn_lsp.fixes.evidence import Level
 from qcn_lsp.fixes.ladder import quickly
 from qcn_lsp.fixes.refusal import Reason, Refusal
 from qcn_lsp.fixes.trial import Trials
-from qcn_lsp.proving.suites import TestSuite
 
 APP = '''\
 import subprocess
@@ -59,8 +58,7 @@ def block(code: str, info: str = "python") -> str:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(trial, "find_suites", lambda root: (TestSuite("pytest"),))
+def project(tmp_path: Path) -> Path:
     root = tmp_path / "shop"
     root.mkdir()
     (root / "app.py").write_text(APP)
@@ -96,6 +94,18 @@ async def test_a_good_fix_reaches_the_projects_tests(subject: Subject, project: 
     assert "CWE-78" in prompt
     assert "line 6" in prompt
     assert 'subprocess.run("echo hello "' in prompt
+
+
+@needs_bubblewrap
+async def test_in_the_sandbox_it_does_too(subject: Subject, project: Path) -> None:
+    async with chatting(block(GOOD)) as (link, _):
+        trials = Trials(proving_ground, project, subject, {})
+        outcome = await Search(scan, chats=link, trials=trials).run(subject)
+    assert outcome.accepted is not None
+    assert outcome.accepted.evidence.level is Level.TESTS
+    assert outcome.accepted.evidence.tests is not None
+    assert outcome.accepted.evidence.tests.passed == 2
+    assert outcome.accepted.evidence.tests.touching
 
 
 async def test_without_a_sandbox_it_stops_at_the_finding_and_says_why(

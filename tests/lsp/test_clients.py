@@ -92,6 +92,7 @@ def test_what_the_server_says_it_can_do(name: str) -> None:
             "completionProvider": {"triggerCharacters": ["."]},
             "codeActionProvider": {
                 "codeActionKinds": [
+                    "quickfix.security.qcn",
                     "quickfix.qcn",
                     "refactor.rewrite.complete.qcn",
                     "refactor.rewrite.document.qcn",

@@ -1,6 +1,7 @@
 """A project of Python's with a virtual environment of its own, which has pytest and coverage."""
 
 import importlib.util
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from qcn_lsp.proving import TestOutcome, find_suites
 
 pytestmark = needs_bubblewrap
 
-PACKAGES = ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "coverage")
+PACKAGES = ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "py", "pygments")
 FILES = {
     "pyproject.toml": '[tool.pytest.ini_options]\npythonpath = ["src"]\n',
     "src/shop/__init__.py": "",
@@ -37,21 +38,35 @@ TOUCHING = {
 }
 
 
-def install(root: Path, packages: tuple[str, ...]) -> None:
-    """Make a virtual environment in `root` of this Python, with packages of this one's."""
-    environment = root / ".venv"
-    home = Path(sys.base_prefix, "bin")
-    write(root, {".venv/pyvenv.cfg": f"home = {home}\n"})
-    (environment / "bin").mkdir()
-    python = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    (environment / "bin" / "python").symlink_to(home / python)
-    site_packages = environment / "lib" / python / "site-packages"
-    for name in packages:
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of packages, copied from this Python's once."""
+    folder = tmp_path_factory.mktemp("packages")
+    folder.chmod(0o755)  # the sandbox's user may be another one
+    for name in (*PACKAGES, "coverage"):
         spec = importlib.util.find_spec(name)
         assert spec is not None
         assert spec.origin is not None
-        without = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(Path(spec.origin).parent, site_packages / name, ignore=without)
+        source = Path(spec.origin)
+        if source.name == "__init__.py":
+            without = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(source.parent, folder / name, ignore=without)
+        else:
+            shutil.copy(source, folder)
+    return folder
+
+
+def install(root: Path, packages: Path, *without: str) -> None:
+    """Make a virtual environment in `root` of this Python, with those packages."""
+    home = Path(sys.base_prefix, "bin")
+    alone = "include-system-site-packages = false"
+    environment = write(root, {".venv/pyvenv.cfg": f"home = {home}\n{alone}\n"}) / ".venv"
+    (environment / "bin").mkdir()
+    python = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    (environment / "bin" / "python").symlink_to(home / python)
+    place = environment / "lib" / python / "site-packages"
+    ignored = shutil.ignore_patterns(*without)
+    shutil.copytree(packages, place, ignore=ignored, copy_function=os.link)
 
 
 async def run(root: Path, edits: dict[str, str]) -> TestOutcome:
@@ -60,9 +75,11 @@ async def run(root: Path, edits: dict[str, str]) -> TestOutcome:
         return await view.run_tests(find_suites(root)[0], changed={"src/shop/prices.py": {6}})
 
 
-async def test_coverage_tells_which_tests_execute_the_changed_line(tmp_path: Path) -> None:
+async def test_coverage_tells_which_tests_execute_the_changed_line(
+    tmp_path: Path, packages: Path
+) -> None:
     root = write(tmp_path / "shop", FILES)
-    install(root, PACKAGES)
+    install(root, packages)
     outcome = await run(root, {})
     assert outcome.failed == {"tests.test_prices.test_broken"}, outcome.run.log
     assert outcome.passed == {*TOUCHING, "tests.test_prices.test_name"}
@@ -70,9 +87,9 @@ async def test_coverage_tells_which_tests_execute_the_changed_line(tmp_path: Pat
     assert outcome.touching == frozenset(TOUCHING)
 
 
-async def test_without_coverage_names_tell_and_it_says_so(tmp_path: Path) -> None:
+async def test_without_coverage_names_tell_and_it_says_so(tmp_path: Path, packages: Path) -> None:
     root = write(tmp_path / "shop", FILES)
-    install(root, PACKAGES[:-1])
+    install(root, packages, "coverage")
     outcome = await run(root, {"src/shop/prices.py": FILES["src/shop/prices.py"] + "# edited\n"})
     assert outcome.touching_by == "imports"
     assert outcome.touching == outcome.passed | outcome.failed
@@ -89,21 +106,23 @@ async def test_without_coverage_names_tell_and_it_says_so(tmp_path: Path) -> Non
     ],
 )
 async def test_a_suite_that_ends_well_without_running_a_test_has_not_passed(
-    tmp_path: Path, hostile: str
+    tmp_path: Path, packages: Path, hostile: str
 ) -> None:
     root = write(tmp_path / "shop", {"tests/conftest.py": hostile, "tests/test_a.py": ""})
-    install(root, PACKAGES[:-1])
+    install(root, packages, "coverage")
     outcome = await run(root, {})
     assert outcome.run.succeeded
     assert not outcome.succeeded
     assert outcome.passed == set()
 
 
-async def test_a_report_of_an_earlier_run_is_not_taken_for_a_later_ones(tmp_path: Path) -> None:
+async def test_a_report_of_an_earlier_run_is_not_taken_for_a_later_ones(
+    tmp_path: Path, packages: Path
+) -> None:
     conftest = "import os\n\nif os.path.exists('stop'):\n    os._exit(0)\n"
     tests = {"tests/conftest.py": conftest, "tests/test_a.py": "def test_a(): pass\n"}
     root = write(tmp_path / "shop", tests)
-    install(root, PACKAGES[:-1])
+    install(root, packages, "coverage")
     ground = await proving_ground()
     async with ground.deploy(root, {}) as view:
         assert (await view.run_tests(find_suites(root)[0])).succeeded

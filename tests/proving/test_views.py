@@ -12,7 +12,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-from proving_support import needs_bubblewrap, proving_ground, sleeping, wait_until, write
+from deadlines import DEADLINE_SECONDS
+from proving_support import (
+    needs_bubblewrap,
+    proving_ground,
+    sleeping,
+    unlike_any_other,
+    wait_until,
+    write,
+)
 
 from qcn_lsp.proving import EndedBy, Limits, ProvingError, ProvingGround, TestSuite, View
 
@@ -37,8 +45,9 @@ PROJECT = {
     "empty/__init__.py": "",
 }
 UNITTEST = TestSuite("unittest")
-PYTHON = "/usr/bin/python3"
-SMALL = Limits(seconds=60, memory_mib=128, disk_mib=32, file_mib=16, output_bytes=1 << 16)
+SMALL = Limits(
+    seconds=DEADLINE_SECONDS, memory_mib=128, disk_mib=32, file_mib=16, output_bytes=1 << 16
+)
 
 
 @pytest.fixture
@@ -123,9 +132,9 @@ async def test_everything_is_there_but_what_is_ignored_or_secret(
     (project / "picture.bin").write_bytes(bytes(range(256)))
     (project / "run.sh").write_text("#!/bin/sh\necho ran\n")
     (project / "run.sh").chmod(0o755)
-    async with ground.deploy(project, {}) as view:
+    async with ground.deploy(project, {"run.sh": "#!/bin/sh\necho edited\n"}) as view:
         listed = (await said(view, "find . -type f | sort")).split()
-        assert await said(view, "./run.sh") == "ran\n"
+        assert await said(view, "./run.sh") == "edited\n"
         assert await said(view, "od -An -tu1 picture.bin | tail -1 | xargs") == (
             " ".join(map(str, range(240, 256))) + "\n"
         )
@@ -186,15 +195,23 @@ async def test_the_virtual_environment_is_there_and_cannot_be_written_to(
 async def test_changes_are_told_as_files_are_changed_made_and_deleted(view: View) -> None:
     await said(view, "echo new > made.txt; echo '#' >> app.py; rm other.py; touch test_app.py")
     await said(view, "ln -s /etc/passwd link; mkfifo pipe; printf '\\377' > binary; mkdir void")
+    await said(view, "echo odd > 'back\\slash'")
     changes = {change.path: (change.after, change.deleted) for change in await view.changes()}
     assert changes == {
         "app.py": (PROJECT["app.py"] + "#\n", False),
+        "back\\slash": ("odd\n", False),
         "binary": (None, False),
         "link": (None, False),
         "made.txt": ("new\n", False),
         "other.py": (None, True),
         "pipe": (None, False),
     }
+
+
+async def test_more_changes_than_can_be_told_are_refused(view: View) -> None:
+    await said(view, "seq -f many%g 3000 | xargs touch")
+    with pytest.raises(ProvingError, match="More files than can be told"):
+        await view.changes()
 
 
 async def test_what_one_command_starts_is_gone_before_the_next(view: View) -> None:
@@ -219,8 +236,8 @@ async def test_a_suite_that_eats_memory_is_ended(ground: ProvingGround, project:
         assert (await view.run(["true"])).succeeded
 
 
-async def test_of_gigabytes_of_output_the_beginning_and_the_end_are_kept(view: View) -> None:
-    command = "echo first; head -c 2G /dev/zero | tr '\\0' 'a'; echo; echo last"
+async def test_of_output_without_end_the_beginning_and_the_end_are_kept(view: View) -> None:
+    command = "echo first; head -c 300M /dev/zero | tr '\\0' 'a'; echo; echo last"
     run = await view.run(["sh", "-c", command])
     assert run.succeeded
     assert run.log.startswith("first\naaa")
@@ -246,26 +263,28 @@ async def test_when_a_view_ends_every_process_and_file_of_it_is_gone(
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    before = state(project)
+    before, mark = state(project), unlike_any_other()
     async with ground.deploy(project, {}) as view:
         await view.write("made.txt", "x")
-        await view.run(["sh", "-c", "setsid sleep 617 & true"])
-    assert not sleeping("617")
+        await view.run(["sh", "-c", f"setsid sleep {mark} & true"])
+    assert not sleeping(mark)
     assert list(temporary.iterdir()) == []
     assert state(project) == before
 
 
 async def test_cancelling_ends_every_process(ground: ProvingGround, project: Path) -> None:
+    mark = unlike_any_other()
+
     async def hang() -> None:
         async with ground.deploy(project, {}) as view:
-            await view.run(["sh", "-c", "setsid sleep 618 & sleep 618"])
+            await view.run(["sh", "-c", f"setsid sleep {mark} & sleep {mark}"])
 
     task = asyncio.create_task(hang())
-    await asyncio.to_thread(wait_until, lambda: sleeping("618"))
+    await asyncio.to_thread(wait_until, lambda: sleeping(mark))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert not sleeping("618")
+    assert not sleeping(mark)
 
 
 HANG = """
@@ -286,7 +305,7 @@ asyncio.run(main())
 def test_no_process_outlives_the_server_however_it_ends(
     project: Path, number: signal.Signals
 ) -> None:
-    mark = str(700 + number)
+    mark = unlike_any_other()
     server = subprocess.Popen(
         [sys.executable, "-c", HANG, str(project), mark], stderr=subprocess.DEVNULL
     )

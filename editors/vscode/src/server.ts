@@ -12,7 +12,6 @@ import {
   ErrorAction,
   LanguageClient,
   State,
-  type ErrorHandler,
   type LanguageClientOptions,
 } from "vscode-languageclient/node";
 
@@ -129,7 +128,8 @@ export class Server implements vscode.Disposable {
       // Not the workspace: no file there may be taken for a part of the server.
       options: { cwd: os.homedir() },
     };
-    const client = new LanguageClient("qcn", "qcn", executable, this.options());
+    const closed = (): void => this.onEnd(client, launch);
+    const client: LanguageClient = new QuietClient("qcn", "qcn", executable, this.options(closed));
     this.client = client;
     this.become({ kind: "starting" });
     client.onDidChangeState((change) => this.onState(client, change.newState));
@@ -141,7 +141,7 @@ export class Server implements vscode.Disposable {
     }
   }
 
-  private options(): LanguageClientOptions {
+  private options(closed: () => void): LanguageClientOptions {
     const outcomes = new Outcomes((outcome) => {
       void this.client?.sendNotification("qcn/completionOutcome", { outcome });
     });
@@ -151,7 +151,14 @@ export class Server implements vscode.Disposable {
       traceOutputChannel: this.trace,
       // Standard output is the protocol's.
       stdioOptions: { stdout: () => undefined, stderr: (stream) => keepLog(stream, this.log) },
-      errorHandler: this.errorHandler(),
+      // Restarting is our affair: the client's own would not count a server that ends while starting.
+      errorHandler: {
+        error: () => ({ action: ErrorAction.Continue, handled: true }),
+        closed: () => {
+          closed();
+          return { action: CloseAction.DoNotRestart, handled: true };
+        },
+      },
       initializationFailedHandler: () => false,
       middleware: {
         workspace: {
@@ -179,35 +186,31 @@ export class Server implements vscode.Disposable {
     };
   }
 
-  private errorHandler(): ErrorHandler {
-    return {
-      error: () => ({ action: ErrorAction.Continue, handled: true }),
-      closed: () => {
-        if (!this.crashes.happened(Date.now())) {
-          this.log.warn("the language server ended unexpectedly and is started anew");
-          return { action: CloseAction.Restart, handled: true };
-        }
-        const problem = `The language server ended ${MOST_CRASHES} times within three minutes and is not started again.`;
-        this.become({ kind: "failed", problem });
-        return { action: CloseAction.DoNotRestart, handled: true, message: problem };
-      },
-    };
+  /** Start a server anew that has ended without being told to, until that happens too often. */
+  private onEnd(client: LanguageClient, launch: Launch): void {
+    if (this.client !== client) {
+      return;
+    }
+    this.client = undefined;
+    if (this.crashes.happened(Date.now())) {
+      const problem = `The language server ended ${MOST_CRASHES} times within three minutes and is not started again.`;
+      this.become({ kind: "failed", problem });
+    } else {
+      this.log.warn("the language server ended unexpectedly and is started anew");
+      void this.run(launch);
+    }
   }
 
   private onState(client: LanguageClient, state: State): void {
-    if (this.client !== client || this.current.kind === "failed") {
+    if (this.client !== client || state !== State.Running) {
       return;
     }
-    if (state === State.Running) {
-      const problem = unfit(client.initializeResult?.serverInfo, this.version);
-      if (problem === undefined) {
-        this.become({ kind: "running", status: IDLE });
-      } else {
-        this.become({ kind: "unfit", problem });
-        void this.stop();
-      }
-    } else if (state === State.Starting) {
-      this.become({ kind: "starting" });
+    const problem = unfit(client.initializeResult?.serverInfo, this.version);
+    if (problem === undefined) {
+      this.become({ kind: "running", status: IDLE });
+    } else {
+      this.become({ kind: "unfit", problem });
+      void this.stop();
     }
   }
 
@@ -220,12 +223,10 @@ export class Server implements vscode.Disposable {
   }
 
   private onFailedStart(client: LanguageClient, error: unknown): void {
-    // A server that ended while starting has been counted as a crash, and is started anew.
-    if (this.client !== client || client.state === State.Starting || this.current.kind !== "starting") {
-      this.log.debug(`a start failed: ${String(error)}`);
-      return;
+    if (this.client === client) {
+      this.client = undefined; // one that ended while starting is another's by now
+      this.become({ kind: "failed", problem: `The language server could not be started: ${text(error)}` });
     }
-    this.become({ kind: "failed", problem: `The language server could not be started: ${text(error)}` });
   }
 
   private become(standing: Standing): void {
@@ -234,6 +235,13 @@ export class Server implements vscode.Disposable {
       this.log.error(standing.problem);
     }
     this.changed.fire(this.standing);
+  }
+}
+
+/** A client whose own complaints go to the log: what the user hears is ours to say, once. */
+class QuietClient extends LanguageClient {
+  override error(message: string, data?: unknown): void {
+    super.error(message, data, false);
   }
 }
 

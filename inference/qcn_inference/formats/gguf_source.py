@@ -82,6 +82,8 @@ class GgufSource:
         self.values: dict[str, Any] = config_values(self._gguf)
         self._config: ModelConfig = parse_config(path, self.values)
         self.texts = {"tokenizer.json": tokenizer_json(self._gguf)}
+        if isinstance(template := self._gguf.metadata.get("tokenizer.chat_template"), str):
+            self.texts["chat_template.jinja"] = template.encode()
         layers = len(self._config.layer_types)
         # Blocks behind the last layer hold a multi-token-prediction head, which is left out.
         self._parts: list[dict[str, Place]] = [{} for _ in range(layers + 1)]

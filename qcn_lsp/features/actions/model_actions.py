@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from lsprotocol import types
 from qcn_indexer.secrets import looks_secret
 
+from qcn_lsp.context.chats import chat_in
 from qcn_lsp.documents import Document
 from qcn_lsp.engine.answers import MalformedAnswer, block_of
 from qcn_lsp.engine.messages import ChatMessage, ChatRequest, ChatResult, ContextFile
@@ -99,7 +100,7 @@ class ModelActions:
         path, _ = location(document, self._server.workspace_roots)
         if looks_secret(path, document.text):
             return []
-        cannot = _cannot_chat(self._server.settings)
+        cannot = cannot_chat(self._server.settings)
         if cannot and asked.automatic:
             return []  # no light bulb for what cannot be done
         offers = _fixes(asked, self._server.encoding)
@@ -140,7 +141,7 @@ class ModelActions:
         path, _ = location(order.document, self._server.workspace_roots)
         if reason := looks_secret(path, order.document.text):
             raise ActionFailed(f"No model is shown {path.name}: {reason}.")
-        if reason := _cannot_chat(self._server.settings):
+        if reason := cannot_chat(self._server.settings):
             raise ActionFailed(reason)
         return await self._works[order.ticket.action](order)
 
@@ -292,7 +293,8 @@ class ModelActions:
 
         order.report("The model reads")
         request = ChatRequest(messages, max_tokens=max_tokens)
-        return await self._server.engine_for("chat").chat(request, count)
+        _, root = location(order.document, self._server.workspace_roots)
+        return await chat_in(self._server, root, request, count)
 
     async def _needed(self, order: Order) -> tuple[ContextFile, ...]:
         """Return the definitions of other files that the code at the place needs."""
@@ -327,7 +329,7 @@ Check = Callable[[str, Piece], None]
 """Raises `Unacceptable` where a new version of a piece may not take its place."""
 
 
-def _cannot_chat(settings: Settings) -> str:
+def cannot_chat(settings: Settings) -> str:
     """Return why the chat model is known not to chat, without asking it; or nothing."""
     from qcn_lsp.engine.runtime import EMBEDDED_MODEL
 

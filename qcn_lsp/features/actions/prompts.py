@@ -51,8 +51,8 @@ def for_new_version(
     reported = f"\nThe problem that is reported:\n{_block(problem)}" if problem else ""
     form = (
         "Answer with exactly one fenced code block. It holds the whole new version of the part, "
-        "which takes its place: nothing left out, indented as the part is. Nothing else of the file "
-        f"can be changed, its imports neither. {_closing(piece.text)}"
+        "which takes its place: nothing left out, indented as the part is. Nothing else of the "
+        f"file can be changed, its imports neither. {_closing(piece.text)}"
     )
     return _turns(f"{_shown(piece, elsewhere)}{reported}\n{task}\n\n{form}")
 
@@ -80,6 +80,19 @@ def for_test(
         f"the text. Answer with exactly one fenced code block. {_closing(piece.text + existing)}"
     )
     return _turns(f"{_shown(piece, elsewhere)}\n{task}")
+
+
+def for_review(piece: Piece) -> tuple[ChatMessage, ...]:
+    """Ask for the weaknesses of `piece`, as JSON."""
+    form = (
+        "Answer with exactly one fenced code block that holds a JSON array of at most ten objects, "
+        'each {"code": "…", "cwe": 123, "message": "…"}: the code that is weak, quoted from the '
+        "part exactly; the number of the weakness in MITRE's list; and one sentence that says who "
+        "can do what with it. An empty array if there is none. Tell of what an attacker can use, "
+        f"not of style. {_closing(piece.text)}"
+    )
+    task = "Look through the part for weaknesses in its security, and change nothing."
+    return _turns(f"{_shown(piece, ())}\n{task}\n\n{form}")
 
 
 def again(answer: str, problem: str) -> tuple[ChatMessage, ...]:

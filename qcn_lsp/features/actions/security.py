@@ -52,7 +52,7 @@ class SecurityFixes:
 
     def __init__(self, server: "QcnServer") -> None:
         self._server = server
-        self._ground: asyncio.Task[ProvingGround] | None = None
+        self._grounds: dict[str, asyncio.Task[ProvingGround]] = {}  # by the setting
 
     async def offers(self, asked: Asked) -> Sequence[Offer]:
         """Return a fix for each finding at the place, by the rule where it knows one."""
@@ -149,9 +149,10 @@ class SecurityFixes:
         """The proving ground, looked for once; whoever waits may give up."""
         from qcn_lsp.proving import ProvingGround
 
-        if self._ground is None:
-            self._ground = asyncio.create_task(ProvingGround.find())
-        return await asyncio.shield(self._ground)
+        sandbox = self._server.settings.security.sandbox
+        if sandbox not in self._grounds:
+            self._grounds[sandbox] = asyncio.create_task(ProvingGround.find(sandbox))
+        return await asyncio.shield(self._grounds[sandbox])
 
     async def _surroundings(self, subject: "Subject", root: Path | None) -> "Surroundings | None":
         if root is None:
