@@ -164,6 +164,7 @@ def _ungrouped(config: Config, qkvz: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _add_metadata(writer: gguf.GGUFWriter, config: Config) -> None:
+    writer.add_chat_template("{{ messages[0].content }}")
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])

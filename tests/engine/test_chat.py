@@ -117,10 +117,16 @@ def test_log_probabilities_come_with_each_token(client: OpenAI, stream: bool) ->
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_tool_that_is_asked_for_is_called(client: OpenAI, stream: bool) -> None:
-    """A random model writes no arguments, so the limit leaves them open; the wire is the same."""
+    """This model repeats itself, so the limit leaves the arguments open; the wire is the same."""
     choice: Any = {"type": "function", "function": {"name": "ls"}}
     answer: Any = client.chat.completions.create(
-        model="small", messages=HELLO, tools=[LS], tool_choice=choice, max_tokens=3, stream=stream
+        model="small",
+        messages=HELLO,
+        tools=[LS],
+        tool_choice=choice,
+        max_tokens=3,
+        temperature=0,
+        stream=stream,
     )
     if stream:
         calls = [call for e in answer for call in e.choices[0].delta.tool_calls or []]
@@ -238,21 +244,20 @@ def test_events_are_those_of_the_interface(chat_engine: EngineProcess) -> None:
     assert {event["object"] for event in parsed(events)} == {"chat.completion.chunk"}
 
 
+TWO_CALLS = (
+    "I look.\n\n" + rendered("ls", {"path": 'a "b" </function> null'}) + "\n" + rendered("ls", {})
+)
+
+
+@pytest.fixture(scope="module")
+def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
+    folder = write_chat_model(tmp_path_factory.mktemp("scripted") / "small")
+    with scripted_engine(folder, lambda _: TWO_CALLS) as url:
+        yield OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+
+
 class TestToolCalls:
     """What a model would write is scripted; the parser, the wire and the client are real."""
-
-    ANSWER = (
-        "I look.\n\n"
-        + rendered("ls", {"path": 'a "b" </function> null'})
-        + "\n"
-        + rendered("ls", {})
-    )
-
-    @pytest.fixture(scope="class")
-    def scripted(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
-        folder = write_chat_model(tmp_path_factory.mktemp("scripted") / "small")
-        with scripted_engine(folder, lambda _: self.ANSWER) as url:
-            yield OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
 
     def calls(self, client: OpenAI, **more: Any) -> tuple[str | None, list[tuple[str, Any]], str]:
         """Text, calls and reason, of the whole answer, which its stream agrees with."""
@@ -286,4 +291,4 @@ class TestToolCalls:
 
     def test_where_no_tool_may_be_called_the_answer_is_text(self, scripted: OpenAI) -> None:
         text, calls, reason = self.calls(scripted, tool_choice="none")
-        assert [text, calls, reason] == [self.ANSWER, [], "stop"]
+        assert [text, calls, reason] == [TWO_CALLS, [], "stop"]

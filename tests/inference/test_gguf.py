@@ -150,6 +150,7 @@ def test_the_tokenizer_comes_with_it(tensors: dict[str, Tensor], tmp_path: Path)
     words = ["t", "0", *(f"t{number}" for number in range(94))]
     assert tokenizer["model"]["vocab"] == {word: number for number, word in enumerate(words)}
     assert tokenizer["model"]["merges"] == ["t 0"]
+    assert (tmp_path / "copy" / "chat_template.jinja").read_text() == "{{ messages[0].content }}"
     assert [(each["content"], each["id"]) for each in tokenizer["added_tokens"]] == [
         ("<|endoftext|>", 96)
     ]
