@@ -42,12 +42,14 @@ endif
 
 # For such a machine: what those tests import beside torch, triton and transformers with what they
 # need; pytest and hypothesis are of the versions that the tests know. PYTHON_THERE is that machine's.
+# Apart from them flash-linear-attention, which `benchmarks/gpu_session.sh` compares with.
 PYTHON_THERE := 3.12
 gpu-wheels: $(VENV)/bin/python
 	$(BIN)/python -m pip download -q --no-deps --only-binary=:all: -c constraints.txt -d $(WHEELS) \
 		--implementation cp --python-version $(PYTHON_THERE) --platform manylinux2014_x86_64 \
-		--platform manylinux_2_17_x86_64 execnet gguf httpx hypothesis iniconfig platformdirs \
-		pluggy pytest pytest-asyncio pytest-timeout pytest-xdist
+		--platform manylinux_2_17_x86_64 execnet filelock gguf httpx hypothesis iniconfig platformdirs \
+		pluggy psutil pytest pytest-asyncio pytest-timeout pytest-xdist
+	$(BIN)/python -m pip download -q --no-deps --only-binary=:all: -d $(WHEELS)/peers einops fla-core
 
 # Coding agents from npm, 400 MB. Of their packages' own scripts one is run: it puts OpenCode's binary
 # in its place.

@@ -22,6 +22,7 @@ INTERPRETED = {
     "linear": 1e-5,
     "linear_fp8": 1e-5,
     "linear_step": 1e-5,
+    "gating": 1e-5,
     "route": 1e-6,
     "moe": 1e-5,
     "moe_step": 1e-5,
@@ -45,6 +46,7 @@ ON_HARDWARE = {
     "attention": 1e-2,  # q, k, v and the probabilities
     "linear": 2e-5,  # the operands are stored in bf16: products of them are exact
     "linear_fp8": 1e-2,  # x as bf16; of e4m3 products, tensor cores keep 14 bits of 128 columns
+    "gating": 2e-6,
     "linear_step": 2e-5,  # products in fp32
     "route": 2e-6,
     "moe_step": 1e-5,  # products in fp32

@@ -4,7 +4,7 @@ What is called stands here, in a module of its own, because a process that inter
 without pytest's. Ids lie on the device that the model is to run on; it is loaded there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -59,26 +59,30 @@ def read_and_step(
     return torch.cat((read, draft.logits)), torch.stack(stepped)
 
 
-def launches_of_a_step(*, folder: str, ids: Tensor) -> dict[str, list[str]]:
-    """Decode a token behind some ids; return what each kind of layer launches on the device.
+def launches_by_layer(*, folder: str, ids: Tensor) -> dict[str, list[str]]:
+    """Read some ids and decode a token; return what each kind of layer launches on the device.
 
     `Launches` says how they are named.
     """
     model = loaded_beside(ids, folder)
-    state = model.new_state()
-    model.prefill(ids, state)
     found: dict[str, list[str]] = {}
-    decode = DecoderLayer.decode
 
-    def counted(layer: DecoderLayer, *args: Any) -> Tensor:
-        kind = type(layer.mixer).__name__ + " " + type(layer.mlp).__name__
-        with Launches() as launches:
-            x = decode(layer, *args)
-        found[kind] = launches.names
-        return x
+    def counted(name: str) -> Callable[..., Tensor]:
+        run: Callable[..., Tensor] = getattr(DecoderLayer, name)
+
+        def counting(layer: DecoderLayer, *args: Any) -> Tensor:
+            with Launches() as launches:
+                x = run(layer, *args)
+            found[f"{type(layer.mixer).__name__} {name}"] = launches.names
+            return x
+
+        return counting
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DecoderLayer, "decode", counted)
+        for name in ("prefill", "decode"):
+            patch.setattr(DecoderLayer, name, counted(name))
+        state = model.new_state()
+        model.prefill(ids, state)
         model.decode(5, state)
     return found
 

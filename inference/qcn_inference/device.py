@@ -3,6 +3,8 @@
 Every reason against a GPU is told with what to do about it, before any weight is read.
 """
 
+import logging
+from collections.abc import Callable
 from importlib.util import find_spec
 
 import torch
@@ -10,6 +12,8 @@ import torch
 from qcn_inference.config import ModelConfig
 from qcn_inference.errors import DeviceError, DeviceMemoryError
 from qcn_inference.passes import ON_GPU
+
+log = logging.getLogger(__name__)
 
 LEAST_CAPABILITY = (8, 0)
 """Of our kernels: tensor cores with bf16, asynchronous copies."""
@@ -140,6 +144,28 @@ def room_for_states(device: torch.device, working: int) -> int:
     give_back()  # what loading took for a moment is free as well
     free, _ = torch.cuda.mem_get_info(device)
     return free - working
+
+
+def take_most(nbytes: int, take: Callable[[int], None]) -> None:
+    """Take so much memory by `take`; where that is refused, half of it, and so on.
+
+    What was free a moment ago another program may have by now, another engine, say.
+
+    Args:
+        nbytes: what is free.
+        take: raises torch.OutOfMemoryError where it is refused, DeviceMemoryError for what is too
+            little to be of use, which ends it.
+    """
+    while True:
+        try:
+            take(nbytes)
+            return
+        except torch.OutOfMemoryError:
+            if not nbytes:
+                raise
+            log.warning("%d MiB of GPU memory are not given: half of that is tried", nbytes >> 20)
+            give_back()
+            nbytes //= 2
 
 
 def give_back() -> None:

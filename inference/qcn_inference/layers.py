@@ -10,21 +10,20 @@ its torch calls.
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import torch
 from qcn_kernels.gated_delta_net import DeltaNetWeights
+from qcn_kernels.gating import gated
 from qcn_kernels.linear import Weight, add_linear_step, linear, linear_step
 from qcn_kernels.moe import (
     Matrices,
     SharedExpert,
+    add_experts,
     add_experts_step,
-    experts,
     route,
     shared_step,
 )
-from qcn_kernels.rms_norm import Normed, normed, rms_norm
+from qcn_kernels.rms_norm import Normed, add_rms_norm, normed, rms_norm
 from qcn_kernels.rotary import rms_norm_rotary
 from torch import Tensor
-from torch.nn import functional
 
 from qcn_inference.config import ModelConfig
 from qcn_inference.state import State
@@ -43,8 +42,10 @@ class Seat(Protocol):
 class RoutedExperts(Protocol):
     """Runs a layer's routed experts where they do not lie beside the rest; as `qcn_kernels.moe`."""
 
-    def prefill(self, x: Tensor, *, weights: Tensor, chosen: Tensor) -> Tensor:
-        """Run T tokens through their experts; see `experts`."""
+    def prefill(
+        self, to: Tensor, x: Tensor, *, weights: Tensor, chosen: Tensor, shared: SharedExpert
+    ) -> None:
+        """Add T tokens' experts to their residual stream; see `add_experts`."""
 
     def step(self, x: Tensor, *, weights: Tensor, chosen: Tensor) -> Tensor:
         """Run one token through its experts; see `experts_step`."""
@@ -86,9 +87,9 @@ class GatedDeltaNet:
         object.__setattr__(self, "small", small)
 
     def prefill(self, x: Tensor, state: State, positions: Positions) -> Tensor:
-        """Mix T normalised tokens [T, hidden] fp32; return [T, hidden]."""
+        """Mix T normalised tokens [T, hidden] in the weights' dtype; return [T, hidden]."""
         del positions  # order is in the state
-        projected = linear(x.to(self.in_proj.dtype), self.in_proj)
+        projected = linear(x, self.in_proj)
         return linear(state.mix(self.slot, projected, self.small), self.out_proj)
 
     def decode(self, x: Tensor, now: Tensor | Normed, seat: Seat, positions: Positions) -> None:
@@ -111,11 +112,12 @@ class GatedAttention:
     out_bias: Tensor | None
 
     def prefill(self, x: Tensor, state: State, positions: Positions) -> Tensor:
-        """Mix T normalised tokens [T, hidden] fp32; return [T, hidden]."""
-        projected = linear(x.to(self.in_proj.dtype), self.in_proj, self.in_bias)
+        """Mix T normalised tokens [T, hidden] in the weights' dtype; return [T, hidden]."""
+        projected = linear(x, self.in_proj, self.in_bias)
         q, k, v, gate = self._heads(projected, positions)
         out = state.attend(self.slot, q=q, k=k, v=v).flatten(1)
-        return linear(out * gate.sigmoid(), self.out_proj, self.out_bias)
+        out = gated(out, gate=gate, gating="sigmoid")
+        return linear(out, self.out_proj, self.out_bias)
 
     def decode(self, x: Tensor, now: Tensor | Normed, seat: Seat, positions: Positions) -> None:
         """Mix one token; add to its residual stream x [hidden] fp32, whose norm is `now`."""
@@ -155,10 +157,10 @@ class DenseMlp:
     gate_up: Weight  # [2 · intermediate, hidden], the gate's rows first
     down: Weight  # [hidden, intermediate]
 
-    def prefill(self, x: Tensor) -> Tensor:
-        """Map [T, hidden] fp32 to [T, hidden]."""
-        gate, up = linear(x.to(self.gate_up.dtype), self.gate_up).chunk(2, dim=-1)
-        return linear(functional.silu(gate).mul_(up), self.down)
+    def prefill(self, x: Tensor, now: Tensor) -> None:
+        """Run T tokens; add to their residual stream x [T, hidden] fp32, whose norm is `now`."""
+        gate, up = linear(now, self.gate_up).chunk(2, dim=-1)
+        x += linear(gated(up, gate=gate, gating="silu"), self.down)
 
     def decode(self, x: Tensor, now: Tensor | Normed) -> None:
         """Run one token; add to its residual stream x [hidden] fp32, whose norm is `now`."""
@@ -177,18 +179,22 @@ class SparseMoe:
     shared_down: Weight  # [hidden, shared intermediate]
     elsewhere: RoutedExperts | None = None  # runs `gate_up` and `down`, which lie in host memory
 
-    def prefill(self, x: Tensor) -> Tensor:
-        """Map [T, hidden] fp32 to [T, hidden] fp32."""
-        x = x.to(self.in_proj.dtype)
-        logits, shared_gate, gate_up = self._split(linear(x, self.in_proj))
+    def prefill(self, x: Tensor, now: Tensor) -> None:
+        """Run T tokens; add to their residual stream x [T, hidden] fp32, whose norm is `now`."""
+        logits, gate, gate_up = self._split(linear(now, self.in_proj))
         weights, chosen = self._route(logits)
-        gate, up = gate_up.chunk(2, dim=-1)
-        shared = linear(functional.silu(gate).mul_(up), self.shared_down)
-        shared = shared.to(torch.float32).mul_(shared_gate.sigmoid())
+        shared = SharedExpert(gate, gate_up, self.shared_down)
         if self.elsewhere is not None:
-            return shared.add_(self.elsewhere.prefill(x, weights=weights, chosen=chosen))
-        return shared.add_(
-            experts(x, weights=weights, chosen=chosen, gate_up=self.gate_up, down=self.down)
+            self.elsewhere.prefill(x, now, weights=weights, chosen=chosen, shared=shared)
+            return
+        add_experts(
+            x,
+            now,
+            weights=weights,
+            chosen=chosen,
+            gate_up=self.gate_up,
+            down=self.down,
+            shared=shared,
         )
 
     def decode(self, x: Tensor, now: Tensor | Normed) -> None:
@@ -238,8 +244,11 @@ class DecoderLayer:
 
     def prefill(self, x: Tensor, state: State, positions: Positions) -> Tensor:
         """Add this layer to T tokens' residual stream [T, hidden] fp32, in place."""
-        x += self.mixer.prefill(rms_norm(x, scale=self.mixer_norm, eps=self.eps), state, positions)
-        x += self.mlp.prefill(rms_norm(x, scale=self.mlp_norm, eps=self.eps))
+        dtype = self.mixer.in_proj.dtype
+        now = rms_norm(x, scale=self.mixer_norm, eps=self.eps, dtype=dtype)
+        mixed = self.mixer.prefill(now, state, positions)
+        now = add_rms_norm(x, added=mixed, scale=self.mlp_norm, eps=self.eps, dtype=dtype)
+        self.mlp.prefill(x, now)
         return x
 
     def decode(self, x: Tensor, seat: Seat, positions: Positions) -> Tensor:

@@ -143,3 +143,21 @@ def test_a_checkpoint_is_loaded_onto_the_cpu_as_ever(tmp_path: Path) -> None:
 )
 def test_a_lost_gpu_is_told_from_one_that_is_full(error: Exception, lost: bool) -> None:
     assert device.is_lost(error) is lost
+
+
+def test_of_memory_that_is_not_given_half_is_taken_until_it_is_too_little() -> None:
+    """Another engine took what was free when it was looked at."""
+    asked: list[int] = []
+
+    def take(given: int, nbytes: int) -> None:
+        asked.append(nbytes)
+        if nbytes < 100:
+            raise DeviceMemoryError("too little")
+        if nbytes > given:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    device.take_most(1600, lambda nbytes: take(500, nbytes))
+    assert asked == [1600, 800, 400]
+    with pytest.raises(DeviceMemoryError, match="too little"):
+        device.take_most(1600, lambda nbytes: take(0, nbytes))
+    assert asked[3:] == [1600, 800, 400, 200, 100, 50]

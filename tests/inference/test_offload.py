@@ -16,7 +16,7 @@ from qcn_inference.offload.slots import ExpertSlots
 from qcn_inference.planning.footprint import Footprint, WeightFormat
 from qcn_inference.planning.machine import Gpu, Machine
 from qcn_inference.planning.plan import Plan, plan
-from qcn_kernels.moe import experts, experts_step, route
+from qcn_kernels.moe import SharedExpert, add_experts, experts_step, route
 from sampling import examples
 from simulated_device import SimulatedDevice
 from torch import Tensor
@@ -56,13 +56,20 @@ def step_everywhere(experts_of_all: OffloadedExperts, host: list[Experts]) -> No
         torch.testing.assert_close(got, whole, rtol=1e-5, atol=1e-5)
 
 
+def prefill_layer(experts_of_all: OffloadedExperts, layer: int, own: Experts, x: Tensor) -> None:
+    """A block through one layer: what is added to the residual stream is a whole layer's."""
+    weights, chosen = chosen_for(x)
+    shared = SharedExpert(torch.randn(len(x), 1), torch.randn(len(x), 6), torch.randn(HIDDEN, 3))
+    got, whole = torch.ones(len(x), HIDDEN), torch.ones(len(x), HIDDEN)
+    routed = {"weights": weights, "chosen": chosen}
+    experts_of_all.prefill(layer, got, x, **routed, shared=shared)
+    add_experts(whole, x, **routed, gate_up=own.gate_up, down=own.down, shared=shared)
+    torch.testing.assert_close(got, whole, rtol=1e-5, atol=1e-5)
+
+
 def prefill_everywhere(experts_of_all: OffloadedExperts, host: list[Experts], tokens: int) -> None:
     for layer, own in enumerate(host):
-        x = torch.randn(tokens, HIDDEN)
-        weights, chosen = chosen_for(x)
-        got = experts_of_all.prefill(layer, x, weights=weights, chosen=chosen)
-        whole = experts(x, weights=weights, chosen=chosen, gate_up=own.gate_up, down=own.down)
-        torch.testing.assert_close(got, whole, rtol=1e-5, atol=1e-5)
+        prefill_layer(experts_of_all, layer, own, torch.randn(tokens, HIDDEN))
 
 
 @pytest.mark.long
@@ -94,11 +101,7 @@ def test_a_prompt_that_is_interrupted_by_a_token_goes_on() -> None:
     on_device, _ = offloaded(host)
     x = torch.randn(40, HIDDEN)
     for layer in range(LAYERS):
-        weights, chosen = chosen_for(x)
-        got = on_device.prefill(layer, x, weights=weights, chosen=chosen)
-        own = host[layer]
-        whole = experts(x, weights=weights, chosen=chosen, gate_up=own.gate_up, down=own.down)
-        torch.testing.assert_close(got, whole, rtol=1e-5, atol=1e-5)
+        prefill_layer(on_device, layer, host[layer], x)
         step_everywhere(on_device, host)
 
 

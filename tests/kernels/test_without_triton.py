@@ -13,7 +13,7 @@ import sys
 sys.modules["triton"] = None  # whoever imports it fails
 import torch
 from qcn_kernels import attention, causal_conv1d, fp8, gated_delta_net, gated_delta_rule
-from qcn_kernels import groupwise, linear, moe, paged_attention, rms_norm, rotary, sampling
+from qcn_kernels import gating, groupwise, linear, moe, paged_attention, rms_norm, rotary, sampling
 
 ones = torch.ones
 x = ones(70, 8)
@@ -51,7 +51,11 @@ moe.experts(ones(3, 32), weights=ones(3, 1), chosen=torch.zeros(3, 1, dtype=torc
             gate_up=packed, down=groupwise.quantise(ones(32, 32), torch.float32))
 weights, chosen = moe.route(ones(70, 5), top_k=2, normalise=True)
 routed = {"weights": weights, "chosen": chosen}
-moe.experts(x, **routed, gate_up=ones(5, 6, 8), down=ones(5, 8, 3))
+matrices = {"gate_up": ones(5, 6, 8), "down": ones(5, 8, 3)}
+moe.experts(x, **routed, **matrices)
+moe.add_experts(x, x, **routed, **matrices,
+                shared=moe.SharedExpert(ones(70, 1), ones(70, 6), ones(8, 3)))
+gating.gated(x, gate=x, gating="silu")
 moe.experts_step(x[:2], weights=weights[:2], chosen=chosen[:2], gate_up=ones(5, 6, 8),
                  down=ones(5, 8, 3))
 now = rms_norm.normed(x[0], scale=ones(8), eps=1e-6, dtype=torch.float32)

@@ -9,6 +9,7 @@ import torch
 from qcn_inference.bench.synthetic import random_ids
 from qcn_inference.errors import DeviceMemoryError
 from qcn_inference.model import Model
+from qcn_inference.passes import passes
 from qcn_inference.planning.plan import Plan
 from qcn_inference.state import State
 
@@ -102,11 +103,19 @@ def _prefilled(model: Model, ids: Sequence[int]) -> tuple[State, float]:
 
 
 def _edit_seconds(model: Model, context: State) -> float:
-    """From the state behind a context: the entry of an edit, then the completion's own tokens."""
+    """From the state behind a context: the entry of an edit, and the completion's own tokens.
+
+    As the engine reads what it does not know when a completion is asked for: two blocks, on a GPU
+    in one pass, with a checkpoint behind the entry.
+    """
+    start = context.position
+    entry, end = start + EDIT, start + EDIT + TAIL
+    ids = random_ids(model.config, EDIT + TAIL)
     began = time.perf_counter()
     state = context.fork()
-    model.prefill(random_ids(model.config, EDIT), state)
-    int(model.prefill(random_ids(model.config, TAIL), state).argmax())
+    for part in passes([(start, entry), (entry, end)], {entry}, model.pass_limits):
+        logits = model.prefill(ids[part.start - start : part.end - start], state, part)
+    int(logits.argmax())  # on a GPU this waits for the result
     return time.perf_counter() - began
 
 

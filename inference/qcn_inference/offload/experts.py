@@ -14,7 +14,7 @@ What a token gets is the sum over its experts, wherever they were computed.
 from collections.abc import Sequence
 
 import torch
-from qcn_kernels.moe import experts, experts_step
+from qcn_kernels.moe import SharedExpert, add_experts, experts_step
 from torch import Tensor
 
 from qcn_inference.offload.device import Event, ExpertDevice, Experts
@@ -97,8 +97,20 @@ class OffloadedExperts:
             down=on_cpu(host.down, wanted, x.dtype),
         )
 
-    def prefill(self, layer: int, x: Tensor, *, weights: Tensor, chosen: Tensor) -> Tensor:
-        """Run T tokens through their experts; shapes as in `step`, with T in front."""
+    def prefill(
+        self,
+        layer: int,
+        to: Tensor,
+        x: Tensor,
+        *,
+        weights: Tensor,
+        chosen: Tensor,
+        shared: SharedExpert,
+    ) -> None:
+        """Add T tokens' experts, and the shared one, to their residual stream `to` [T, hidden].
+
+        The other shapes are as in `step`, with T in front.
+        """
         needed: list[int] = torch.unique(chosen).tolist()
         if FEW * len(needed) < self._size and not self._streaming:
             slots = self._few(layer, needed)
@@ -110,18 +122,19 @@ class OffloadedExperts:
         self._wait_for(used)
         slot_of = torch.zeros(self._size, dtype=torch.int64, device=x.device)
         slot_of[torch.tensor(needed, device=x.device)] = torch.tensor(used, device=x.device)
-        out = experts(
+        add_experts(
+            to,
             x,
             weights=weights,
             chosen=slot_of[chosen],
             gate_up=self._device.slots.gate_up,
             down=self._device.slots.down,
+            shared=shared,
         )
         self._used(list(slots.values()))
         self._windows.pop(layer, None)
         if layer + 1 == len(self._layers):
             self._end_streaming()
-        return out
 
     def _few(self, layer: int, needed: list[int]) -> dict[int, int]:
         found, missing = self.slots.look(layer, needed)

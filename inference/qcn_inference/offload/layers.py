@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from qcn_kernels.moe import SharedExpert
 from torch import Tensor
 
 from qcn_inference.layers import DecoderLayer, SparseMoe
@@ -44,9 +45,11 @@ class LayerExperts:
     experts: OffloadedExperts
     layer: int  # number among the layers with experts
 
-    def prefill(self, x: Tensor, *, weights: Tensor, chosen: Tensor) -> Tensor:
+    def prefill(
+        self, to: Tensor, x: Tensor, *, weights: Tensor, chosen: Tensor, shared: SharedExpert
+    ) -> None:
         """As `OffloadedExperts.prefill`."""
-        return self.experts.prefill(self.layer, x, weights=weights, chosen=chosen)
+        self.experts.prefill(self.layer, to, x, weights=weights, chosen=chosen, shared=shared)
 
     def step(self, x: Tensor, *, weights: Tensor, chosen: Tensor) -> Tensor:
         """As `OffloadedExperts.step`."""

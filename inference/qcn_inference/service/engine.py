@@ -448,7 +448,7 @@ class Engine:
             room = devices.room_for_states(device, working)
             if self._budgets.device is not None:
                 room = min(room, self._budgets.device << 20)
-            model.reserve(room)
+            devices.take_most(room, model.reserve)
             model.warm_up()
         except torch.OutOfMemoryError as error:
             raise DeviceMemoryError(

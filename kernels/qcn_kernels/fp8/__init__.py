@@ -11,17 +11,18 @@ from qcn_kernels.fp8.reference import dequantise
 __all__ = ["BLOCK", "Fp8Matrices", "dequantise", "linear"]
 
 
-def linear(x: Tensor, weight: Fp8Matrices) -> Tensor:
+def linear(x: Tensor, weight: Fp8Matrices, out: Tensor | None = None) -> Tensor:
     """Return `x · weightᵀ` for the tokens of a prefill, on a GPU.
 
     Args:
         x: [T, columns] bf16. Where the chip multiplies FP8 (compute capability 8.9 and later) it
             is quantised, 128 columns to a scale; elsewhere the weight becomes bf16 on the way.
         weight: [rows, columns].
+        out: [T, rows] in x's dtype, a part of a wider tensor, say; none is a new one.
 
     Returns:
         [T, rows] in x's dtype. A token's result does not depend on the others.
     """
     from qcn_kernels.fp8 import triton
 
-    return triton.linear(x, weight)
+    return triton.linear(x, weight, out)

@@ -72,6 +72,7 @@ def _linear(
     p_out,  # [T, ROWS]
     tokens,
     stride,
+    stride_out,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     FORMAT: tl.constexpr,
@@ -109,7 +110,7 @@ def _linear(
         OPERAND,
     )
     mask = (o_t < tokens)[:, None] & (o_r < ROWS)[None, :]
-    p_out += o_t[:, None] * ROWS + o_r[None, :]
+    p_out += o_t[:, None] * stride_out + o_r[None, :]
     tl.store(p_out, acc.to(p_out.dtype.element_ty), mask=mask)
 
 
@@ -143,21 +144,24 @@ def activations(x: Tensor, format_name: str) -> tuple[Tensor, ...]:
     return quantise(x) if format_name == "e4m3" else (x,)
 
 
-def linear(x: Tensor, weight: Fp8Matrices) -> Tensor:
-    """Return `x · weightᵀ` in x's dtype; x [T, columns], its columns without gaps."""
+def linear(x: Tensor, weight: Fp8Matrices, out: Tensor | None = None) -> Tensor:
+    """Return `x · weightᵀ` in x's dtype, in `out` if given; x [T, columns] without inner gaps."""
     tokens, columns = x.shape
     rows = len(weight)
     assert weight.shape == (rows, columns)
     weights, format_name = stored(weight)
     given = activations(x, format_name)
     tile = configuration(PREFILL, x)
-    out = x.new_empty(tokens, rows)
+    out = x.new_empty(tokens, rows) if out is None else out
+    assert out.shape == (tokens, rows)
+    assert out.stride(1) == 1
     _linear[(triton.cdiv(tokens, tile.tokens) * triton.cdiv(rows, tile.rows),)](
         given,
         weights,
         out,
         tokens,
         given[0].stride(0),
+        out.stride(0),
         ROWS=rows,
         COLUMNS=columns,
         FORMAT=format_name,

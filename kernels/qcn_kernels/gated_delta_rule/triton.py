@@ -294,9 +294,14 @@ def _check(
     grid: ChunkGrid,
     checkpoints: Tensor,
 ) -> None:
-    """Assert what the kernels take for granted."""
+    """Assert what the kernels take for granted. ValueError: sizes that are read amiss on a GPU."""
     tokens, key_heads, key_dim = k.shape
     _, heads, value_dim = v.shape
+    if k.is_cuda and k.element_size() < 4 and (key_dim % 2 or value_dim % 2):
+        raise ValueError(  # seen with Triton 3.6 and 33 dimensions: up to an illegal access
+            f"heads of {key_dim} and {value_dim} dimensions in {k.dtype}: of an odd number no GPU"
+            ' reads them right. Set "qcn.engine.device" to "cpu".'
+        )
     assert q.shape == k.shape
     assert heads % key_heads == 0
     assert len(v) == tokens

@@ -3,22 +3,18 @@
 `choice.py` says what runs; Triton is imported where its kernel does.
 """
 
-from typing import Literal
-
-import torch
 from torch import Tensor
 from torch.nn import functional
 
 from qcn_kernels import fp8
 from qcn_kernels.choice import uses_triton
 from qcn_kernels.fp8 import Fp8Matrices
+from qcn_kernels.gating import Gating, gated
 from qcn_kernels.linear import cpu
 from qcn_kernels.linear.stacked import Stacked, Weight
 from qcn_kernels.rms_norm import Normed
 
-__all__ = ["Gating", "Stacked", "Weight", "add_linear_step", "linear", "linear_step"]
-
-Gating = Literal["sigmoid", "silu"]
+__all__ = ["Stacked", "Weight", "add_linear_step", "linear", "linear_step"]
 
 
 def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
@@ -33,7 +29,7 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
         [T, rows] in x's dtype.
     """
     if isinstance(weight, Stacked):
-        return _biased([_product(x, part) for part in weight.parts], bias)
+        return _stacked(x, weight, bias)
     if uses_triton(x):
         from qcn_kernels.linear import triton
 
@@ -79,14 +75,19 @@ def add_linear_step(
         triton_step.add_linear_step(to, x, weight, bias, gate=gate, gating=gating)
         return
     if gate is not None:
-        x = gate.sigmoid().mul_(x) if gating == "sigmoid" else functional.silu(gate).mul_(x)
+        x = gated(x, gate=gate, gating=gating)
     to += linear_step(x, weight, bias)
 
 
-def _product(x: Tensor, part: Tensor | Fp8Matrices) -> Tensor:
-    return fp8.linear(x, part) if isinstance(part, Fp8Matrices) else linear(x, part)
+def _stacked(x: Tensor, weight: Stacked, bias: Tensor | None) -> Tensor:
+    """A product for each part, each where it belongs."""
+    from qcn_kernels.linear import triton
 
-
-def _biased(products: list[Tensor], bias: Tensor | None) -> Tensor:
-    out = products[0] if len(products) == 1 else torch.cat(products, dim=-1)
+    out = x.new_empty(len(x), weight.shape[0])
+    products = out.split_with_sizes([len(part) for part in weight.parts], dim=1)
+    for part, product in zip(weight.parts, products, strict=True):
+        if isinstance(part, Fp8Matrices):
+            fp8.linear(x, part, product)
+        else:
+            triton.linear(x, part, None, product)
     return out if bias is None else out.add_(bias)

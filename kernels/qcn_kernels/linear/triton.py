@@ -41,6 +41,7 @@ def _linear(
     p_out,  # [T, ROWS]
     tokens,
     stride_x,
+    stride_out,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     BIASED: tl.constexpr,
@@ -71,12 +72,15 @@ def _linear(
     if BIASED:
         acc += tl.load(p_bias + o_r, mask=o_r < ROWS, other=0.0).to(tl.float32)[None, :]
     mask = (o_t < tokens)[:, None] & (o_r < ROWS)[None, :]
-    p_out += o_t[:, None] * ROWS + o_r[None, :]
+    p_out += o_t[:, None] * stride_out + o_r[None, :]
     tl.store(p_out, acc.to(p_out.dtype.element_ty), mask=mask)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return `x · weightᵀ + bias` in x's dtype; x [T, columns], its columns without gaps."""
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
+    """Return `x · weightᵀ + bias` in x's dtype; x [T, columns], its columns without gaps.
+
+    It is written to `out`, if that is given: a part of a wider tensor, say.
+    """
     tokens, columns = x.shape
     rows = len(weight)
     assert weight.shape == (rows, columns)
@@ -86,7 +90,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     assert bias is None or bias.shape == (rows,)
     whole = x.dtype == torch.float32
     tile = FP32 if whole or INTERPRETED else configuration(BF16, x)
-    out = x.new_empty(tokens, rows)
+    out = x.new_empty(tokens, rows) if out is None else out
+    assert out.shape == (tokens, rows)
+    assert out.stride(1) == 1
     grid = (triton.cdiv(tokens, tile.tokens) * triton.cdiv(rows, tile.rows),)
     _linear[grid](
         x,
@@ -95,6 +101,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         out,
         tokens,
         x.stride(0),
+        out.stride(0),
         ROWS=rows,
         COLUMNS=columns,
         BIASED=bias is not None,

@@ -5,11 +5,11 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from qcn_kernels.choice import uses_triton
 from qcn_kernels.fp8 import Fp8Matrices
-from qcn_kernels.linear import linear_step
+from qcn_kernels.gating import gated
+from qcn_kernels.linear import linear, linear_step
 from qcn_kernels.matrices import Matrices
 from qcn_kernels.moe import cpu
 from qcn_kernels.moe.shared import SharedExpert
@@ -18,6 +18,7 @@ from qcn_kernels.rms_norm import Normed
 __all__ = [
     "Matrices",
     "SharedExpert",
+    "add_experts",
     "add_experts_step",
     "experts",
     "experts_step",
@@ -70,6 +71,29 @@ def experts(
     return cpu.experts(x, weights=weights, chosen=chosen, gate_up=gate_up, down=down)
 
 
+def add_experts(
+    to: Tensor,
+    x: Tensor,
+    *,
+    weights: Tensor,
+    chosen: Tensor,
+    gate_up: Matrices,
+    down: Matrices,
+    shared: SharedExpert,
+) -> None:
+    """Add T tokens' experts, and the shared one, to their residual stream `to` [T, hidden] fp32."""
+    routed = {"weights": weights, "chosen": chosen}
+    gate, up = shared.gate_up.chunk(2, dim=-1)
+    out = linear(gated(up, gate=gate, gating="silu"), shared.down)
+    if uses_triton(x):
+        from qcn_kernels.moe import triton
+
+        triton.experts(x, **routed, gate_up=gate_up, down=down, shared=out, gate=shared.gate, to=to)
+        return
+    out = out.to(torch.float32).mul_(shared.gate.sigmoid())
+    to += out.add_(experts(x, **routed, gate_up=gate_up, down=down))
+
+
 def experts_step(
     x: Tensor, *, weights: Tensor, chosen: Tensor, gate_up: Matrices, down: Matrices
 ) -> Tensor:
@@ -110,6 +134,6 @@ def add_experts_step(
 
 def shared_step(shared: SharedExpert) -> Tensor:
     """Return the output of one token's shared expert, [hidden] fp32."""
-    gate, up = shared.gate_up.chunk(2, dim=-1)
-    out = linear_step(functional.silu(gate).mul_(up), shared.down)
+    gate, up = shared.gate_up.unsqueeze(0).chunk(2, dim=-1)
+    out = linear_step(gated(up, gate=gate, gating="silu")[0], shared.down)
     return out.to(torch.float32).mul_(shared.gate.sigmoid())

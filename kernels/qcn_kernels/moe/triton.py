@@ -13,6 +13,7 @@ experts are read.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import triton
@@ -159,24 +160,60 @@ class _Plan:
     """Which pairs a tile takes. All on the device: the host knows only how many may be needed."""
 
     order: Tensor  # [pairs] int64: pair numbers, sorted by expert
-    ends: Tensor  # [experts] int64: where each expert's pairs end
-    expert: Tensor  # [tiles] int64: whose pairs a tile takes, `experts` where there are no more
-    first: Tensor  # [tiles] int64: the first of them
+    ends: Tensor  # [experts] int32: where each expert's pairs end
+    expert: Tensor  # [tiles] int32: whose pairs a tile takes, `experts` where there are no more
+    first: Tensor  # [tiles] int32: the first of them
+
+
+@triton.jit
+def _cut(
+    p_ends,  # [EXPERTS] int32
+    p_expert,  # [tiles] int32
+    p_first,  # [tiles] int32
+    tiles,
+    ROWS: tl.constexpr,
+    EXPERTS: tl.constexpr,
+    BE: tl.constexpr,
+    BT: tl.constexpr,
+):
+    """The tiles of one expert, or, of the program behind the last, those that are left."""
+    i_expert = tl.program_id(0)
+    o_e, o_t = tl.arange(0, BE), tl.arange(0, BT)
+    in_front = o_e < i_expert
+    b_ends = tl.load(p_ends + o_e, mask=o_e < EXPERTS, other=0)
+    b_starts = tl.load(p_ends + o_e - 1, mask=(o_e > 0) & (o_e < EXPERTS), other=0)
+    b_tiles = (b_ends - b_starts + ROWS - 1) // ROWS
+    at = tl.sum(tl.where(in_front, b_tiles, 0), axis=0)
+    start = tl.sum(tl.where(o_e == i_expert, b_starts, 0), axis=0)
+    count = tl.sum(tl.where(o_e == i_expert, b_tiles, 0), axis=0)
+    if i_expert == EXPERTS:
+        count = tiles - at
+    for i in range(0, count, BT):
+        mask = i + o_t < count
+        tl.store(p_expert + at + i + o_t, o_t * 0 + i_expert, mask=mask)
+        tl.store(p_first + at + i + o_t, start + (i + o_t) * ROWS, mask=mask)
 
 
 def _plan(chosen: Tensor, experts: int, rows: int) -> _Plan:
     """Sort pairs by expert and cut each expert's into tiles of at most `rows`."""
-    by_expert, order = chosen.flatten().sort(stable=True)
-    numbers = torch.arange(experts, device=chosen.device)
-    ends = torch.searchsorted(by_expert, numbers, right=True)
-    counts = ends.diff(prepend=ends.new_zeros(1))
-    tiles = (counts + rows - 1) // rows
-    tile_ends = tiles.cumsum(0)
+    assert experts < 1 << 15  # so few are sorted by in two passes where int64 takes eight
+    by_expert, order = chosen.flatten().to(torch.int16).sort(stable=True)
+    numbers = torch.arange(experts, dtype=torch.int16, device=chosen.device)
+    ends = torch.searchsorted(by_expert, numbers, right=True, out_int32=True)
     most = triton.cdiv(len(order), rows) + min(experts, len(order))
-    tile = torch.arange(most, device=chosen.device)
-    expert = torch.searchsorted(tile_ends, tile, right=True)
-    here = expert.clamp(max=experts - 1)
-    first = (ends - counts)[here] + (tile - (tile_ends - tiles)[here]) * rows
+    expert = torch.empty(most, dtype=torch.int32, device=chosen.device)
+    first = torch.empty_like(expert)
+    _cut[(experts + 1,)](
+        ends,
+        expert,
+        first,
+        most,
+        ROWS=rows,
+        EXPERTS=experts,
+        BE=triton.next_power_of_2(experts + 1),
+        BT=64,
+        num_warps=4,
+    )
     return _Plan(order, ends, expert, first)
 
 
@@ -302,9 +339,14 @@ def _down(
 def _combine(
     p_parts,  # [T, SLOTS, HIDDEN]
     p_weights,  # [T, SLOTS] fp32
+    p_shared,  # [T, HIDDEN]
+    p_gate,  # [T] logits
     p_out,  # [T, HIDDEN] fp32
+    stride_gate,
     SLOTS: tl.constexpr,
     HIDDEN: tl.constexpr,
+    SHARED: tl.constexpr,  # whether there is a shared expert
+    ADDED: tl.constexpr,  # whether to what the output holds
     B: tl.constexpr,
 ):
     i_t = tl.program_id(0).to(tl.int64)
@@ -315,7 +357,13 @@ def _combine(
         i_pair = i_t * SLOTS + slot
         b_part = tl.load(p_parts + i_pair * HIDDEN + o_h, mask=mask, other=0.0)
         acc += b_part.to(tl.float32) * tl.load(p_weights + i_pair)
-    tl.store(p_out + i_t * HIDDEN + o_h, acc, mask=mask)
+    if SHARED:
+        b_shared = tl.load(p_shared + i_t * HIDDEN + o_h, mask=mask, other=0.0).to(tl.float32)
+        acc += b_shared * tl.sigmoid(tl.load(p_gate + i_t * stride_gate).to(tl.float32))
+    p_out += i_t * HIDDEN + o_h
+    if ADDED:
+        acc += tl.load(p_out, mask=mask, other=0.0)
+    tl.store(p_out, acc, mask=mask)
 
 
 @triton.jit
@@ -435,20 +483,36 @@ def _down_step(
     tl.store(p_out, b_out, mask=o_h < HIDDEN)
 
 
-def experts(
-    x: Tensor, *, weights: Tensor, chosen: Tensor, gate_up: Matrices, down: Matrices
-) -> Tensor:
-    """Run T tokens through their experts; as `moe.experts`. x: columns without gaps."""
+def experts(x: Tensor, **given: Any) -> Tensor:
+    """Run T tokens through their experts; as `experts_in`, in the tiles for so many."""
+    gate_up: Matrices = given["gate_up"]
     name = stored(gate_up)[1]
     tiles = tiles_for(x, "groupwise" if is_groupwise(name) else name)
-    tile = tiles.few if chosen.numel() < FEW * len(down) else tiles.many
-    return experts_in(tile, x, weights=weights, chosen=chosen, gate_up=gate_up, down=down)
+    few = given["chosen"].numel() < FEW * gate_up.shape[0]
+    return experts_in(tiles.few if few else tiles.many, x, **given)
 
 
 def experts_in(
-    tile: Tile, x: Tensor, *, weights: Tensor, chosen: Tensor, gate_up: Matrices, down: Matrices
+    tile: Tile,
+    x: Tensor,
+    *,
+    weights: Tensor,
+    chosen: Tensor,
+    gate_up: Matrices,
+    down: Matrices,
+    shared: Tensor | None = None,
+    gate: Tensor | None = None,
+    to: Tensor | None = None,
 ) -> Tensor:
-    """The same in tiles of the caller's choice."""
+    """Run T tokens through their experts; as `moe.experts`. x: columns without gaps.
+
+    Args:
+        tile: of the products.
+        x, weights, chosen, gate_up, down: as there.
+        shared: [T, hidden], the output of a shared expert that is to be added.
+        gate: [T, 1], the logit of its gate.
+        to: [T, hidden] fp32, to which all is added, and which is returned.
+    """
     tokens, slots = chosen.shape
     count, hidden, intermediate = down.shape
     _check(x, weights, chosen, gate_up, down)
@@ -490,9 +554,22 @@ def experts_in(
         OPERAND=operand(down_format),
         **sizes,
     )
-    out = x.new_empty(tokens, hidden, dtype=torch.float32)
+    out = x.new_empty(tokens, hidden, dtype=torch.float32) if to is None else to
+    assert out.is_contiguous()
+    assert shared is None or shared.is_contiguous()
     _combine[(tokens, triton.cdiv(hidden, COMBINED))](
-        parts, weights, out, SLOTS=slots, HIDDEN=hidden, B=COMBINED, num_warps=4
+        parts,
+        weights,
+        parts if shared is None else shared,
+        parts if gate is None else gate,
+        out,
+        0 if gate is None else gate.stride(0),
+        SLOTS=slots,
+        HIDDEN=hidden,
+        SHARED=shared is not None,
+        ADDED=to is not None,
+        B=COMBINED,
+        num_warps=4,
     )
     return out
 

@@ -16,6 +16,9 @@ from triton.runtime.errors import OutOfResources
 
 from qcn_kernels.chip import capability, configuration
 from qcn_kernels.fp8 import BLOCK, Fp8Matrices
+from qcn_kernels.groupwise import GroupwiseMatrices
+from qcn_kernels.groupwise.triton import is_groupwise
+from qcn_kernels.matrices import Matrices
 from qcn_kernels.matrices.triton import stored
 from qcn_kernels.moe.tiles import SHIPPED, Tile, Tiles, candidates
 from qcn_kernels.moe.triton import experts_in, route
@@ -46,25 +49,24 @@ def fastest(
 
 
 def main() -> None:
-    """Tune bf16 and FP8 on the current GPU."""
+    """Tune bf16, FP8 and 4 bits on the current GPU."""
     if not torch.cuda.is_available():
         sys.exit("There is no CUDA device to tune for.")
     device = torch.device("cuda", torch.cuda.current_device())
     tuned = {}
-    for stack in (_bf16, _fp8):
+    for stack in (_bf16, _fp8, _four_bit):
         gate_up = stack(EXPERTS, 2 * INTERMEDIATE, HIDDEN, device=device)
         down = stack(EXPERTS, HIDDEN, INTERMEDIATE, device=device)
-        name = stored(gate_up)[1]
+        stored_name = stored(gate_up)[1]
+        name = "groupwise" if is_groupwise(stored_name) else stored_name
         tuned[name] = _tuned(name, gate_up, down, device)
         print(name, tuned[name])
     write(file_of(device), tuned)
     print("kept in", file_of(device))
 
 
-def _tuned(
-    name: str, gate_up: Tensor | Fp8Matrices, down: Tensor | Fp8Matrices, device: torch.device
-) -> Tiles:
-    shipped = configuration(SHIPPED, gate_up if isinstance(gate_up, Tensor) else gate_up.values)
+def _tuned(name: str, gate_up: Matrices, down: Matrices, device: torch.device) -> Tiles:
+    shipped = configuration(SHIPPED, torch.empty(0, device=device))
     best = {}
     for kind, tokens in (("few", FEW_TOKENS), ("many", MANY_TOKENS)):
         x = torch.randn(tokens, HIDDEN, dtype=torch.bfloat16, device=device)
@@ -90,6 +92,23 @@ def _fp8(*shape: int, device: torch.device) -> Fp8Matrices:
         matrix.copy_(torch.randn(matrix.shape, device=device))
     blocks = (*shape[:-2], shape[-2] // BLOCK, shape[-1] // BLOCK)
     return Fp8Matrices(values, torch.full(blocks, 0.02, device=device))
+
+
+def _four_bit(count: int, rows: int, columns: int, *, device: torch.device) -> GroupwiseMatrices:
+    """As `groupwise.quantise` lays them out."""
+
+    def drawn(width: int) -> Tensor:
+        return torch.randint(256, (count, rows, width), dtype=torch.uint8, device=device)
+
+    units = torch.full((count, rows, columns // 256), 2e-5, dtype=torch.bfloat16, device=device)
+    return GroupwiseMatrices(
+        codes=drawn(columns // 2),
+        scales=drawn(columns // 32),
+        mins=drawn(columns // 32),
+        block_scales=units,
+        block_mins=units.clone(),
+        dtype=torch.bfloat16,
+    )
 
 
 if __name__ == "__main__":

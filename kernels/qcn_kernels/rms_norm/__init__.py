@@ -24,13 +24,13 @@ def normed(x: Tensor, *, scale: Tensor, eps: float, dtype: torch.dtype) -> Tenso
     return reference.rms_norm(x, scale=scale, eps=eps).to(dtype)
 
 
-def rms_norm(x: Tensor, *, scale: Tensor, eps: float) -> Tensor:
-    """Return `x / √(mean(x²) + eps) · scale`, fp32; see `reference.rms_norm`."""
+def rms_norm(x: Tensor, *, scale: Tensor, eps: float, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return `x / √(mean(x²) + eps) · scale` in `dtype`; see `reference.rms_norm`."""
     if uses_triton(x):
         from qcn_kernels.rms_norm import triton
 
-        return triton.rms_norm(x, scale=scale, eps=eps, dtype=torch.float32)
-    return reference.rms_norm(x, scale=scale, eps=eps)
+        return triton.rms_norm(x, scale=scale, eps=eps, dtype=dtype)
+    return reference.rms_norm(x, scale=scale, eps=eps).to(dtype)
 
 
 def gated_rms_norm(x: Tensor, *, gate: Tensor, scale: Tensor, eps: float) -> Tensor:

@@ -24,6 +24,7 @@ from qcn_kernels.gated_delta_rule.triton_verify import (
     commit_gated_delta_rule,
     verify_gated_delta_rule,
 )
+from qcn_kernels.gating.triton import gated
 from qcn_kernels.linear import Stacked
 from qcn_kernels.linear.triton import linear
 from qcn_kernels.linear.triton_step import add_linear_step, linear_step
@@ -110,6 +111,11 @@ def norms() -> None:
 
 def projection() -> None:
     linear(bf16(TOKENS, HIDDEN), bf16(2 * CHANNELS, HIDDEN), None)
+
+
+def gates() -> None:
+    projected = bf16(TOKENS, 1537)
+    gated(projected[:, 1025:], gate=projected[:, 513:1025], gating="silu")
 
 
 def rotary() -> None:
@@ -255,6 +261,7 @@ OPERATIONS: dict[Callable[[], None], dict[str, str]] = {
     convolution_step: {},
     norms: {},
     projection: {"_linear": "wgmma"},
+    gates: {},
     rotary: {},
     attention_step: {"_attend": "mma"},
     attention_prefill: {"_attend": "wgmma"},

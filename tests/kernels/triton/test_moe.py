@@ -158,6 +158,20 @@ def test_a_step_takes_the_norm_and_the_shared_expert_on_its_way(
     assert_agrees("moe_step", got, want, hardware=call.hardware)
 
 
+@pytest.mark.parametrize("kind", ["fp32", "e4m3"])
+def test_a_prefill_adds_to_the_stream_what_is_behind_the_shared_experts_gate(
+    call: Caller, kind: str
+) -> None:
+    drawn = draw(kind, 5, 200, 128)
+    x, logits, to = torch.randn(9, 200), torch.randn(9, 5), torch.randn(9, 200)
+    shared, gate = torch.randn(9, 200), torch.randn(9, 3)[:, :1]
+    want = to + gate.double().sigmoid() * shared
+    want += drawn.expected(x, logits, 2, quantised=True)
+    function = partial(experts, shared=shared, gate=gate, to=to.clone())
+    got = drawn.run(call, function, x, choose(logits, 2))
+    assert_agrees("moe" if kind == "fp32" else "moe_e4m3", got, want, hardware=call.hardware)
+
+
 def only(matrices: Fp8Matrices) -> Fp8Matrices:
     """The first matrix of a stack, by itself."""
     return Fp8Matrices(matrices.values[0], matrices.scale_inv[0])
