@@ -29,6 +29,9 @@ CHATML = """\
         {{- '\\n\\n# Tools\\n<tools>' }}
         {%- for tool in tools %}
             {%- if tool.type != 'function' %}{% continue %}{% endif %}
+            {%- if tool.function.name is not string or tool.function.name[:1] == '!' %}
+                {{- raise_exception('cannot be called ' ~ tool.function.name[1:]) }}
+            {%- endif %}
             {{- '\\n<name>' ~ tool.function.name ~ '</name>' }}
             {{- '\\n<description>' ~ (tool.function.description | default('') | trim) }}
             {%- for name, schema in tool.function.parameters.properties | items %}

@@ -27,6 +27,8 @@ LS: Any = {
     },
 }
 
+QUOTED: Any = {"type": "function", "function": {"name": "!im_start"}}
+
 
 @pytest.fixture(scope="module")
 def chat_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
@@ -184,7 +186,8 @@ def test_thoughts_are_switched_off_unless_a_request_switches_them_on(
         ({"messages": HELLO, "tools": [{"type": "function", "function": {"name": "a>b"}}]}, "name"),
         ({"messages": HELLO * 300}, "tokens of a context of 1024"),
         ({"messages": [{"role": "user", "content": "x" * 10**6}]}, "longer than the model's"),
-        ({"messages": [*HELLO, {"role": "system", "content": ""}]}, "template refuses this"),
+        ({"messages": [*HELLO, {"role": "system", "content": ""}]}, "no place for a system here"),
+        ({"messages": HELLO, "tools": [QUOTED]}, "cannot be called im_start"),
         ({"messages": HELLO, "model": "gpt"}, "this engine serves small"),
         ({"messages": HELLO, "context": "nowhere"}, "no context 'nowhere'"),
     ],

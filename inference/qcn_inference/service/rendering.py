@@ -23,7 +23,8 @@ CPU_SECONDS = 3
 MEMORY_BYTES = 1 << 30
 PATIENCE_SECONDS = 30.0
 """How long to wait for an answer on a busy machine; the limit proper is of CPU time."""
-ENVIRONMENT = ("LD_LIBRARY_PATH", "SYSTEMROOT", "TZ")
+ENVIRONMENT = ("LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "SYSTEMROOT", "TZ")
+"""What the process inherits: by which Python finds itself and Jinja, and the time of day."""
 
 
 class Renderer:
@@ -76,7 +77,7 @@ class Renderer:
     async def _started(self) -> asyncio.subprocess.Process:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            "-I",
+            "-P",  # the folder of the file is no place to import from
             str(WORKER),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

@@ -6,6 +6,7 @@ from typing import Any
 from qcn_inference.chat_prompt import Rendering
 from qcn_inference.request import RequestError
 from qcn_inference.service.engine import Engine, as_api_error
+from qcn_inference.service.errors import ApiError
 
 
 async def rendered(
@@ -23,7 +24,11 @@ async def rendered(
         rendering = Rendering.of(loaded.tokenizer, template, values, longest=longest, placed=placed)
     except RequestError as error:
         raise as_api_error(error) from None
-    return rendering, await renderer.render(rendering.request)
+    try:
+        return rendering, await renderer.render(rendering.request)
+    except ApiError as error:  # what it quotes is marked
+        message = rendering.marks.unmark(error.message)
+        raise ApiError(error.status, error.kind, message) from None
 
 
 async def turn_in_front(engine: Engine) -> str:
