@@ -74,10 +74,9 @@ qcn_test = {
   end,
   served = function() return #vim.lsp.get_clients({ name = 'qcn', bufnr = 0 }) == 1 end,
 }
-local notify = vim.notify
-vim.notify = function(message, ...)
+-- Kept, not shown: an error's message would fail the remote call during which it comes.
+vim.notify = function(message)
   table.insert(qcn_test.messages, message)
-  notify(message, ...)
 end
 """
 

@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+import psutil
 import pytest
+from deadlines import DEADLINE_SECONDS
 from link_support import processes_of
 from neovim_support import PLUGIN, VERSIONS, Neovim, answers, asking, started
 from standin_endpoint import Endpoint, endpoint
@@ -368,12 +370,21 @@ def test_after_five_crashes_it_is_left_alone_with_one_message(
         assert len(neovim.lua("qcn_test.ours()")) == 1
 
 
+def is_server(process: psutil.Process) -> bool:
+    """Whether it is the language server; one that ends meanwhile is not."""
+    try:
+        return any(part.endswith("/qcn-lsp") for part in process.cmdline())
+    except psutil.Error:
+        return False
+
+
 def crash(neovim: Neovim, runtime: Path) -> int:
     """Kill the server once it serves; returns its process's id when Neovim has noticed."""
     neovim.until("qcn_test.served() and vim.lsp.get_clients({ name = 'qcn' })[1].initialized")
     neovim.lua("(function() qcn_test.client = vim.lsp.get_clients({ name = 'qcn' })[1].id end)()")
-    (server,) = (one for one in processes_of(runtime) if "qcn-lsp" in " ".join(one.cmdline()))
+    (server,) = (one for one in processes_of(runtime) if is_server(one))
     server.kill()
+    server.wait(DEADLINE_SECONDS)
     neovim.until("vim.lsp.get_client_by_id(qcn_test.client) == nil")
     return server.pid
 
