@@ -1,7 +1,9 @@
 """What may not be committed: paths of one machine, registry addresses, pickled weights."""
 
+import json
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -37,3 +39,12 @@ def test_no_file_names_one_machine_or_a_registry() -> None:
 
 def test_no_pickled_weights() -> None:
     assert [path for path in tracked_files() if path.suffix in PICKLES] == []
+
+
+def test_the_extension_for_vs_code_has_the_packages_version() -> None:
+    """They say to each other what they need to; the extension refuses another minor version."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    folder = ROOT / "editors" / "vscode"
+    for name in ("package.json", "package-lock.json"):
+        package = json.loads((folder / name).read_text(encoding="utf-8"))
+        assert package["version"] == project["version"]
