@@ -130,7 +130,7 @@ def _compile(launch: _Launch, capability: int) -> Compiled:
 def _exponents(ptx: str) -> dict[str, int]:
     makers = {found[2]: found[1] for found in re.finditer(r"(\w+)\.\S+\s+(%\w+),", ptx)}
     exponents = re.findall(r"ex2\.approx\S*\s+%\w+, (%\w+);", ptx)
-    return Counter(makers[register] for register in exponents)
+    return Counter(makers.get(register, "several at once") for register in exponents)
 
 
 def _type_of(value: Any) -> Any:
