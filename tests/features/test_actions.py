@@ -175,7 +175,7 @@ async def test_a_model_that_cannot_chat_says_so_or_offers_nothing(
     buffer = editor.open("shop.py", STUB)
     actions = await buffer.actions()
     if client in ("vscode", "neovim-0.12"):
-        assert len(actions) == 4
+        assert len(actions) == 5
         for action in actions:
             assert isinstance(action, types.CodeAction)
             assert action.disabled is not None
@@ -307,7 +307,8 @@ async def test_an_edit_that_the_editor_refuses_is_told(start: Start, model: Scri
 async def test_a_client_without_code_actions_gets_commands_it_can_use(start: Start) -> None:
     editor = await start("minimal")
     actions = await editor.open("shop.py", STUB).actions()
-    assert titles(actions) == ["Explain price (qcn)"]  # it applies no edits
+    # It applies no edits.
+    assert titles(actions) == ["Explain price (qcn)", "Review price for weaknesses (qcn)"]
     assert isinstance(actions[0], types.Command)
 
 

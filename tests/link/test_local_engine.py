@@ -381,7 +381,7 @@ class TestFailures:
         self, make_link: MakeLink, standin: StandInModel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("qcn_lsp.engine.process.ENGINE_PACKAGES", ("no_such_package",))
-        remedies = r"pip install .\.\[engine\].*qcn\.engine\.url.*--engine-url"
+        remedies = r"pip install .*\[engine\].*qcn\.engine\.url.*--engine-url"
         with pytest.raises(EngineUnavailable, match=remedies):
             await make_link().complete(REQUEST)
         assert standin.pids() == []

@@ -408,9 +408,11 @@ async def test_a_full_disk_is_the_tests_failure_and_no_one_elses(
         assert await said(view, "rm fill*; echo x > y && cat y") == "x\n"
 
 
-async def test_a_sandbox_that_was_killed_is_told(view: View) -> None:
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    with pytest.raises(ProvingError, match="The sandbox is gone"):
-        await view.run(["true"])
+async def test_a_sandbox_that_was_killed_is_told(ground: ProvingGround, project: Path) -> None:
+    others = set(psutil.Process().children(recursive=True))  # of other tests in this process
+    async with ground.deploy(project, {}, SMALL) as view:
+        for process in set(psutil.Process().children(recursive=True)) - others:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        with pytest.raises(ProvingError, match="The sandbox is gone"):
+            await view.run(["true"])

@@ -165,7 +165,7 @@ class _Plan:
     first: Tensor  # [tiles] int32: the first of them
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles"])
 def _cut(
     p_ends,  # [EXPERTS] int32
     p_expert,  # [tiles] int32
