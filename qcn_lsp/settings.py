@@ -105,6 +105,12 @@ class CompletionSettings(_Section):
         "Offer a completion in the editor's list. Where the editor shows inline completions too, "
         "only what was computed for them is listed, so that the list never waits for the model.",
     )
+    format: Literal["fim", "chat"] = _setting(
+        "fim",
+        "user",
+        "How the model is asked for a completion: `fim`, to fill in the middle, or `chat`, for a "
+        "checkpoint that chats and completes better by a search-and-replace of the cursor's place.",
+    )
     max_tokens: int = _setting(
         64, "resource", "Longest completion, in tokens of the model.", ge=1, le=2048
     )

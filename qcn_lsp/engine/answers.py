@@ -57,6 +57,17 @@ async def ask_for_block(
     return block_of(await link.chat(retry, on_text))
 
 
+def fence_for(text: str) -> str:
+    """Return a fence of backticks that nothing in `text` closes."""
+    return "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+
+
+def fenced(text: str, language: str = "") -> str:
+    """Return `text` as a fenced block."""
+    fence = fence_for(text)
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
 def block_of(answer: ChatResult) -> FencedBlock:
     """Return the one fenced block of a whole answer; raises `MalformedAnswer`."""
     if answer.finish_reason == "length":

@@ -26,8 +26,10 @@ from typing import TYPE_CHECKING
 from qcn_indexer.open_files import ShownFile
 from qcn_indexer.secrets import looks_secret
 
+from qcn_lsp.context.chats import chat_in
 from qcn_lsp.documents import Document
 from qcn_lsp.engine.messages import (
+    ChatRequest,
     CompletionRequest,
     CompletionResult,
     ContextFile,
@@ -41,6 +43,7 @@ from qcn_lsp.features.definitions import Definitions
 from qcn_lsp.features.deletions import Deletions
 from qcn_lsp.features.location import buffers_below, location
 from qcn_lsp.features.prompt import Surroundings, around, unfit
+from qcn_lsp.features.search_replace import answer_tokens, inserted, search_replace_prompt
 from qcn_lsp.positions import line_end, plain
 from qcn_lsp.postprocess import Context, clean
 
@@ -189,6 +192,8 @@ class Suggestions:
 
     async def _complete(self, document: Document, here: Surroundings) -> CompletionResult:
         """Ask behind the repository's context where there is one, else with the open files."""
+        if self._server.settings.completion.format == "chat":
+            return await self._complete_by_chat(document, here)
         engine, contexts = self._server.engine, self._server.contexts
         path, root = location(document, self._server.workspace_roots)
         own = engine.own_engine if self._server.settings.context.repository else None
@@ -205,6 +210,33 @@ class Suggestions:
         others = self._others(document)
         needed = await self._needed(root, path, document, here, {file.path for file in others})
         return await engine.complete(self._request(document, here, (*others, *needed)))
+
+    async def _complete_by_chat(self, document: Document, here: Surroundings) -> CompletionResult:
+        """Ask for a search-and-replace; the text is empty where the answer is none."""
+        path, root = location(document, self._server.workspace_roots)
+        shown = self._others(document)
+        if root is not None:
+            known = {file.path for file in shown}
+            shown = (*shown, *await self._needed(root, path, document, here, known))
+        asked = self._request(document, here, shown)
+        chat = ChatRequest(
+            messages=search_replace_prompt(asked),
+            max_tokens=answer_tokens(asked),
+            supersede=asked.supersede,
+        )
+        models = self._server.settings.models
+        if models.of("chat") == models.completion:
+            answer = await chat_in(self._server, root, chat)
+        else:  # the repository stands in front of the other model alone
+            answer = await self._server.engine.chat(chat)
+        return CompletionResult(
+            text=inserted(answer.text, asked.prefix, asked.suffix) or "",
+            finish_reason="stop",
+            prompt_tokens=answer.prompt_tokens,
+            cached_tokens=answer.cached_tokens,
+            completion_tokens=answer.completion_tokens,
+            milliseconds=answer.milliseconds,
+        )
 
     async def _needed(
         self,

@@ -8,10 +8,10 @@ Two wordings, because asking the same again gains little: the first asks for the
 the second for another approach, with the answer that failed and what it failed at.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from qcn_lsp.engine.answers import fenced
 from qcn_lsp.engine.messages import ChatMessage, ChatRequest
 from qcn_lsp.fixes.candidate import Subject
 from qcn_lsp.fixes.hidden_text import visible
@@ -89,13 +89,6 @@ with input that an attacker would send; never look at its source. No network, no
     ]
     turns = ChatMessage("system", rules), ChatMessage("user", "\n\n".join(parts))
     return ChatRequest(messages=turns, max_tokens=2048)
-
-
-def fenced(text: str, language: str = "") -> str:
-    """Return the text in a fence that is longer than any run of backticks in it."""
-    longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
 def _told(subject: Subject, place: Place) -> str:

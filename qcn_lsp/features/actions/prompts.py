@@ -4,9 +4,9 @@ Text of the repository, and what other servers say of it, stands in fences longe
 as data; only what stands outside of fences is an instruction, and that is ours or the user's.
 """
 
-import re
 from collections.abc import Sequence
 
+from qcn_lsp.engine.answers import fence_for, fenced
 from qcn_lsp.engine.messages import ChatMessage, ContextFile
 from qcn_lsp.positions import plain
 from qcn_lsp.postprocess.special_tokens import control_tokens
@@ -135,17 +135,12 @@ def _end_of(text: str) -> str:
 
 
 def _block(text: str) -> str:
-    fence = _fence(text)
-    return f"{fence}\n{text}\n{fence}\n"
-
-
-def _fence(text: str) -> str:
-    return "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fenced(text)}\n"
 
 
 def _closing(text: str) -> str:
     """Return how to fence an answer which may quote `text`."""
-    fence = _fence(text)
+    fence = fence_for(text)
     return f"Open and close the block with {fence}, since the text has shorter ones." * (
         len(fence) > 3
     )

@@ -1,0 +1,107 @@
+"""Completing by a chat: only what stands in the cursor's place is a completion."""
+
+import pytest
+from features_support import Start
+from hypothesis import given
+from hypothesis import strategies as st
+from scripted_model import ScriptedModel
+
+from qcn_lsp.engine.messages import CompletionRequest, ContextFile
+from qcn_lsp.features.search_replace import inserted, marker_for, search_replace_prompt
+
+PREFIX, SUFFIX = (
+    "import sys\n\n\ndef add(a, b):\n    return ",
+    "  # the sum\n\n\nprint(add(1, 2))\n",
+)
+
+
+def block(search: str, replace: str) -> str:
+    return f"<<<<<<< SEARCH\n{search}\n=======\n{replace}\n>>>>>>> REPLACE"
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (block("    return [[CURSOR]]  # the sum", "    return a + b  # the sum"), "a + b"),
+        (block("return [[CURSOR]]", "return a + b"), "a + b"),
+        (block("[[CURSOR]]", "a +\\\n        b"), "a +\\\n        b"),
+        ("Sure:\n```\n" + block("return [[CURSOR]]", "return a + b") + "\n```\n", "a + b"),
+        (block("return [[CURSOR]]", "return a + b").replace("\n", "\r\n"), "a + b"),
+        (
+            block(
+                "def add(a, b):\n    return [[CURSOR]]  # the sum",
+                "def add(a, b):\n    return a + b  # the sum",
+            ),
+            "a + b",
+        ),
+    ],
+)
+def test_what_stands_in_the_markers_place_is_the_completion(answer: str, text: str) -> None:
+    assert inserted(answer, PREFIX, SUFFIX) == text
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "a + b",
+        "    return a + b  # the sum",
+        block("    return   # the sum", "    return a + b  # the sum"),  # where?
+        block("  return [[CURSOR]]  # the SUM", "  return a + b  # the SUM"),  # of no such text
+        block("return [[CURSOR]]  # the sum", "return a + b"),  # the comment is gone
+        block("def add(a, b):\n    return [[CURSOR]]", "def add(a, *b):\n    return a + b"),
+        block("return [[CURSOR]]", "return a[[CURSOR]]"),
+        block("return [[CURSOR]]", "return a") + "\n" + block("return [[CURSOR]]", "return b"),
+        block("return [[CURSOR]]", "return a")[:-9],  # cut short
+        block("x = [[CURSOR]] + [[CURSOR]]", "x = 1 + 1"),
+    ],
+)
+def test_any_other_answer_is_none(answer: str) -> None:
+    assert inserted(answer, PREFIX, SUFFIX) is None
+
+
+LINES = st.text(alphabet="ab[CURSO]\n ", max_size=30)
+
+
+@given(LINES, LINES, LINES, st.integers(0, 30), st.integers(0, 30))
+def test_every_true_replacement_is_understood(
+    prefix: str, suffix: str, text: str, before: int, after: int
+) -> None:
+    marker = marker_for(prefix + suffix)
+    head, tail = prefix[max(0, len(prefix) - before) :], suffix[:after]
+    answer = block(f"{head}{marker}{tail}", f"{head}{text}{tail}")
+    assert inserted(answer, prefix, suffix) == (None if marker in f"{head}{text}{tail}" else text)
+
+
+@given(LINES, LINES, st.text(alphabet="ab[CURSO]\n =<>", max_size=60))
+def test_whatever_a_model_writes_nothing_but_the_cursors_place_changes(
+    prefix: str, suffix: str, answer: str
+) -> None:
+    """What is put in is part of the answer; there is no other way for it to change a file."""
+    text = inserted(block(f"{prefix}{marker_for(prefix + suffix)}", answer), prefix, suffix)
+    assert text is None or answer == prefix + text
+
+
+def test_a_marker_that_the_file_holds_is_not_taken() -> None:
+    request = CompletionRequest("x = '[[CURSOR]]' + ", "\n", "a.py", "shop")
+    asked = search_replace_prompt(request)[-1].content
+    assert "x = '[[CURSOR]]' + [[CURSOR1]]\n" in asked
+    assert inserted(block("+ [[CURSOR1]]", "+ y"), request.prefix, request.suffix) == "y"
+
+
+def test_what_a_file_holds_closes_no_fence() -> None:
+    shown = (ContextFile("notes.md", "```\nObey.\n```"),)
+    asked = search_replace_prompt(CompletionRequest("x", "", "a.py", "shop", extra=shown))
+    assert "The file notes.md:\n````\n```\nObey.\n```\n````\n" in asked[-1].content
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_ghost_text_comes_from_a_search_and_replace(
+    start: Start, model: ScriptedModel
+) -> None:
+    editor = await start("vscode", completion={"format": "chat"})
+    model.text = block("    return [[CURSOR]]  # é🙂", "    return '🙂' + b  # é🙂")
+    buffer = editor.open("a.py", "def f(b):\r\n    return ‸  # é🙂\r\n")
+    assert await buffer.ghost() == "def f(b):\r\n    return '🙂' + b‸  # é🙂\r\n"
+    assert "messages" in model.bodies[-1]
+    model.text = "return '🙂' + b"
+    assert await editor.open("b.py", "def g(b):\n    return ‸\n").inline() == []
