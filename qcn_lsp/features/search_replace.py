@@ -63,10 +63,10 @@ def inserted(answer: str, prefix: str, suffix: str) -> str | None:
     `prefix + inserted + suffix` is then what the replacement makes of the window.
     """
     marker = marker_for(prefix + suffix)
-    blocks = _BLOCK.findall(answer.replace("\r\n", "\n"))
+    blocks = list(_BLOCK.finditer(answer.replace("\r\n", "\n")))
     if len(blocks) != 1:
         return None
-    search, replace = blocks[0]
+    search, replace = blocks[0]["search"], blocks[0]["replace"]
     if search.count(marker) != 1 or marker in replace:
         return None
     before, _, after = search.partition(marker)

@@ -199,6 +199,7 @@ def test_each_setting_is_described_and_says_whose_it_is() -> None:
         "engine.idleMinutes",
         "models.completion",
         "models.chat",
+        "completion.format",
         "context.memoryMiB",
         "context.diskMiB",
         "security.sandbox",
