@@ -24,7 +24,7 @@ import torch
 from qcn_inference import device
 from qcn_inference.bench.measure import Figures, measure
 from qcn_inference.bench.synthetic import synthetic_model
-from qcn_inference.checkpoint import load_model, stored_bits
+from qcn_inference.checkpoint import load_model
 from qcn_inference.config import load_config
 from qcn_inference.embedded import checkpoint_folder
 from qcn_inference.errors import CheckpointError, DeviceError
@@ -35,9 +35,8 @@ from qcn_inference.planning.footprint import (
     FP8_BITS,
     Footprint,
     WeightFormat,
-    as_loaded,
 )
-from qcn_inference.planning.onto_gpu import load_onto_gpu
+from qcn_inference.planning.onto_gpu import footprint_of, load_onto_gpu
 from qcn_inference.planning.plan import Placement, Plan, Refusal, plan
 from qcn_inference.planning.shapes import SHAPES
 
@@ -141,9 +140,7 @@ def _loaded(
         bits = 8 * model.dtype.itemsize
         footprint = Footprint(model.config, WeightFormat(f"{bits} bits", bits, bits, bits))
         return model, _floor(footprint, found, on)
-    config = load_config(given.model)
-    footprint = Footprint(config, as_loaded(config, stored_bits(given.model)))
-    floor = plan(footprint, found)
+    floor = plan(footprint_of(given.model), found)
     if isinstance(floor, Refusal):
         raise UnfitError(f"{floor.missing}. {floor.remedy}")
     return load_onto_gpu(given.model, on), floor
