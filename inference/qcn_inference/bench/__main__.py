@@ -32,7 +32,6 @@ from qcn_inference.model import Model
 from qcn_inference.planning import machine
 from qcn_inference.planning.footprint import (
     FORMATS,
-    FP8_BITS,
     Footprint,
     WeightFormat,
 )
@@ -46,15 +45,15 @@ INTERRUPTED = 130  # as a shell reports SIGINT
 LONGEST_FOR_PEERS = 8192
 MOST = 0.9
 """Of what is free: random weights leave the rest for the work."""
-FP8_EXPERTS = ("Qwen3-Coder-Next", "Qwen3.5-35B-A3B")
+SMALL_EXPERTS = ("Qwen3-Coder-Next", "Qwen3.5-35B-A3B")
 PACKAGES = ("torch", "triton", "transformers", "flash-linear-attention")
 SYNTHETIC = {
-    f"{shape.name.lower()}-{stored}": (shape, stored == "fp8")
+    f"{shape.name.lower()}-{stored.name}": (shape, stored)
     for shape in SHAPES
-    for stored in ("bf16", "fp8")
-    if stored == "bf16" or shape.name in FP8_EXPERTS
+    for stored in FORMATS
+    if stored.name == "bf16" or shape.name in SMALL_EXPERTS
 }
-"""By name: the folder whose config.json has the shape, and whether experts are in FP8."""
+"""By name: the folder whose config.json has the shape, and the format of the weights."""
 
 
 class UnfitError(Exception):
@@ -112,11 +111,12 @@ def _synthetic(
     given: argparse.Namespace, on: torch.device, found: machine.Machine
 ) -> tuple[Model, Plan]:
     """Make random weights; what does not fit is refused before memory is taken for it."""
-    shape, fp8 = SYNTHETIC[given.synthetic]
+    shape, stored = SYNTHETIC[given.synthetic]
     config = load_config(shape)
-    if fp8 and on.type == "cpu":
-        raise UnfitError("FP8 is multiplied on a GPU only. Choose the bf16 one, or another device")
-    stored = WeightFormat("fp8", FP8_BITS, FP8_BITS) if fp8 else FORMATS[0]
+    if stored.name == "fp8" and on.type == "cpu":
+        raise UnfitError(
+            "FP8 is multiplied on a GPU only. Choose the bf16 or int4 one, or another device"
+        )
     footprint = Footprint(config, stored)
     gpu = None if on.type == "cpu" else found.gpu
     free = found.free_bytes if gpu is None else gpu.free_bytes
@@ -126,7 +126,7 @@ def _synthetic(
             f"on {on}. Choose a smaller one, or --model qcn-nano"
         )
     _say({"activity": "making random weights"})
-    model = synthetic_model(config, str(on), fp8=fp8)
+    model = synthetic_model(config, str(on), stored.name)
     return model, _floor(footprint, found, on)
 
 
