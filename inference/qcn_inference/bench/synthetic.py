@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from qcn_kernels.fp8 import Fp8Matrices
 from qcn_kernels.groupwise import GroupwiseMatrices
-from qcn_kernels.moe.cpu import Matrices
+from qcn_kernels.moe import Matrices
 from torch import Tensor
 
 from qcn_inference.config import ModelConfig

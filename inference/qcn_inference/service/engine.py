@@ -89,6 +89,7 @@ class CacheBudgets:
     memory: int | None = None
     disk: int | None = None  # 0 keeps nothing there
     device: int | None = None  # of a GPU, what is being read included
+    gpu: int | None = None  # of a GPU in all, weights included; None or 0: what is free
 
 
 class _Leaving(BaseException):
@@ -444,6 +445,8 @@ class Engine:
         log.info("loading onto %s", self.device)
         working = devices.working_bytes(load_config(self.folder))
         try:
+            if device.type != "cpu" and self._budgets.gpu:
+                devices.limit_memory(device, self._budgets.gpu << 20)
             if device.type == "cpu":
                 model = load_model(self.folder, mtp=True, progress=self._on_progress)
             else:
