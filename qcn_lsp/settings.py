@@ -59,6 +59,17 @@ class EngineSettings(_Section):
         "engine that runs keeps what it was started with, until it is stopped.",
         pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)$",
     )
+    device_memory_mib: int = _setting(
+        0,
+        "user",
+        "MiB of the GPU's memory that each local engine may take, weights included; experts for "
+        "which that is too little lie in host memory. 0: what is free when it starts, which may "
+        "leave nothing for the engine of a second model (`models.chat`): give both a bound then. "
+        "What CUDA takes for itself, some 500 MB, comes on top.",
+        alias="deviceMemoryMiB",
+        ge=0,
+        le=1_048_576,
+    )
     idle_minutes: float = _setting(
         15.0,
         "user",

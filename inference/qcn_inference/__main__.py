@@ -93,7 +93,9 @@ def _serve(given: argparse.Namespace, listener: socket.socket, token: str | None
     from qcn_inference.service.server import ServeOptions, serve
 
     folder = checkpoint_folder(given.model)
-    budgets = CacheBudgets(given.cache_mib, given.disk_cache_mib, given.device_cache_mib)
+    budgets = CacheBudgets(
+        given.cache_mib, given.disk_cache_mib, given.device_cache_mib, given.device_memory_mib
+    )
     options = ServeOptions(
         folder, folder.name, given.idle_minutes, given.threads, budgets, given.device
     )
@@ -121,6 +123,11 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         help="cpu, cuda, cuda:N, or auto: the first GPU if it can be used, else the CPU",
     )
     option("--device-cache-mib", type=_mebibytes, help="GPU memory for what was read, in MiB")
+    option(
+        "--device-memory-mib",
+        type=_mebibytes,
+        help="GPU memory for everything, weights included, in MiB; 0 takes what is free",
+    )
     option("--cache-mib", type=_mebibytes, help="memory for what was read, in MiB")
     option(
         "--disk-cache-mib", type=_mebibytes, help="disk for contexts, in MiB; 0 keeps nothing there"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from qcn_kernels.fp8 import BLOCK
+from qcn_kernels.groupwise import PARTS
 
 from qcn_inference.config import load_config
 from qcn_inference.loading import Loader, Progress
@@ -70,6 +71,21 @@ def stored_bits(folder: Path) -> int:
     files = TensorFiles(folder)
     loader = Loader(files, fp8_block=None, dtype=None, device="cpu", progress=None)
     return 8 * loader.dtype.itemsize
+
+
+def stored_expert_bits(folder: Path) -> float | None:
+    """Return the bits of an expert's weight with its scales; None where none are in groups."""
+    config, files = load_config(folder), TensorFiles(folder)
+    stored = [
+        files[name].nbytes
+        for name in files.names
+        if name.rpartition(".")[2] in PARTS and ".experts." in name and not name.startswith("mtp.")
+    ]
+    if not stored:
+        return None
+    layers = len(config.layer_types) - len(config.dense_layers)
+    expert = 3 * config.hidden_size * config.moe_intermediate_size
+    return 8 * sum(stored) / (layers * config.num_experts * expert)
 
 
 def fingerprint(folder: Path, files: list[Path], dtype: torch.dtype) -> str:

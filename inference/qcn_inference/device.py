@@ -124,11 +124,27 @@ def working_bytes(config: ModelConfig) -> int:
     return ON_GPU.tokens * token + states + SPARE_BYTES
 
 
+def limit_memory(device: torch.device, nbytes: int) -> None:
+    """Let this process take no more than this of a GPU, weights included.
+
+    torch's allocator sees to it. What CUDA takes for itself comes on top, some 500 MB.
+    """
+    _, total = torch.cuda.mem_get_info(device)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, nbytes / total), device)
+
+
+def memory(device: torch.device) -> tuple[int, int]:
+    """Bytes of a GPU that are free for this process, and all there are."""
+    free, total = torch.cuda.mem_get_info(device)
+    allowed = int(total * torch.cuda.get_per_process_memory_fraction(device))
+    return max(0, min(free, allowed - torch.cuda.memory_reserved(device))), total
+
+
 def require_room(device: torch.device, weights: int, working: int) -> None:
     """Refuse weights of so many bytes that cannot fit. Raises DeviceMemoryError."""
     if device.type == "cpu":
         return
-    free, total = torch.cuda.mem_get_info(device)
+    free, total = memory(device)
     if weights + working > free:
         raise DeviceMemoryError(
             f"the weights take {weights >> 20} MiB and the work some {working >> 20} MiB; of the"
@@ -142,7 +158,7 @@ def room_for_states(device: torch.device, working: int) -> int:
     if device.type == "cpu":
         return INTERPRETED_BYTES
     give_back()  # what loading took for a moment is free as well
-    free, _ = torch.cuda.mem_get_info(device)
+    free, _ = memory(device)
     return free - working
 
 

@@ -4,17 +4,21 @@
 tokens. What it allocates belongs to it alone and goes with it, so it may be dropped at any yield.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 from torch import Tensor
 
+from qcn_inference.device import is_out_of_memory
 from qcn_inference.disk_cache import DiskCache, in_background
 from qcn_inference.lookup import BlockIndexes
 from qcn_inference.model import Model
+from qcn_inference.passes import PassLimits
 from qcn_inference.request import (
     CacheView,
     Chunk,
@@ -31,6 +35,10 @@ from qcn_inference.speculation import Speculation
 from qcn_inference.state import State
 from qcn_inference.state_cache import StateCache
 from qcn_inference.tokenizer import TextStream, Tokenizer
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Logits of a whole prompt are taken in pieces: 256 x 151,936 in fp32 are 156 MB, and four times
 # that in passing.
@@ -105,20 +113,26 @@ class Loaded:
         in_memory = len(ids) - self.unread(ids)
         if repo is not None:
             yield from self.restore(ids, repo, self.cache.max_bytes)
-        reading = self.cache.read(ids, keep, for_logits=False)
-        state = reading.start(self.model)
-        for part in reading.passes(self.model.pass_limits):
-            yield from self.model.prefill_steps(ids[part.start : part.end], state, part)
-            for _ in reading.taking(part, state):
-                self._keep_on_disk(ids, context, repo)
+        known: list[int] = []
+
+        def read(limits: PassLimits) -> Generator[None, None, None]:
+            reading = self.cache.read(ids, keep, for_logits=False)
+            known.append(reading.position)
+            state = reading.start(self.model)
+            for part in reading.passes(limits):
+                yield from self.model.prefill_steps(ids[part.start : part.end], state, part)
+                for _ in reading.taking(part, state):
+                    self._keep_on_disk(ids, context, repo)
+                    yield
                 yield
-            yield
-        if not reading.blocks:
-            self._keep_on_disk(ids, context, repo)  # it is in use
+            if not reading.blocks:
+                self._keep_on_disk(ids, context, repo)  # it is in use
+
+        yield from in_smaller_passes(self.model, read)
         yield from self.indexes.lookup(self.cache.pieces(ids))
-        known = reading.position
         seconds = time.perf_counter() - started
-        return Refreshed(known, max(0, known - in_memory), len(ids) - known, seconds)
+        before, *_ = known  # what a second try found was read by the first
+        return Refreshed(before, max(0, before - in_memory), len(ids) - before, seconds)
 
     def restore(self, ids: Sequence[int], repo: str, max_bytes: int) -> Generator[None, None, None]:
         """Bring what is on disk of a text into memory, as far as it takes no more than this."""
@@ -201,17 +215,40 @@ def _read_prompt(
         state, logits = yield from _score_prompt(loaded.model, prompt, request.logprobs, emit)
         return state, logits, 0
     cache = loaded.cache
-    reading = (
-        cache.read(prompt.ids, prompt.keep) if request.cache_prompt else cache.skip(prompt.ids)
-    )
-    state = reading.start(loaded.model)
-    for part in reading.passes(loaded.model.pass_limits):
-        ids = prompt.ids[part.start : part.end]
-        logits = yield from loaded.model.prefill_steps(ids, state, part)
-        for _ in reading.taking(part, state):
+
+    def read(limits: PassLimits) -> Generator[None, None, tuple[State, Tensor, int]]:
+        reading = (
+            cache.read(prompt.ids, prompt.keep) if request.cache_prompt else cache.skip(prompt.ids)
+        )
+        state = reading.start(loaded.model)
+        for part in reading.passes(limits):
+            ids = prompt.ids[part.start : part.end]
+            logits = yield from loaded.model.prefill_steps(ids, state, part)
+            for _ in reading.taking(part, state):
+                yield
             yield
-        yield
-    return state, logits[-1], reading.position
+        return state, logits[-1], reading.position
+
+    return (yield from in_smaller_passes(loaded.model, read))
+
+
+def in_smaller_passes(
+    model: Model, read: Callable[[PassLimits], Generator[None, None, T]]
+) -> Generator[None, None, T]:
+    """The steps of `read`; once more in smaller passes where the GPU's memory did not suffice.
+
+    What lies there only to be at hand is dropped before. What the first try has put into the cache
+    is not read again. Pages that other requests hold (DeviceMemoryError) no pass makes free.
+    """
+    try:
+        return (yield from read(model.pass_limits))
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    # Behind the handler: the error holds the frames of the failed pass, and they its tensors.
+    log.warning("a pass did not fit the GPU's memory: the text is read in smaller ones")
+    model.drop_resident()
+    return (yield from read(model.pass_limits.smaller()))
 
 
 def _score_prompt(

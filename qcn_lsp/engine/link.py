@@ -240,7 +240,10 @@ class EngineLink:
             settings, model = self._settings, self._model
             if settings.url is None:
                 options = EngineOptions(
-                    settings.idle_minutes, *self._budgets, device=settings.device
+                    settings.idle_minutes,
+                    *self._budgets,
+                    device=settings.device,
+                    device_memory_mib=settings.device_memory_mib,
                 )
                 self._source = LocalEngine(model, options=options, tcp=self._tcp)
             else:

@@ -55,19 +55,23 @@ def missing_packages() -> list[str]:
 class EngineOptions:
     """What an engine is started with, and keeps.
 
-    Budgets for what it has read, in MiB: 0 of memory, or None of disk, leaves the choice to it.
+    Budgets for what it has read, in MiB: 0 of memory, or None of disk, leaves the choice to it. So
+    does 0 MiB of a GPU's memory, which is for everything.
     """
 
     idle_minutes: float
     memory_mib: int = 0
     disk_mib: int | None = None
     device: str = "auto"
+    device_memory_mib: int = 0
 
     def arguments(self) -> list[str]:
         """Return them as the engine's command line takes them."""
         arguments = ["--idle-minutes", f"{self.idle_minutes:g}"]
         if self.device != "auto":
             arguments += ["--device", self.device]
+        if self.device_memory_mib:
+            arguments += ["--device-memory-mib", str(self.device_memory_mib)]
         if self.memory_mib:
             arguments += ["--cache-mib", str(self.memory_mib)]
         if self.disk_mib is not None:

@@ -18,11 +18,12 @@ from qcn_inference.bench.synthetic import SPREAD, RandomTensors
 from qcn_inference.checkpoint import load_model
 from qcn_inference.config import load_config
 from qcn_inference.embedded import checkpoint_folder
-from qcn_inference.planning.footprint import Footprint, as_loaded
+from qcn_inference.planning.footprint import FORMATS, Footprint, as_loaded
 from qcn_inference.planning.machine import Machine
 from qcn_inference.planning.plan import Plan
-from qcn_inference.weights import _stacked_experts
+from qcn_inference.weights import _moe, _stacked_experts
 from qcn_kernels.fp8 import Fp8Matrices, dequantise
+from qcn_kernels.groupwise import GroupwiseMatrices
 
 from qcn_lsp.commands.plot import Line, plot
 
@@ -101,7 +102,7 @@ def test_an_interrupt_ends_it_at_once(runtime: Path) -> None:
 def test_experts_in_fp8_are_made_as_a_checkpoint_has_them() -> None:
     nano = load_config(checkpoint_folder("qcn-nano"))
     shape = replace(nano, hidden_size=128, moe_intermediate_size=128, num_experts=4)
-    tensors = RandomTensors("cpu", torch.bfloat16, fp8=True)
+    tensors = RandomTensors("cpu", torch.bfloat16, "fp8")
     gate_up, down = _stacked_experts(shape, tensors, "layers.0.mlp.experts")
     assert isinstance(gate_up, Fp8Matrices)
     assert isinstance(down, Fp8Matrices)
@@ -109,6 +110,20 @@ def test_experts_in_fp8_are_made_as_a_checkpoint_has_them() -> None:
     weights = dequantise(gate_up.values, scale_inv=gate_up.scale_inv, block=(128, 128))
     assert weights.isfinite().all()
     assert weights.std() == pytest.approx(SPREAD, rel=0.1)
+
+
+def test_experts_of_4_bits_are_made_as_a_converted_checkpoint_has_them() -> None:
+    nano = load_config(checkpoint_folder("qcn-nano"))
+    shape = replace(nano, hidden_size=256, moe_intermediate_size=256, num_experts=4)
+    moe = _moe(shape, RandomTensors("cpu", torch.bfloat16, "int4"), "layers.0.mlp")
+    assert isinstance(moe.gate_up, GroupwiseMatrices)
+    assert isinstance(moe.down, GroupwiseMatrices)
+    assert moe.gate_up.shape == (4, 512, 256)
+    counted = Footprint(shape, FORMATS[2]).expert_bytes
+    assert (moe.gate_up.nbytes + moe.down.nbytes) / 4 == counted
+    weights = torch.stack([moe.gate_up[number] for number in range(4)]).float()
+    assert weights.std() == pytest.approx(SPREAD, rel=0.05)
+    assert abs(weights.mean()) < SPREAD / 50
 
 
 def test_what_does_not_fit_is_refused_before_memory_is_taken(runtime: Path) -> None:

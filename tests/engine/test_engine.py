@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from engine_support import DEADLINE_SECONDS, request_of
 from qcn_inference import device as devices
 from qcn_inference.errors import DeviceMemoryError
+from qcn_inference.passes import ONE_BLOCK, Pass, PassLimits
 from qcn_inference.planning import onto_gpu
 from qcn_inference.planning.machine import Machine
 from qcn_inference.scheduler import Priority
@@ -19,7 +20,7 @@ from qcn_inference.service.activity import Activity
 from qcn_inference.service.app import create_app
 from qcn_inference.service.engine import Engine, EngineState
 from qcn_inference.service.errors import ApiError
-from qcn_inference.state_cache import StateCache
+from qcn_inference.state_cache import Reading, StateCache
 
 SECRET = "text of the user's"
 
@@ -77,33 +78,58 @@ async def test_a_failure_of_the_models_thread_is_told_and_nobody_waits(
         assert "restart it" in (await client.get("/health")).json()["error"]
 
 
-def failing_once(engine: Engine, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the model's next prefill raise, and those behind it be as ever."""
+def prefills_raise(engine: Engine, monkeypatch: pytest.MonkeyPatch, *raised: Exception) -> None:
+    """Let the model's next prefills raise these, and those behind them be as ever."""
     model = engine.ready().model
-    errors = [error]
+    errors = list(raised)
     prefill_steps = model.prefill_steps
 
     def steps(*arguments: Any, **named: Any) -> Generator[None, None, Any]:
         yield
         if errors:
-            raise errors.pop()
+            raise errors.pop(0)
         return (yield from prefill_steps(*arguments, **named))
 
     monkeypatch.setattr(model, "prefill_steps", steps)
 
 
+FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+
+async def test_a_pass_that_does_not_fit_the_gpu_is_read_again_in_smaller_ones(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After all that lies there only to be at hand was dropped; nobody notices."""
+    engine = await ready_engine(model_folder)
+    happened: list[str] = []
+    model, limits = engine.ready().model, PassLimits(64, 1 << 20, 8)
+    monkeypatch.setattr(model, "pass_limits", limits)
+    monkeypatch.setattr(model, "drop_resident", lambda: happened.append("dropped"))
+    read_in = Reading.passes
+
+    def noting(reading: Reading, within: PassLimits) -> Iterator[Pass]:
+        happened.append(f"passes of {within.tokens}")
+        return read_in(reading, ONE_BLOCK)
+
+    monkeypatch.setattr(Reading, "passes", noting)
+    prefills_raise(engine, monkeypatch, FULL)
+    assert await complete(engine) == 3
+    assert happened == ["passes of 64", "dropped", "passes of 16"]
+    await asyncio.to_thread(engine.close)
+
+
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("errors", "told"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "less text"),
-        (DeviceMemoryError("the GPU has room for 64 tokens"), "room for 64 tokens"),
+        ([FULL, FULL], "less text"),
+        ([DeviceMemoryError("the GPU has room for 64 tokens")], "room for 64 tokens"),
     ],
 )
 async def test_a_request_that_does_not_fit_the_gpu_fails_alone(
-    error: Exception, told: str, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+    errors: list[Exception], told: str, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = await ready_engine(model_folder)
-    failing_once(engine, error, monkeypatch)
+    prefills_raise(engine, monkeypatch, *errors)
     with pytest.raises(ApiError, match=told) as failed:
         await complete(engine)
     assert failed.value.kind == "out_of_memory"
@@ -118,12 +144,13 @@ async def test_a_lost_gpu_is_told_with_the_remedy_and_nobody_waits(
     """The language server finds it errored and starts another, as ever."""
     engine = await ready_engine(model_folder)
     lost = torch.AcceleratorError("CUDA error: unspecified launch failure")
-    failing_once(engine, lost, monkeypatch)
+    prefills_raise(engine, monkeypatch, lost)
     with pytest.raises(ApiError):
         await complete(engine)
     await asyncio.to_thread(engine.close)
     assert engine.state is EngineState.ERRORED
-    with pytest.raises(ApiError, match=r"GPU does not answer any more.*start the engine again"):
+    told = r"^cpu does not answer any more.*start the engine again"  # where this test runs
+    with pytest.raises(ApiError, match=told):
         await complete(engine)
 
 
@@ -141,11 +168,18 @@ async def test_a_gpu_that_cannot_be_used_is_an_error_that_health_tells(
     await asyncio.to_thread(engine.close)
 
 
-async def test_what_does_not_fit_the_gpu_is_loaded_onto_the_cpu_if_that_is_left_to_us(
-    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (DeviceMemoryError("the weights take 9 MiB"), r"the weights take 9 MiB"),
+        (torch.AcceleratorError("CUDA error: unspecified launch failure"), r"cuda:0 failed while"),
+    ],
+)
+async def test_where_the_gpu_is_full_or_lost_the_model_is_loaded_onto_the_cpu_if_left_to_us(
+    error: Exception, told: str, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
-        raise DeviceMemoryError("the weights take 9 MiB")
+        raise error
 
     monkeypatch.setattr(devices, "choose", lambda _: (torch.device("cuda", 0), None))
     monkeypatch.setattr(devices, "describe", str)
@@ -161,7 +195,7 @@ async def test_what_does_not_fit_the_gpu_is_loaded_onto_the_cpu_if_that_is_left_
     async with client_of(engine) as client:
         health = (await client.get("/health")).json()
     assert health["device"] == "cpu"
-    assert health["device_problem"] == "the weights take 9 MiB"
+    assert health["device_problem"].startswith(told)
     await asyncio.to_thread(engine.close)
 
 

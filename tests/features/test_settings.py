@@ -196,6 +196,7 @@ def test_each_setting_is_described_and_says_whose_it_is() -> None:
         "engine.url",
         "engine.token",
         "engine.device",
+        "engine.deviceMemoryMiB",
         "engine.idleMinutes",
         "models.completion",
         "models.chat",

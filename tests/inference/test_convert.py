@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from qcn_inference.checkpoint import load_model
 from qcn_inference.convert import ConversionError, Report, convert
 from qcn_inference.divergence import Divergence, divergences
 from qcn_inference.errors import CheckpointError
+from qcn_inference.planning.onto_gpu import footprint_of
 from qcn_kernels.groupwise import GroupwiseMatrices, quantise
 from random_checkpoints import (
     Config,
@@ -121,6 +122,17 @@ class TestTheModel:
         copy = load_model(to_int4(origin, tmp_path / "copy"))
         got = copy.prefill(IDS, copy.new_state(), all_logits=True)
         torch.testing.assert_close(got, want, atol=1e-4, rtol=0)
+
+    def test_of_an_fp8_checkpoint_is_planned_with_experts_of_4_bits(self, tmp_path: Path) -> None:
+        config = CONFIG | {"quantization_config": FP8 | {"weight_block_size": [128, 128]}}
+        tensors = draw_tensors(CONFIG, 3, deviation=0.05)
+        origin = with_tokenizer(write_checkpoint(tmp_path / "origin", config, tensors))
+        copy = to_int4(origin, tmp_path / "copy")
+        before, after = footprint_of(origin), footprint_of(copy)
+        # A block is only 64 columns here: 4 bits, 2 · 8 to a group of 32, 2 · 16 to a block.
+        assert after.format == replace(before.format, name="int4", expert_bits=4 + 0.5 + 0.5)
+        on_cpu = after.format.on_cpu()
+        assert (on_cpu.expert_bits, on_cpu.other_bits) == (5, 16)
 
     def test_of_an_fp8_checkpoint_keeps_its_8_bits_elsewhere(self, tmp_path: Path) -> None:
         tensors = draw_tensors(CONFIG, 3, deviation=0.05)

@@ -26,6 +26,8 @@ def gpu_machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100")
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 1.0)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 0)
     monkeypatch.setattr(device, "find_spec", lambda _: found)
     return monkeypatch
 
@@ -107,6 +109,31 @@ def test_weights_that_cannot_fit_are_refused_before_they_are_read(
     device.require_room(torch.device("cuda", 0), 3 << 30, 2 << 30)
     with pytest.raises(DeviceMemoryError, match=r"weights take 5120 MiB.*8192 MiB 6144 are free"):
         device.require_room(torch.device("cuda", 0), 5 << 30, 2 << 30)
+
+
+def test_an_engine_that_may_not_take_all_plans_with_its_part(
+    gpu_machine: pytest.MonkeyPatch,
+) -> None:
+    """So that two have room on one GPU, whichever is started first."""
+    gpu, fraction = torch.device("cuda", 0), [1.0]
+    free = [7 << 30]
+
+    def limit(to: float, _: torch.device) -> None:
+        fraction[0] = to
+
+    gpu_machine.setattr(torch.cuda, "mem_get_info", lambda _: (free[0], 8 << 30))
+    gpu_machine.setattr(torch.cuda, "set_per_process_memory_fraction", limit)
+    gpu_machine.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _: fraction[0])
+    device.limit_memory(gpu, 4 << 30)
+    assert device.memory(gpu) == (4 << 30, 8 << 30)
+    with pytest.raises(DeviceMemoryError, match=r"4096 are free"):
+        device.require_room(gpu, 3 << 30, 2 << 30)
+    gpu_machine.setattr(torch.cuda, "memory_reserved", lambda _: 3 << 30)  # weights
+    assert device.room_for_states(gpu, 1 << 29) == 1 << 29
+    free[0] = 1 << 29  # another program has the rest
+    assert device.memory(gpu)[0] == 1 << 29
+    device.limit_memory(gpu, 99 << 30)
+    assert fraction == [1.0]
 
 
 def test_too_little_memory_for_states_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ from qcn_inference.config import load_config
 from qcn_inference.planning.footprint import FORMATS, Footprint
 from qcn_inference.planning.machine import Gpu, Machine
 from qcn_inference.planning.plan import (
+    CHECKPOINTS,
     HOST_SHARE,
+    PINNED_SHARE,
     Plan,
     Refusal,
     plan,
@@ -60,7 +62,14 @@ def test_on_a_24_gb_card_experts_lie_in_host_memory(coder_next: dict[str, Footpr
     assert isinstance(found, Plan)
     assert (found.placement, found.context) == ("gpu and host", 65_536)
     assert 2 * 512 <= found.slots < coder_next["int4"].experts
-    assert found.host_bytes <= HOST_SHARE * 60 * GB
+    int4 = coder_next["int4"]
+    caches = 65_536 * int4.kv_bytes + CHECKPOINTS * int4.checkpoint_bytes
+    assert found.host_bytes == int4.experts * int4.expert_bytes + caches
+    assert found.host_bytes <= PINNED_SHARE * 60 * GB
+    # Copies of a context of 262,144 tokens have no place beside the experts.
+    longer = plan(int4, machine(RTX_4090))
+    assert isinstance(longer, Plan)
+    assert longer.context == 131_072
     # Every prompt needs nearly every expert: no answer to a keystroke.
     assert found.ghost_text_seconds(16_384) > 0.3
 
@@ -113,8 +122,9 @@ def test_no_plan_takes_more_memory_than_there_is(
     if isinstance(found, Refusal):
         return
     assert 0 < found.context <= longest
-    assert found.host_bytes <= HOST_SHARE * on.free_bytes
+    assert found.host_bytes <= PINNED_SHARE * on.free_bytes
     if found.placement == "cpu":
+        assert found.host_bytes <= HOST_SHARE * on.free_bytes
         assert found.host_bytes > found.footprint.all_bytes >= foot.all_bytes
         return
     assert on.gpu is not None

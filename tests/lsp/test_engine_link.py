@@ -54,10 +54,14 @@ async def test_the_engine_is_started_with_the_budgets_of_the_settings(
     server: QcnServer, standin: StandInModel
 ) -> None:
     model = {"completion": str(standin.folder)}
-    server.apply_settings(settings(models=model, context={"memoryMiB": 64, "diskMiB": 0}))
+    budgets = {"memoryMiB": 64, "diskMiB": 0}
+    server.apply_settings(
+        settings(models=model, context=budgets, engine={"deviceMemoryMiB": 20_000})
+    )
     await server.engine.ensure_ready()
     [event] = standin.events("started")
-    assert event["arguments"][-4:] == ["--cache-mib", "64", "--disk-cache-mib", "0"]
+    told = ["--device-memory-mib", "20000", "--cache-mib", "64", "--disk-cache-mib", "0"]
+    assert event["arguments"][-6:] == told
 
 
 async def test_roles_of_one_model_share_its_engine(server: QcnServer) -> None:

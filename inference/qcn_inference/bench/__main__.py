@@ -24,7 +24,7 @@ import torch
 from qcn_inference import device
 from qcn_inference.bench.measure import Figures, measure
 from qcn_inference.bench.synthetic import synthetic_model
-from qcn_inference.checkpoint import load_model, stored_bits
+from qcn_inference.checkpoint import load_model
 from qcn_inference.config import load_config
 from qcn_inference.embedded import checkpoint_folder
 from qcn_inference.errors import CheckpointError, DeviceError
@@ -32,12 +32,10 @@ from qcn_inference.model import Model
 from qcn_inference.planning import machine
 from qcn_inference.planning.footprint import (
     FORMATS,
-    FP8_BITS,
     Footprint,
     WeightFormat,
-    as_loaded,
 )
-from qcn_inference.planning.onto_gpu import load_onto_gpu
+from qcn_inference.planning.onto_gpu import footprint_of, load_onto_gpu
 from qcn_inference.planning.plan import Placement, Plan, Refusal, plan
 from qcn_inference.planning.shapes import SHAPES
 
@@ -47,15 +45,15 @@ INTERRUPTED = 130  # as a shell reports SIGINT
 LONGEST_FOR_PEERS = 8192
 MOST = 0.9
 """Of what is free: random weights leave the rest for the work."""
-FP8_EXPERTS = ("Qwen3-Coder-Next", "Qwen3.5-35B-A3B")
+SMALL_EXPERTS = ("Qwen3-Coder-Next", "Qwen3.5-35B-A3B")
 PACKAGES = ("torch", "triton", "transformers", "flash-linear-attention")
 SYNTHETIC = {
-    f"{shape.name.lower()}-{stored}": (shape, stored == "fp8")
+    f"{shape.name.lower()}-{stored.name}": (shape, stored)
     for shape in SHAPES
-    for stored in ("bf16", "fp8")
-    if stored == "bf16" or shape.name in FP8_EXPERTS
+    for stored in FORMATS
+    if stored.name == "bf16" or shape.name in SMALL_EXPERTS
 }
-"""By name: the folder whose config.json has the shape, and whether experts are in FP8."""
+"""By name: the folder whose config.json has the shape, and the format of the weights."""
 
 
 class UnfitError(Exception):
@@ -113,11 +111,12 @@ def _synthetic(
     given: argparse.Namespace, on: torch.device, found: machine.Machine
 ) -> tuple[Model, Plan]:
     """Make random weights; what does not fit is refused before memory is taken for it."""
-    shape, fp8 = SYNTHETIC[given.synthetic]
+    shape, stored = SYNTHETIC[given.synthetic]
     config = load_config(shape)
-    if fp8 and on.type == "cpu":
-        raise UnfitError("FP8 is multiplied on a GPU only. Choose the bf16 one, or another device")
-    stored = WeightFormat("fp8", FP8_BITS, FP8_BITS) if fp8 else FORMATS[0]
+    if stored.name == "fp8" and on.type == "cpu":
+        raise UnfitError(
+            "FP8 is multiplied on a GPU only. Choose the bf16 or int4 one, or another device"
+        )
     footprint = Footprint(config, stored)
     gpu = None if on.type == "cpu" else found.gpu
     free = found.free_bytes if gpu is None else gpu.free_bytes
@@ -127,7 +126,7 @@ def _synthetic(
             f"on {on}. Choose a smaller one, or --model qcn-nano"
         )
     _say({"activity": "making random weights"})
-    model = synthetic_model(config, str(on), fp8=fp8)
+    model = synthetic_model(config, str(on), stored.name)
     return model, _floor(footprint, found, on)
 
 
@@ -141,9 +140,7 @@ def _loaded(
         bits = 8 * model.dtype.itemsize
         footprint = Footprint(model.config, WeightFormat(f"{bits} bits", bits, bits, bits))
         return model, _floor(footprint, found, on)
-    config = load_config(given.model)
-    footprint = Footprint(config, as_loaded(config, stored_bits(given.model)))
-    floor = plan(footprint, found)
+    floor = plan(footprint_of(given.model), found)
     if isinstance(floor, Refusal):
         raise UnfitError(f"{floor.missing}. {floor.remedy}")
     return load_onto_gpu(given.model, on), floor

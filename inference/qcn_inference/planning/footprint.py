@@ -8,7 +8,7 @@ from qcn_inference.config import ModelConfig
 from qcn_inference.device import working_bytes
 
 FP8_BITS = 8 + 32 / BLOCK**2  # a scale of 32 bits for each block of 128 x 128
-FOUR_BITS = 4.5  # a scale and an offset of 8 bits for each 32 weights, as Q4_K has
+FOUR_BITS = 4 + 16 / 32 + 32 / 256  # ours: two scales for each 32 weights, two for each 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +25,10 @@ class WeightFormat:
 
     def on_cpu(self) -> "WeightFormat":
         """As the CPU holds it, which multiplies no FP8: that is dequantised at load."""
-        if FP8_BITS not in (self.expert_bits, self.other_bits):
-            return self
-        return replace(self, expert_bits=16, other_bits=16)
+        experts, others = (
+            16 if bits == FP8_BITS else bits for bits in (self.expert_bits, self.other_bits)
+        )
+        return replace(self, expert_bits=experts, other_bits=others)
 
 
 FORMATS = (
@@ -38,14 +39,19 @@ FORMATS = (
 """Best quality first, as the engine holds them."""
 
 
-def as_loaded(config: ModelConfig, bits: int) -> WeightFormat:
-    """The format in which a GPU holds a checkpoint; `bits` are those of a weight that is no FP8.
+def as_loaded(config: ModelConfig, bits: int, expert_bits: float | None = None) -> WeightFormat:
+    """The format in which a GPU holds a checkpoint.
 
-    FP8 in blocks of 128 stays so.
+    Args:
+        config: its own. FP8 in blocks of 128 stays so.
+        bits: of a weight that is neither FP8 nor in groups.
+        expert_bits: of an expert's weight, scales included, where experts are in groups.
     """
-    if config.fp8_block == (BLOCK, BLOCK):
-        return WeightFormat("fp8", FP8_BITS, FP8_BITS, bits)
-    return WeightFormat(f"{bits} bits", bits, bits, bits)
+    fp8 = config.fp8_block == (BLOCK, BLOCK)
+    name, other_bits = ("fp8", FP8_BITS) if fp8 else (f"{bits} bits", bits)
+    if expert_bits is None:
+        return WeightFormat(name, other_bits, other_bits, bits)
+    return WeightFormat("int4" if expert_bits < 8 else name, expert_bits, other_bits, bits)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ import psutil
 import torch
 from torch import Tensor
 
+from qcn_inference.device import memory
+
 MIB = 2**20
 MEASURED_BYTES = 256 * MIB  # more than caches hold
 SIDE = 2048  # of the matrices that are multiplied
@@ -57,7 +59,7 @@ def measure(device: torch.device | None = None) -> Machine:
 
 
 def _gpu(device: torch.device) -> Gpu:
-    free, _ = torch.cuda.mem_get_info(device)
+    free, _ = memory(device)
     size = min(MEASURED_BYTES, free // 8)
     data = torch.ones(size // 4, device=device)
     target = torch.empty_like(data)

@@ -7,7 +7,12 @@ from pathlib import Path
 import torch
 
 from qcn_inference import device as devices
-from qcn_inference.checkpoint import load_model, stored_bits, weight_bytes
+from qcn_inference.checkpoint import (
+    load_model,
+    stored_bits,
+    stored_expert_bits,
+    weight_bytes,
+)
 from qcn_inference.config import load_config
 from qcn_inference.errors import DeviceMemoryError
 from qcn_inference.loading import Progress
@@ -26,6 +31,13 @@ Slots = Callable[[int, Experts, torch.device], ExpertDevice]
 
 class _OnlyOnTheCpuError(Exception):
     """It fits, but not with this GPU."""
+
+
+def footprint_of(folder: Path) -> Footprint:
+    """Count a checkpoint as a GPU would hold it. Raises CheckpointError."""
+    config = load_config(folder)
+    stored = as_loaded(config, stored_bits(folder), stored_expert_bits(folder))
+    return Footprint(config, stored)
 
 
 def load_onto_gpu(folder: Path, device: torch.device, progress: Progress | None = None) -> Model:
@@ -74,7 +86,7 @@ def load_beside_host(
         DeviceMemoryError: not even the smallest plan fits.
     """
     devices.make_current(device)
-    footprint = Footprint(load_config(folder), as_loaded(load_config(folder), stored_bits(folder)))
+    footprint = footprint_of(folder)
 
     def place(found: Plan) -> Model:
         if found.placement == "cpu":

@@ -23,6 +23,8 @@ Placement = Literal["gpu", "gpu and host", "cpu"]
 
 HOST_SHARE = 0.75
 """Of the host memory that is free: the rest is the editor's, the builds', and the page cache's."""
+PINNED_SHARE = 0.85
+"""Of the same, for experts and the copies of what was read, which lie there pinned as well."""
 CPU_WORKSPACE = 2**29
 LONGEST, SHORTEST = 262_144, 8_192
 """Tokens of a context: halved from the first on until it fits, down to the second."""
@@ -42,7 +44,7 @@ class Plan:
     context: int  # tokens whose KV has room
     slots: int  # experts that have a place on the GPU at a time; all of them, or 0 on the CPU
     cache_bytes: int  # left over for checkpoints and further contexts
-    host_bytes: int  # host memory that is taken: weights, pinned where the GPU reads them
+    host_bytes: int  # host memory that is taken: weights and copies of the context's caches
 
     @property
     def slot_share(self) -> float:
@@ -196,14 +198,18 @@ def _on_gpu(foot: Footprint, machine: Machine, context: int) -> Plan | None:
     if machine.gpu is None:
         return None
     left = machine.gpu.free_bytes - foot.working_bytes - foot.all_bytes - _caches(foot, context)
-    return Plan(foot, machine, "gpu", context, foot.experts, left, 0) if left >= 0 else None
+    host = min(_caches(foot, context), int(PINNED_SHARE * machine.free_bytes))  # or fewer are kept
+    return Plan(foot, machine, "gpu", context, foot.experts, left, host) if left >= 0 else None
 
 
 def _beside_host(foot: Footprint, machine: Machine, context: int) -> Plan | None:
     """Experts in host memory. Slots for two whole layers are the least: one is read while the next
     is on its way."""
-    host = foot.experts * foot.expert_bytes
-    if machine.gpu is None or not foot.experts or host > HOST_SHARE * machine.free_bytes:
+    experts = foot.experts * foot.expert_bytes
+    host = experts + _caches(foot, context)
+    if machine.gpu is None or not foot.experts:
+        return None
+    if experts > HOST_SHARE * machine.free_bytes or host > PINNED_SHARE * machine.free_bytes:
         return None
     left = (
         machine.gpu.free_bytes - foot.working_bytes - foot.resident_bytes - _caches(foot, context)

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -52,6 +53,10 @@ FLUSH_SECONDS = 3
 # importing torch several.
 JOIN_SECONDS = 15
 
+LOST_REMEDY = (
+    "Look for Xid messages in the kernel's log and at nvidia-smi, then start the engine again."
+)
+
 # How a request that did not fail, yet has no result, is counted.
 OUTCOMES: dict[type[BaseException], str] = {
     Superseded: "superseded",
@@ -84,6 +89,7 @@ class CacheBudgets:
     memory: int | None = None
     disk: int | None = None  # 0 keeps nothing there
     device: int | None = None  # of a GPU, what is being read included
+    gpu: int | None = None  # of a GPU in all, weights included; None or 0: what is free
 
 
 class _Leaving(BaseException):
@@ -348,8 +354,7 @@ class Engine:
         elif is_lost(error):
             log.error("the GPU failed:\n%s", without_message(error))
             raise DeviceError(
-                f"the GPU does not answer any more ({type(error).__name__}). Look for Xid messages "
-                "in the kernel's log and at nvidia-smi, then start the engine again."
+                f"{self.device} does not answer any more ({type(error).__name__}). {LOST_REMEDY}"
             ) from error
 
     def _check_cache(self) -> None:
@@ -419,13 +424,14 @@ class Engine:
         if problem is None:
             try:
                 return self._load_onto(device)
-            except DeviceMemoryError as error:
+            except DeviceError as error:
                 if self._wanted_device != "auto":
                     raise
                 problem = str(error)
         self.device_problem = problem
         log.warning("the model runs on the CPU: %s", problem)
-        devices.give_back()
+        with suppress(RuntimeError):  # of a GPU that is lost
+            devices.give_back()
         return self._load_onto(devices.CPU)
 
     def _load_onto(self, device: "torch.device") -> "Model":
@@ -439,6 +445,8 @@ class Engine:
         log.info("loading onto %s", self.device)
         working = devices.working_bytes(load_config(self.folder))
         try:
+            if device.type != "cpu" and self._budgets.gpu:
+                devices.limit_memory(device, self._budgets.gpu << 20)
             if device.type == "cpu":
                 model = load_model(self.folder, mtp=True, progress=self._on_progress)
             else:
@@ -454,6 +462,14 @@ class Engine:
             raise DeviceMemoryError(
                 "the model does not fit the GPU's memory, of which other programs may have taken "
                 f"some. End them, take a smaller or a quantised model, {devices.USE_CPU}."
+            ) from error
+        except RuntimeError as error:
+            if device.type == "cpu" or not devices.is_lost(error):
+                raise
+            log.exception("%s failed", self.device)
+            raise DeviceError(
+                f"{self.device} failed while the model was loaded ({type(error).__name__}). "
+                f"{LOST_REMEDY}"
             ) from error
         return model
 
