@@ -224,9 +224,12 @@ def decode_without_graphs(*, folder: str, ids: Tensor) -> tuple[Tensor, bool]:
     decoder = model._decoder
     assert decoder is not None
     decoder.uses_graphs = True
+    given_back: list[bool] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "CUDAGraph", _cannot_capture)
+        patch.setattr(torch.cuda, "empty_cache", lambda: given_back.append(True))
         logits = torch.stack([model.decode(token, state) for token in ids[4:].tolist()])
+    assert given_back == [True]  # once: what the failed capture held
     return logits, decoder.uses_graphs
 
 

@@ -28,7 +28,7 @@ from qcn_kernels.paged_attention import PagedKv, append, paged_attention_decode
 from torch import Tensor
 
 from qcn_inference.config import ModelConfig
-from qcn_inference.device import is_lost
+from qcn_inference.device import give_back, is_lost
 from qcn_inference.device_memory import DeviceMemory
 from qcn_inference.pages import PAGE
 
@@ -159,6 +159,8 @@ class Decoder:
     def _run(self, bound: int) -> Tensor:
         if self.uses_graphs and bound not in self._graphs:
             self._capture(bound)
+            if not self.uses_graphs:
+                give_back()  # what the failed graph held, and its warm-up on a stream of its own
         if bound not in self._graphs:
             return self._seat.step(self._layers, bound)
         graph, logits = self._graphs[bound]
