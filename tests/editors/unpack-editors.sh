@@ -32,6 +32,8 @@ done
 rm -rf "$apt"
 
 [ -e "$root/lib64" ] || ln -s usr/lib64 "$root/lib64"
+# Neovim looks for its parsers beside its own program, which here is the loader.
+ln -s ../../../lib/nvim/parser "$root/usr/share/nvim/runtime/parser"
 wrap() { # NAME ENVIRONMENT PROGRAM [ARGUMENT]
     loader=$(echo "$root"/lib64/ld-linux-*.so.*) libraries=$(echo "$root"/usr/lib/*-linux-gnu)
     printf '#!/bin/sh\nexec env %s %s --library-path %s %s %s "$@"\n' \
