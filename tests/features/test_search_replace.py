@@ -81,6 +81,38 @@ def test_whatever_a_model_writes_nothing_but_the_cursors_place_changes(
     assert text is None or answer == prefix + text
 
 
+PIECES = ["<<<<<<< SEARCH", "=======", ">>>>>>> REPLACE", "[[CURSOR]]", "a", "b", " ", "\n"]
+WORDS = st.lists(st.sampled_from(PIECES), max_size=4).map("".join)
+
+
+@given(LINES, LINES, st.one_of(WORDS, st.builds(block, WORDS, WORDS)), WORDS, WORDS)
+def test_any_answer_is_none_or_the_replacement_that_it_spells(
+    prefix: str, suffix: str, middle: str, before: str, after: str
+) -> None:
+    answer = before + middle + after
+    text = inserted(answer, prefix, suffix)
+    if text is not None:
+        search, _, rest = answer.partition("<<<<<<< SEARCH\n")[2].partition("\n=======\n")
+        replace = rest.partition("\n>>>>>>> REPLACE")[0]
+        window = f"{prefix}{marker_for(prefix + suffix)}{suffix}"
+        assert window.count(search) == 1
+        assert window.replace(search, replace) == f"{prefix}{text}{suffix}"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "suffix"), [("", ""), ("", "x = 1\n"), ("x = 1\n", ""), ("\n", "\n")]
+)
+def test_a_file_may_begin_or_end_at_the_cursor(prefix: str, suffix: str) -> None:
+    line = prefix.split("\n")[-1] + "[[CURSOR]]" + suffix.split("\n")[0]
+    answer = block(line, line.replace("[[CURSOR]]", "import os"))
+    assert inserted(answer, prefix, suffix) == "import os"
+
+
+def test_an_answer_may_hold_a_line_that_divides() -> None:
+    answer = block("Title[[CURSOR]]", "Title\n=======\n")
+    assert inserted(answer, "Title", "") == "\n=======\n"
+
+
 def test_a_marker_that_the_file_holds_is_not_taken() -> None:
     request = CompletionRequest("x = '[[CURSOR]]' + ", "\n", "a.py", "shop")
     asked = search_replace_prompt(request)[-1].content
