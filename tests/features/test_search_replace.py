@@ -81,22 +81,30 @@ def test_whatever_a_model_writes_nothing_but_the_cursors_place_changes(
     assert text is None or answer == prefix + text
 
 
-PIECES = ["<<<<<<< SEARCH", "=======", ">>>>>>> REPLACE", "[[CURSOR]]", "a", "b", " ", "\n"]
+PIECES = ["<<<<<<< SEARCH", "=======", ">>>>>>> REPLACE", "MARKER", "HEAD", "TAIL", "a", " ", "\n"]
 WORDS = st.lists(st.sampled_from(PIECES), max_size=4).map("".join)
+SEARCHES = st.one_of(st.just("HEADMARKERTAIL"), st.builds("{}MARKER{}".format, WORDS, WORDS), WORDS)
+BLOCKS = st.one_of(
+    st.builds(lambda search, text: block(search, search.replace("MARKER", text)), SEARCHES, WORDS),
+    st.builds(block, SEARCHES, WORDS),
+)
+AROUND = st.one_of(st.just(""), WORDS)
 
 
-@given(LINES, LINES, st.one_of(WORDS, st.builds(block, WORDS, WORDS)), WORDS, WORDS)
+@given(LINES, LINES, AROUND, BLOCKS, AROUND)
 def test_any_answer_is_none_or_the_replacement_that_it_spells(
-    prefix: str, suffix: str, middle: str, before: str, after: str
+    prefix: str, suffix: str, before: str, middle: str, after: str
 ) -> None:
-    answer = before + middle + after
+    marker = marker_for(prefix + suffix)
+    answer = f"{before}{middle}{after}".replace("MARKER", marker)
+    answer = answer.replace("HEAD", prefix[-3:]).replace("TAIL", suffix[:3])
     text = inserted(answer, prefix, suffix)
     if text is not None:
         search, _, rest = answer.partition("<<<<<<< SEARCH\n")[2].partition("\n=======\n")
-        replace = rest.partition("\n>>>>>>> REPLACE")[0]
-        window = f"{prefix}{marker_for(prefix + suffix)}{suffix}"
+        window = f"{prefix}{marker}{suffix}"
         assert window.count(search) == 1
-        assert window.replace(search, replace) == f"{prefix}{text}{suffix}"
+        replaced = window.replace(search, rest.partition("\n>>>>>>> REPLACE")[0])
+        assert replaced == f"{prefix}{text}{suffix}"
 
 
 @pytest.mark.parametrize(
