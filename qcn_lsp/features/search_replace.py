@@ -9,7 +9,6 @@ there is none.
 Pure functions; line ends are `\n`.
 """
 
-import re
 from collections.abc import Sequence
 
 from qcn_lsp.engine.answers import fenced
@@ -21,9 +20,7 @@ SYSTEM = (
 )
 # Tokens, roughly and amply, that the form itself and the lines repeated around the cursor take.
 FORM_TOKENS, CHARACTERS_OF_A_TOKEN = 64, 2
-_BLOCK = re.compile(
-    r"^<<<<<<< SEARCH\n(?P<search>.*?)\n=======\n(?P<replace>.*?)\n>>>>>>> REPLACE$", re.S | re.M
-)
+OPENS, DIVIDES, CLOSES = "\n<<<<<<< SEARCH\n", "\n=======\n", "\n>>>>>>> REPLACE\n"
 
 
 def marker_for(window: str) -> str:
@@ -63,10 +60,10 @@ def inserted(answer: str, prefix: str, suffix: str) -> str | None:
     `prefix + inserted + suffix` is then what the replacement makes of the window.
     """
     marker = marker_for(prefix + suffix)
-    blocks = list(_BLOCK.finditer(answer.replace("\r\n", "\n")))
-    if len(blocks) != 1:
+    block = _only_block(answer.replace("\r\n", "\n"))
+    if block is None:
         return None
-    search, replace = blocks[0]["search"], blocks[0]["replace"]
+    search, replace = block
     if search.count(marker) != 1 or marker in replace:
         return None
     before, _, after = search.partition(marker)
@@ -78,6 +75,19 @@ def inserted(answer: str, prefix: str, suffix: str) -> str | None:
     if not replace.startswith(before) or not replace.endswith(after):
         return None
     return replace[len(before) : len(replace) - len(after)]
+
+
+def _only_block(answer: str) -> tuple[str, str] | None:
+    """Return what the one block of an answer searches for and what it puts there, else None.
+
+    Time is linear in the answer, whatever it repeats: the server waits for it.
+    """
+    lines = f"\n{answer}\n"
+    if lines.count(OPENS) != 1 or lines.count(CLOSES) != 1:
+        return None
+    search, _, rest = lines.partition(OPENS)[2].partition(DIVIDES)
+    replace, closed, _ = rest.partition(CLOSES)
+    return (search, replace) if closed else None
 
 
 def _shown(files: Sequence[ContextFile]) -> str:

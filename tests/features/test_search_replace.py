@@ -81,6 +81,46 @@ def test_whatever_a_model_writes_nothing_but_the_cursors_place_changes(
     assert text is None or answer == prefix + text
 
 
+PIECES = ["<<<<<<< SEARCH", "=======", ">>>>>>> REPLACE", "MARKER", "HEAD", "TAIL", "a", " ", "\n"]
+WORDS = st.lists(st.sampled_from(PIECES), max_size=4).map("".join)
+SEARCHES = st.one_of(st.just("HEADMARKERTAIL"), st.builds("{}MARKER{}".format, WORDS, WORDS), WORDS)
+BLOCKS = st.one_of(
+    st.builds(lambda search, text: block(search, search.replace("MARKER", text)), SEARCHES, WORDS),
+    st.builds(block, SEARCHES, WORDS),
+)
+AROUND = st.one_of(st.just(""), WORDS)
+
+
+@given(LINES, LINES, AROUND, BLOCKS, AROUND)
+def test_any_answer_is_none_or_the_replacement_that_it_spells(
+    prefix: str, suffix: str, before: str, middle: str, after: str
+) -> None:
+    marker = marker_for(prefix + suffix)
+    answer = f"{before}{middle}{after}".replace("MARKER", marker)
+    answer = answer.replace("HEAD", prefix[-3:]).replace("TAIL", suffix[:3])
+    text = inserted(answer, prefix, suffix)
+    if text is not None:
+        search, _, rest = answer.partition("<<<<<<< SEARCH\n")[2].partition("\n=======\n")
+        window = f"{prefix}{marker}{suffix}"
+        assert window.count(search) == 1
+        replaced = window.replace(search, rest.partition("\n>>>>>>> REPLACE")[0])
+        assert replaced == f"{prefix}{text}{suffix}"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "suffix"), [("", ""), ("", "x = 1\n"), ("x = 1\n", ""), ("\n", "\n")]
+)
+def test_a_file_may_begin_or_end_at_the_cursor(prefix: str, suffix: str) -> None:
+    line = prefix.split("\n")[-1] + "[[CURSOR]]" + suffix.split("\n")[0]
+    answer = block(line, line.replace("[[CURSOR]]", "import os"))
+    assert inserted(answer, prefix, suffix) == "import os"
+
+
+def test_an_answer_may_hold_a_line_that_divides() -> None:
+    answer = block("Title[[CURSOR]]", "Title\n=======\n")
+    assert inserted(answer, "Title", "") == "\n=======\n"
+
+
 def test_a_marker_that_the_file_holds_is_not_taken() -> None:
     request = CompletionRequest("x = '[[CURSOR]]' + ", "\n", "a.py", "shop")
     asked = search_replace_prompt(request)[-1].content
