@@ -11,7 +11,7 @@ import re
 import resource
 import shutil
 import sys
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -22,7 +22,7 @@ from scripted_model import ScriptedModel, scripted_model
 from qcn_lsp.engine.link import EngineLink
 from qcn_lsp.fixes.attempts import Outcome, Search
 from qcn_lsp.fixes.candidate import Subject
-from qcn_lsp.fixes.trial import Trials
+from qcn_lsp.fixes.trial import Ground, Trials
 from qcn_lsp.proving.outcomes import Change, EndedBy, Run, TestOutcome
 from qcn_lsp.proving.suites import TestSuite
 from qcn_lsp.proving.view import View
@@ -136,10 +136,18 @@ async def chatting(*answers: str) -> AsyncIterator[tuple[EngineLink, ScriptedMod
 
 
 async def fixed(
-    subject: Subject, *answers: str, root: Path | None = None, exploit: bool = False
+    subject: Subject,
+    *answers: str,
+    root: Path | None = None,
+    exploit: bool = False,
+    find: Callable[[], Awaitable[Ground]] | None = None,
 ) -> tuple[Outcome, ScriptedModel]:
-    """What comes of a search in which the model answers so; tests run where there is a `root`."""
-    trials = None if root is None else Trials(CopyGround().find, root, subject, {})
+    """What comes of a search in which the model answers so; tests run where there is a `root`.
+
+    They run on the ground that `find` finds, or in a plain copy.
+    """
+    find = find or CopyGround().find
+    trials = None if root is None else Trials(find, root, subject, {})
     async with chatting(*answers) as (link, model):
         search = Search(scan, chats=link, trials=trials, exploit=exploit)
         return await search.run(subject), model

@@ -26,6 +26,7 @@ _LOOKS = (
     *("inspect", "getsource", "read_text", "read_bytes", "open(", "__file__", "tokenize"),
     *("import ast", "co_code", "co_names"),
 )
+_NO_PYTEST = "No module named pytest"
 NAMED = 3  # broken tests that a refusal names
 
 
@@ -113,13 +114,20 @@ class Trials:
         name = _free_name(self._root)
         suite = TestSuite("pytest", (name,))
         before = await self._run_exploit(self._subject.text, suite, name, test)
+        if (limit := before.run.ended_by) is not None:
+            why = f"the test does not end without the change (limit: {limit})"
+            raise UnfitExploit(why, _log(before.run))
         if not (before.passed or before.failed):
-            raise UnfitExploit("the test does not run", _log(before.run))
-        if before.passed or before.run.ended_by is not None:
+            missing = _NO_PYTEST in before.run.log
+            why = "the project's Python has no pytest" if missing else "the test does not run"
+            raise UnfitExploit(why, _log(before.run))
+        if before.passed:
             raise UnfitExploit("the test does not fail before the change", _log(before.run))
         after = await self._run_exploit(candidate.text, suite, name, test)
         if after.failed or not before.failed <= after.passed:
-            return Refusal(Reason.EXPLOITABLE, "its test fails after the change", _log(after.run))
+            how = "does not end" if after.run.ended_by is not None else "fails"
+            detail = f"its test {how} after the change"
+            return Refusal(Reason.EXPLOITABLE, detail, _log(after.run))
         level = Level.EXPLOIT if evidence.level >= Level.PARSES else evidence.level
         return replace(evidence, level=level)
 

@@ -1,19 +1,14 @@
 """A project of Python's with a virtual environment of its own, which has pytest and coverage."""
 
-import importlib.util
-import os
-import shutil
-import sys
 from pathlib import Path
 
 import pytest
-from proving_support import needs_bubblewrap, proving_ground, write
+from proving_support import copy_packages, install, needs_bubblewrap, proving_ground, write
 
 from qcn_lsp.proving import TestOutcome, find_suites
 
 pytestmark = needs_bubblewrap
 
-PACKAGES = ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "py", "pygments")
 FILES = {
     "pyproject.toml": '[tool.pytest.ini_options]\npythonpath = ["src"]\n',
     "src/shop/__init__.py": "",
@@ -40,33 +35,7 @@ TOUCHING = {
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of packages, copied from this Python's once."""
-    folder = tmp_path_factory.mktemp("packages")
-    folder.chmod(0o755)  # the sandbox's user may be another one
-    for name in (*PACKAGES, "coverage"):
-        spec = importlib.util.find_spec(name)
-        assert spec is not None
-        assert spec.origin is not None
-        source = Path(spec.origin)
-        if source.name == "__init__.py":
-            without = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(source.parent, folder / name, ignore=without)
-        else:
-            shutil.copy(source, folder)
-    return folder
-
-
-def install(root: Path, packages: Path, *without: str) -> None:
-    """Make a virtual environment in `root` of this Python, with those packages."""
-    home = Path(sys.base_prefix, "bin")
-    alone = "include-system-site-packages = false"
-    environment = write(root, {".venv/pyvenv.cfg": f"home = {home}\n{alone}\n"}) / ".venv"
-    (environment / "bin").mkdir()
-    python = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    (environment / "bin" / "python").symlink_to(home / python)
-    place = environment / "lib" / python / "site-packages"
-    ignored = shutil.ignore_patterns(*without)
-    shutil.copytree(packages, place, ignore=ignored, copy_function=os.link)
+    return copy_packages(tmp_path_factory.mktemp("packages"))
 
 
 async def run(root: Path, edits: dict[str, str]) -> TestOutcome:
