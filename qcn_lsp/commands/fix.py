@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import os
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -30,6 +32,9 @@ from qcn_lsp.scan.finding import Finding
 from qcn_lsp.scan.scanner import languages, scan_text
 from qcn_lsp.settings import EngineSettings
 
+SIDE_BY_SIDE = os.cpu_count() or 1  # files with findings that are worked on at once
+MOST_READ = 64  # files that are held at once
+
 
 @dataclass(frozen=True)
 class Spot:
@@ -49,6 +54,23 @@ class Wanted:
     apply: bool = False
     exploit: bool = False
     model: str = EMBEDDED_MODEL
+
+
+@dataclass(frozen=True)
+class Means:
+    """What all files share: the way to a model, if any, and the proving ground, found once."""
+
+    link: EngineLink | None
+    find: Callable[[], Awaitable[ProvingGround]]
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that is meant: its repository, its path in that, and what it holds."""
+
+    root: Path
+    path: PurePosixPath
+    source: SourceFile
 
 
 @dataclass(frozen=True)
@@ -74,7 +96,7 @@ def run(
     Returns 0 where each finding has a fix, 1 where one has none.
     """
     wanted = Wanted(*parse(what), apply=apply, exploit=exploit, model=model)
-    return asyncio.run(_run(wanted, options, as_json=as_json))
+    return asyncio.run(fixed(wanted, options, as_json=as_json))
 
 
 def parse(what: str) -> tuple[Path, Spot | None]:
@@ -91,24 +113,27 @@ def parse(what: str) -> tuple[Path, Spot | None]:
     )
 
 
-async def _run(wanted: Wanted, options: Mapping[str, Any], *, as_json: bool) -> int:
+async def fixed(wanted: Wanted, options: Mapping[str, Any], *, as_json: bool) -> int:
+    """Do what `run` says; one file's findings in turn, as many files at once as there are cores."""
     told: list[dict[str, Any]] = []
     complete, found = True, False
     async with _model(wanted, options) as link:
-        for root, path in _files(wanted.path):
-            source = _read(root / path)
-            text, done = await _fixed(wanted, link, root, path, source.text)
-            found = found or bool(done)
-            complete = complete and all(one.outcome.accepted for one in done)
-            diff = unified(path, source.text, text) if text != source.text else ""
-            if wanted.apply and diff:
-                _write(source, text)
-            if as_json:
-                told.append(_plain(root / path, done, diff, wanted.apply and bool(diff)))
-            else:
-                print(diff, end="")
-                for one in done:
-                    print(_line(path, one), file=sys.stderr)
+        means = Means(link, cache(lambda: asyncio.create_task(ProvingGround.find())))
+        for batch in _batches(wanted):
+            results = await _side_by_side(wanted, means, batch)
+            for file, (text, done) in zip(batch, results, strict=True):
+                path, source = file.path, file.source
+                found = found or bool(done)
+                complete = complete and all(one.outcome.accepted for one in done)
+                diff = unified(path, source.text, text) if text != source.text else ""
+                if wanted.apply and diff:
+                    _write(source, text)
+                if as_json:
+                    told.append(_plain(file.root / path, done, diff, wanted.apply and bool(diff)))
+                else:
+                    print(diff, end="")
+                    for one in done:
+                        print(_line(path, one), file=sys.stderr)
     if as_json:
         print(json.dumps(told, ensure_ascii=False))
     if not found:
@@ -133,10 +158,41 @@ async def _model(wanted: Wanted, options: Mapping[str, Any]) -> AsyncIterator[En
             await link.close()
 
 
-async def _fixed(
-    wanted: Wanted, link: EngineLink | None, root: Path, path: PurePosixPath, text: str
-) -> tuple[str, list[Done]]:
+def _batches(wanted: Wanted) -> Iterator[list[File]]:
+    """Yield the files that are meant, in their order: as many with findings as there are cores.
+
+    Nothing is written while a batch is worked on, so what its tests see does not change below them.
+    Files before one that cannot be read are yielded before that is raised.
+    """
+    batch: list[File] = []
+    weak = 0
+    try:
+        for root, path in _files(wanted.path):
+            batch.append(File(root, path, source := _read(root / path)))
+            weak += any(_chosen(wanted, source.text, one) for one in _scan(source.text, path))
+            if weak == SIDE_BY_SIDE or len(batch) == MOST_READ:
+                yield batch
+                batch, weak = [], 0
+    except CommandError:
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch
+
+
+async def _side_by_side(
+    wanted: Wanted, means: Means, batch: Sequence[File]
+) -> list[tuple[str, list[Done]]]:
+    """Fix several files at once, each in what is on the disk of the others."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_fix(wanted, means, file)) for file in batch]
+    return [task.result() for task in tasks]
+
+
+async def _fix(wanted: Wanted, means: Means, file: File) -> tuple[str, list[Done]]:
     """Fix the findings of one text, each in what the fixes before it have made of the text."""
+    path, text = file.path, file.source.text
     done: list[Done] = []
     passed: set[tuple[str, str]] = set()  # findings without a fix: rule and line, as text
     while True:
@@ -150,7 +206,7 @@ async def _fixed(
         )
         if finding is None:
             return text, done
-        outcome = await _search(wanted, link, root, Subject(path, text, finding))
+        outcome = await _search(wanted, means, file.root, Subject(path, text, finding))
         done.append(Done(text.count("\n", 0, finding.start) + 1, finding, outcome))
         if outcome.accepted is None:
             passed.add((finding.rule, _at(text, finding)))
@@ -160,17 +216,17 @@ async def _fixed(
             return text, done
 
 
-async def _search(wanted: Wanted, link: EngineLink | None, root: Path, subject: Subject) -> Outcome:
+async def _search(wanted: Wanted, means: Means, root: Path, subject: Subject) -> Outcome:
     reason = withheld(root, subject.path) or looks_secret(subject.path, subject.text)
-    if link is None:
+    if means.link is None:
         reason = f"{EMBEDDED_MODEL} only completes code; {CAPABLE} (--model or --engine-url)"
     search = Search(
         _scan,
-        chats=None if reason else link,
+        chats=None if reason else means.link,
         no_model=reason or "",
-        trials=Trials(ProvingGround.find, root, subject, {}),
+        trials=Trials(means.find, root, subject, {}),
         exploit=wanted.exploit,
-        report=lambda activity: print(activity, file=sys.stderr),
+        report=lambda activity: print(f"{subject.path}: {activity}", file=sys.stderr),
     )
     around = None if reason else await asyncio.to_thread(surroundings, root, subject, {})
     return await search.run(subject, around)

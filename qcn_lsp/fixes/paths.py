@@ -13,7 +13,9 @@ from qcn_lsp.fixes.refusal import Reason, Refusal
 _TEST_FOLDERS = frozenset({"test", "tests", "testing", "__tests__", "spec", "specs", "e2e"})
 _TEST_NAME = re.compile(r"test_.*|.*[_.-](?:tests?|spec)\.\w+|tests?\.\w+|conftest\.py")
 # Java's and C#'s, where upper case tells `UserTest` from `Contest`.
-_TEST_CLASS = re.compile(r".*[a-z0-9](?:Tests?|TestCase|IT)\.(?:java|kt|cs|scala|groovy|swift)")
+_TEST_CLASS = re.compile(
+    r".*(?:[A-Za-z0-9](?:Tests?|TestCase)|[a-z0-9]IT)\.(?:java|kt|cs|scala|groovy|swift)"
+)
 _SETTING_ENDINGS = frozenset(
     {".cfg", ".conf", ".config", ".editorconfig", ".env", ".gradle", ".ini", ".json", ".jsonc"}
     | {".lock", ".mk", ".properties", ".toml", ".xml", ".yaml", ".yml"}
@@ -23,6 +25,13 @@ _SETTING_NAMES = frozenset(
     | {"go.mod", "go.sum", "gulpfile.js", "requirements.txt", "constraints.txt", "cmakelists.txt"}
 )
 _SETTING_SCRIPT = re.compile(r".*\.config\.(?:js|cjs|mjs|ts|cts|mts)|\.[^/]*rc(?:\.\w+)?|\.[^.]+")
+
+
+def is_test(path: PurePosixPath) -> bool:
+    """Return whether a file is one of tests, by its name or a folder above it."""
+    folders = {part.casefold() for part in path.parts[:-1]}
+    named = _TEST_NAME.fullmatch(path.name.casefold()) or _TEST_CLASS.fullmatch(path.name)
+    return bool(folders & _TEST_FOLDERS or named)
 
 
 def refused_path(named: PurePosixPath, own: PurePosixPath) -> Refusal | None:
@@ -38,9 +47,8 @@ def refused_path(named: PurePosixPath, own: PurePosixPath) -> Refusal | None:
 
 
 def _kind(path: PurePosixPath) -> Reason | None:
-    name = path.name.casefold()
-    folders = {part.casefold() for part in path.parts[:-1]}
-    if folders & _TEST_FOLDERS or _TEST_NAME.fullmatch(name) or _TEST_CLASS.fullmatch(path.name):
+    if is_test(path):
         return Reason.TEST
+    name = path.name.casefold()
     setting = path.suffix.casefold() in _SETTING_ENDINGS or name in _SETTING_NAMES
     return Reason.CONFIGURATION if setting or _SETTING_SCRIPT.fullmatch(name) else None

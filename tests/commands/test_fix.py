@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 from command_support import qcn
+from deadlines import DEADLINE_SECONDS
 from scripted_model import scripted_model
 
 from qcn_lsp.cli import main
+from qcn_lsp.commands import fix
 from qcn_lsp.fixes.write import NotWritten, SourceFile
 
 TEXT = "import yaml\n\n\ndef load(text):\n    return yaml.load(text)\n"
@@ -163,3 +165,64 @@ def test_a_file_that_changed_meanwhile_is_left_as_it_is(source: Path) -> None:
         read.replace(FIXED)
     assert source.read_text() == "# somebody else's\n"
     assert sorted(one.name for one in source.parent.iterdir()) == [".git", "load.py"]
+
+
+# --- Several findings ---------------------------------------------------------------------------
+
+SHELL = 'import subprocess\n\n\ndef {0}(name):\n    subprocess.run("ls " + name, shell=True)\n'
+SAFE = '```python\ndef {0}(name):\n    subprocess.run(["ls", name])\n```'
+
+
+def test_files_are_fixed_side_by_side_and_told_in_their_order(
+    source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both ask the model before either has an answer; the later one is answered first."""
+    monkeypatch.setattr(fix, "SIDE_BY_SIDE", 2)
+    source.unlink()
+    first, second = (source.with_name(f"{name}.py") for name in ("first", "second"))
+    for path in (first, second):
+        path.write_text(SHELL.format(path.stem))
+
+    async def answered() -> int:
+        async with scripted_model() as model:
+            wanted = fix.Wanted(source.parent, None, apply=True, model="scripted")
+            options = {"engine": {"url": model.url}}
+            running = asyncio.create_task(fix.fixed(wanted, options, as_json=False))
+            asked = {}
+            for _ in range(2):
+                one = await asyncio.wait_for(model.asked.get(), DEADLINE_SECONDS)
+                asked["first" if "first.py" in one.prompt else "second"] = one
+            for name in ("second", "first"):
+                asked[name].answer(SAFE.format(name))
+            return await running
+
+    assert asyncio.run(answered()) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [one for one in lines if one.startswith("+++")] == ["+++ b/first.py", "+++ b/second.py"]
+    for path in (first, second):
+        assert '["ls", name]' in path.read_text()
+
+
+def test_a_second_finding_of_a_file_is_fixed_in_what_the_first_fix_made(source: Path) -> None:
+    source.write_text(SHELL.format("first") + SHELL.format("second").partition("\n")[2])
+
+    async def answered() -> int:
+        async with scripted_model() as model:
+            command = ("fix", source, "--apply", "--engine-url", model.url)
+            running = asyncio.create_task(asyncio.to_thread(qcn, *command))
+            for name in ("first", "second"):
+                (await model.asked.get()).answer(SAFE.format(name))
+            return (await running).returncode
+
+    assert asyncio.run(answered()) == 0
+    assert source.read_text().count('["ls", name]') == 2
+    assert "shell=True" not in source.read_text()
+
+
+def test_what_stands_before_a_file_that_cannot_be_read_is_fixed(
+    source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source.with_name("zz.py").write_bytes(b"# caf\xe9\n")
+    assert main(["fix", str(source.parent), "--apply"]) == 1
+    assert "not UTF-8" in capsys.readouterr().err
+    assert source.read_text() == FIXED

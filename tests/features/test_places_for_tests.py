@@ -4,7 +4,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from qcn_lsp.features.actions.testing import is_test, place_for_tests, with_added
+from qcn_lsp.features.actions.testing import place_for_tests, with_added
+from qcn_lsp.fixes.paths import is_test
 
 
 def place(root: Path, name: str) -> tuple[str, str | None] | None:
@@ -79,6 +80,7 @@ def test_folders_that_are_links_lead_nowhere(tmp_path: Path) -> None:
         ("a_test.go", True),
         ("a.spec.ts", True),
         ("ATest.java", True),
+        ("tests/helpers.py", True),
         ("latest.py", False),
         ("Contest.java", False),
         ("attest.go", False),

@@ -38,13 +38,9 @@ from qcn_lsp.features.actions.provider import (
     Outcome,
     Shown,
 )
-from qcn_lsp.features.actions.testing import (
-    PlaceForTests,
-    is_test,
-    place_for_tests,
-    with_added,
-)
+from qcn_lsp.features.actions.testing import PlaceForTests, place_for_tests, with_added
 from qcn_lsp.features.location import location
+from qcn_lsp.fixes.paths import is_test
 from qcn_lsp.positions import line_end, plain
 from qcn_lsp.rewriting import Piece, Unacceptable, fitted, judge
 from qcn_lsp.scan.finding import TextEdit

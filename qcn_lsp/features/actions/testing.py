@@ -1,10 +1,10 @@
 """Where the test of a function goes: the file that holds such tests already, or a new one."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from qcn_lsp.fixes.paths import is_test
 from qcn_lsp.postprocess.whitespace import indent_unit
 
 LONGEST_BYTES = 512 * 1024
@@ -41,11 +41,6 @@ def place_for_tests(root: Path, path: PurePosixPath) -> PlaceForTests | None:
             if inside and (folder.is_dir() or place.suffix == ".java") and _is_shown(root, place):
                 return PlaceForTests(place, framework, None)
     return None
-
-
-def is_test(path: PurePosixPath) -> bool:
-    """Return whether a file is one of tests by its name."""
-    return re.fullmatch(r"test_.*|.*_test|.*\.(test|spec)|.*Tests?", path.stem) is not None
 
 
 def with_added(text: str, added: str, path: PurePosixPath) -> tuple[int, str]:
