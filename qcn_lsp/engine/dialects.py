@@ -135,7 +135,7 @@ class OwnEngine:
 
     async def chat(self, request: ChatRequest, on_text: OnText | None) -> ChatResult:
         """Answer a chat; raises `EngineUnavailable` or `Superseded`."""
-        body = chat_body(request) | {"priority": "chat"}
+        body = chat_body(request) | {"priority": request.priority}
         if request.supersede is not None:
             body["supersede"] = request.supersede
         if request.context is not None:

@@ -118,7 +118,8 @@ class ChatRequest:
 
     `context` names a layout in the chat's dialect that the engine was given: the repository then
     stands in front of the first turn. `temperature` 0 is greedy; a `seed` makes a run repeatable.
-    A newer request with the same `supersede` key ends this one.
+    A newer request with the same `supersede` key ends this one. `priority`: among what our engine
+    is asked; that of a completion goes before chats.
     """
 
     messages: tuple[ChatMessage, ...]
@@ -128,6 +129,7 @@ class ChatRequest:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     supersede: str | None = None
+    priority: Literal["completion", "chat"] = "chat"
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from qcn_lsp.engine.messages import (
     ContextFile,
     EngineState,
     EngineUnavailable,
+    NoChatModel,
     Superseded,
     UnknownContext,
 )
@@ -223,12 +224,19 @@ class Suggestions:
             messages=search_replace_prompt(asked),
             max_tokens=answer_tokens(asked),
             supersede=asked.supersede,
+            priority="completion",
         )
         models = self._server.settings.models
-        if models.of("chat") == models.completion:
-            answer = await chat_in(self._server, root, chat)
-        else:  # the repository stands in front of the other model alone
-            answer = await self._server.engine.chat(chat)
+        try:
+            if models.of("chat") == models.completion:
+                answer = await chat_in(self._server, root, chat)
+            else:  # the repository stands in front of the other model alone
+                answer = await self._server.engine.chat(chat)
+        except NoChatModel as error:
+            raise NoChatModel(
+                f"The model {self._server.engine.status.model} cannot chat: set "
+                "`completion.format` to `fim`."
+            ) from error
         return CompletionResult(
             text=inserted(answer.text, asked.prefix, asked.suffix) or "",
             finish_reason="stop",

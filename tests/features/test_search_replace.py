@@ -1,5 +1,7 @@
 """Completing by a chat: only what stands in the cursor's place is a completion."""
 
+import asyncio
+
 import pytest
 from features_support import Start
 from hypothesis import given
@@ -47,6 +49,8 @@ def test_what_stands_in_the_markers_place_is_the_completion(answer: str, text: s
         "    return a + b  # the sum",
         block("    return   # the sum", "    return a + b  # the sum"),  # where?
         block("  return [[CURSOR]]  # the SUM", "  return a + b  # the SUM"),  # of no such text
+        block("yield [[CURSOR]]  # the sum", "yield a + b  # the sum"),  # of no such text
+        block(" [[CURSOR]] ", " "),  # one space for both
         block("return [[CURSOR]]  # the sum", "return a + b"),  # the comment is gone
         block("def add(a, b):\n    return [[CURSOR]]", "def add(a, *b):\n    return a + b"),
         block("return [[CURSOR]]", "return a[[CURSOR]]"),
@@ -145,3 +149,28 @@ async def test_ghost_text_comes_from_a_search_and_replace(
     assert "messages" in model.bodies[-1]
     model.text = "return '🙂' + b"
     assert await editor.open("b.py", "def g(b):\n    return ‸\n").inline() == []
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_model_that_does_not_chat_is_told_with_the_remedy(
+    start: Start, model: ScriptedModel
+) -> None:
+    editor = await start("vscode", completion={"format": "chat"})
+    request = asyncio.ensure_future(editor.open("a.py", "x = ‸\n").inline())
+    (await model.asked.get()).fail(404, "Not Found")
+    assert await request == []
+    status = await editor.until_status(kind="Warning")
+    assert status["message"] == (
+        "The model scripted cannot chat: set `completion.format` to `fim`."
+    )
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_an_answer_passes_the_filters_of_any_completion(
+    start: Start, model: ScriptedModel
+) -> None:
+    editor = await start("vscode", completion={"format": "chat"})
+    model.text = block("x = [[CURSOR]]", "x = 1<|im_end|>\ny = 2")
+    assert await editor.open("a.py", "x = ‸\n").ghost() == "x = 1‸\n"
+    model.text = block("print([[CURSOR]])", "print(x)\nprint(y))")
+    assert await editor.open("b.py", "print(‸)\n").ghost() == "print(x‸)\n"

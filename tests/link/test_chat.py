@@ -108,7 +108,9 @@ async def test_our_engine_is_told_the_context_the_priority_and_what_is_supersede
     as_our_engine(server)
     result, _ = await ask(server, replace(REQUEST, context="c1", supersede="fix:a.py"))
     assert result.text == "It adds."
-    [body] = server.sent_to(PATH)
+    await ask(server, replace(REQUEST, priority="completion"))
+    body, completing = server.sent_to(PATH)
+    assert completing["priority"] == "completion"
     key = body.pop("supersede")
     assert body == BODY | {"priority": "chat", "context": "c1"}
     assert key.endswith(":fix:a.py"), "keys of two windows differ"
