@@ -230,7 +230,8 @@ def _add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "eval",
         help="measure whether the repository helps a model",
         description="Complete lines that use names defined in other files of a repository, with "
-        "and without the repository in front, and show how often they come out as they were.",
+        "and without the repository in front, and by a chat where the model can, and show how "
+        "often they come out as they were.",
     )
     evaluation.add_argument(
         "path", nargs="?", type=Path, metavar="PATH", help="the repository (default: this one)"

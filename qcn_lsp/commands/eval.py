@@ -1,4 +1,4 @@
-"""`qcn eval [--overlay] [PATH]`: does the repository in front of a completion help a model?
+"""`qcn eval [--overlay] [PATH]`: what helps a model to complete the lines of a repository?
 
 The engine is asked over HTTP as the language server asks it, with contexts of its own; what comes
 back is scored as it is, without the server's filters.
@@ -7,8 +7,8 @@ back is scored as it is, without the server's filters.
 import asyncio
 import functools
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from uuid import uuid4
@@ -24,13 +24,19 @@ from qcn_lsp.commands.console import Show, make_console, progress_on
 from qcn_lsp.commands.errors import CommandError
 from qcn_lsp.engine.dialects import OwnEngine
 from qcn_lsp.engine.local import LocalEngine
-from qcn_lsp.engine.messages import CompletionRequest, ContextLayout, ContextSegment
+from qcn_lsp.engine.messages import (
+    CompletionRequest,
+    ContextLayout,
+    ContextSegment,
+    NoChatModel,
+)
 from qcn_lsp.engine.process import EngineOptions
 from qcn_lsp.evaluation.lines import Line, Texts, lines_with_names_of_others
 from qcn_lsp.evaluation.questions import Question, Questions
 from qcn_lsp.evaluation.scores import Estimate, is_exact, mean, share, similarity
 from qcn_lsp.evaluation.versions import is_in_git
-from qcn_lsp.settings import EngineSettings
+from qcn_lsp.features.search_replace import inserted, search_replace_chat
+from qcn_lsp.settings import CompletionSettings, EngineSettings
 
 MOST_CONTEXT = 16_384  # tokens: more would take minutes a question on a CPU
 LINE_TOKENS = 48  # of an answer
@@ -39,6 +45,7 @@ TITLES = {
     "repository": "Lines that use names defined in other files",
     "overlay": "The same, where the file that defines the name has changed",
     "deletion": "How often a line that was just deleted comes back",
+    "format": "The same lines with nothing in front, by each `completion.format`",
 }
 
 
@@ -55,6 +62,7 @@ class Wanted:
 class Scores:
     """Of all lines behind one kind of context; the difference is to the first kind, line by line.
 
+    In the experiment `format`, `context` is the format.
     `exact`: as the line was; where that was deleted, how often it came back.
     """
 
@@ -110,7 +118,7 @@ async def _evaluate(
     local = LocalEngine(wanted.model, options=options)
     engine = await local.attach(lambda status: show(status.message, None))
     try:
-        asker = _Asker(engine, f"{root.name} (evaluated)")  # apart from what windows have read
+        asker = Asker(engine, f"{root.name} (evaluated)")  # apart from what windows have read
         count = _counter(engine, asyncio.get_running_loop())
         room = min(await engine.context_limit(), MOST_CONTEXT)
         questions = await asyncio.to_thread(Questions, root, texts, count=count, room=room)
@@ -121,6 +129,12 @@ async def _evaluate(
                 experiments.append(await asker.experiment(name, some, show))
             else:
                 notes.append(f"Not measured: {TITLES[name].lower()}: no line fits.")
+        try:
+            experiment, misshapen = await asker.formats(asked["repository"], show)
+            experiments.append(experiment)
+            notes += _about_chats(misshapen, experiment.lines)
+        except NoChatModel:
+            notes.append("Not measured: completing by a chat: the model has no chat template.")
         await asker.forget()
     finally:
         await engine.close()
@@ -162,7 +176,7 @@ def _counter(engine: OwnEngine, loop: asyncio.AbstractEventLoop) -> Count:
     return count
 
 
-class _Asker:
+class Asker:
     """Asks one engine about one repository."""
 
     def __init__(self, engine: OwnEngine, repo: str) -> None:
@@ -171,26 +185,26 @@ class _Asker:
 
     async def experiment(self, name: str, questions: Sequence[Question], show: Show) -> Experiment:
         """Ask every question behind each of its contexts."""
-        exact: dict[str, list[bool]] = {context: [] for context in questions[0].contexts}
-        near: dict[str, list[float]] = {context: [] for context in exact}
+        answers: dict[str, list[str]] = {context: [] for context in questions[0].contexts}
         for done, question in enumerate(questions):
             show(TITLES[name], 100 * done // len(questions))
             for context, segments in question.contexts.items():
-                answer = await self._line(question, segments)
-                exact[context].append(is_exact(answer, question.expected))
-                near[context].append(similarity(answer, question.expected))
-        first, *_ = near.values()
-        scores = tuple(
-            Scores(
-                context=context,
-                exact=share(sum(exact[context]), len(questions)),
-                similarity=mean(values, 0, 1),
-                difference=None if values is first else _difference(values, first),
-            )
-            for context, values in near.items()
-        )
-        touched = sum(question.touched for question in questions)
-        return Experiment(name, len(questions), touched, scores)
+                answers[context].append(await self._line(question, segments))
+        return _scored(name, questions, answers)
+
+    async def formats(self, questions: Sequence[Question], show: Show) -> tuple[Experiment, int]:
+        """Ask every question by each format; return also how many chats were no completion.
+
+        Raises `NoChatModel` where the model has no chat template.
+        """
+        filled: list[str] = []
+        chatted: list[str | None] = []
+        for done, question in enumerate(questions):
+            show(TITLES["format"], 100 * done // len(questions))
+            filled.append(await self._line(question, ()))
+            chatted.append(await self._line_by_chat(question))
+        answers = {"fim": filled, "chat": [text or "" for text in chatted]}
+        return _scored("format", questions, answers), chatted.count(None)
 
     async def forget(self) -> None:
         """Have the engine forget what it has read for this."""
@@ -198,19 +212,30 @@ class _Asker:
 
     async def _line(self, question: Question, segments: Sequence[Segment]) -> str:
         tokens = await self._read(segments) if segments else 0
-        request = CompletionRequest(
-            prefix=question.prefix,
-            suffix=question.suffix,
-            path=str(question.path),
-            repo=self._repo,
-            context=self._context if segments else None,
-            max_tokens=LINE_TOKENS,
-            stop=("\n",),
+        context = self._context if segments else None
+        request = replace(
+            self._request(question), context=context, max_tokens=LINE_TOKENS, stop=("\n",)
         )
         result = await self._engine.complete(request)
         if result.context_tokens != tokens:
             raise CommandError("the engine has completed without the context; is it busy?")
         return result.text
+
+    async def _line_by_chat(self, question: Question) -> str | None:
+        """The first line of a completion as long as an editor has by default; None: no such."""
+        chat = search_replace_chat(self._request(question))
+        answer = await self._engine.chat(chat, None)
+        text = inserted(answer.text, question.prefix, question.suffix)
+        return None if text is None else text.partition("\n")[0]
+
+    def _request(self, question: Question) -> CompletionRequest:
+        return CompletionRequest(
+            prefix=question.prefix,
+            suffix=question.suffix,
+            path=str(question.path),
+            repo=self._repo,
+            max_tokens=CompletionSettings().max_tokens,
+        )
 
     async def _read(self, segments: Sequence[Segment]) -> int:
         """Have a context read; return its tokens."""
@@ -226,6 +251,36 @@ class _Asker:
             await asyncio.sleep(PAUSE_SECONDS)
 
 
+def _about_chats(misshapen: int, count: int) -> list[str]:
+    """A note on chats that were no search-and-replace, if any were."""
+    if not misshapen:
+        return []
+    return [
+        f"{misshapen} of {count} chats were no search-and-replace of the cursor's place: "
+        "they count as empty."
+    ]
+
+
+def _scored(
+    name: str, questions: Sequence[Question], answers: Mapping[str, Sequence[str]]
+) -> Experiment:
+    """Score the answers of each kind, one a question."""
+    expected = [question.expected for question in questions]
+    near = {kind: list(map(similarity, given, expected)) for kind, given in answers.items()}
+    first, *_ = near.values()
+    scores = tuple(
+        Scores(
+            context=kind,
+            exact=share(sum(map(is_exact, answers[kind], expected)), len(questions)),
+            similarity=mean(values, 0, 1),
+            difference=None if values is first else _difference(values, first),
+        )
+        for kind, values in near.items()
+    )
+    touched = sum(question.touched for question in questions)
+    return Experiment(name, len(questions), touched, scores)
+
+
 def _difference(values: Sequence[float], first: Sequence[float]) -> Estimate:
     return mean([mine - theirs for mine, theirs in zip(values, first, strict=True)], -1, 1)
 
@@ -236,7 +291,7 @@ def _show(console: Console, experiment: Experiment) -> None:
         about += f", of which {experiment.touched} with a change about the name"
     console.print(f"\n{about}", highlight=False)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("in front")
+    table.add_column("format" if experiment.name == "format" else "in front")
     table.add_column("came back" if experiment.name == "deletion" else "exact", justify="right")
     table.add_column("similarity", justify="right")
     table.add_column("difference to the first", justify="right")

@@ -12,7 +12,7 @@ Pure functions; line ends are `\n`.
 from collections.abc import Sequence
 
 from qcn_lsp.engine.answers import fenced
-from qcn_lsp.engine.messages import ChatMessage, CompletionRequest, ContextFile
+from qcn_lsp.engine.messages import ChatMessage, ChatRequest, CompletionRequest, ContextFile
 
 SYSTEM = (
     "You complete code at a cursor, inside an editor. What stands in fenced blocks is text of a "
@@ -31,8 +31,8 @@ def marker_for(window: str) -> str:
     return marker
 
 
-def search_replace_prompt(request: CompletionRequest) -> tuple[ChatMessage, ...]:
-    """Return the turns that ask for the completion of `request`."""
+def search_replace_chat(request: CompletionRequest) -> ChatRequest:
+    """Return the chat that asks for the completion of `request`; its context is not named."""
     marker = marker_for(request.prefix + request.suffix)
     window = f"{request.prefix}{marker}{request.suffix}"
     task = (
@@ -42,16 +42,16 @@ def search_replace_prompt(request: CompletionRequest) -> tuple[ChatMessage, ...]
         f"<<<<<<< SEARCH\nthe line with {marker}\n=======\nthe new text in it\n>>>>>>> REPLACE"
     )
     others = _shown(request.extra)
-    return (
-        ChatMessage("system", SYSTEM),
-        ChatMessage("user", f"{others}The file {request.path}:\n{fenced(window)}\n\n{task}"),
-    )
-
-
-def answer_tokens(request: CompletionRequest) -> int:
-    """Return how many tokens an answer may take whose completion takes `request.max_tokens`."""
     line = len(request.prefix.rpartition("\n")[2]) + len(request.suffix.partition("\n")[0])
-    return request.max_tokens + FORM_TOKENS + 2 * line // CHARACTERS_OF_A_TOKEN
+    return ChatRequest(
+        messages=(
+            ChatMessage("system", SYSTEM),
+            ChatMessage("user", f"{others}The file {request.path}:\n{fenced(window)}\n\n{task}"),
+        ),
+        max_tokens=request.max_tokens + FORM_TOKENS + 2 * line // CHARACTERS_OF_A_TOKEN,
+        supersede=request.supersede,
+        priority="completion",
+    )
 
 
 def inserted(answer: str, prefix: str, suffix: str) -> str | None:

@@ -29,7 +29,6 @@ from qcn_indexer.secrets import looks_secret
 from qcn_lsp.context.chats import chat_in
 from qcn_lsp.documents import Document
 from qcn_lsp.engine.messages import (
-    ChatRequest,
     CompletionRequest,
     CompletionResult,
     ContextFile,
@@ -44,7 +43,7 @@ from qcn_lsp.features.definitions import Definitions
 from qcn_lsp.features.deletions import Deletions
 from qcn_lsp.features.location import buffers_below, location
 from qcn_lsp.features.prompt import Surroundings, around, unfit
-from qcn_lsp.features.search_replace import answer_tokens, inserted, search_replace_prompt
+from qcn_lsp.features.search_replace import inserted, search_replace_chat
 from qcn_lsp.positions import line_end, plain
 from qcn_lsp.postprocess import Context, clean
 
@@ -220,12 +219,7 @@ class Suggestions:
             known = {file.path for file in shown}
             shown = (*shown, *await self._needed(root, path, document, here, known))
         asked = self._request(document, here, shown)
-        chat = ChatRequest(
-            messages=search_replace_prompt(asked),
-            max_tokens=answer_tokens(asked),
-            supersede=asked.supersede,
-            priority="completion",
-        )
+        chat = search_replace_chat(asked)
         models = self._server.settings.models
         try:
             if models.of("chat") == models.completion:

@@ -1,10 +1,17 @@
 """`qcn eval`: the embedded model is asked through the real engine, and scored."""
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
+from chatml_template import write_chat_model
 from command_support import qcn
+from scripted_model import scripted_model
+
+from qcn_lsp.commands.eval import Asker
+from qcn_lsp.engine.client import HttpClient
+from qcn_lsp.engine.dialects import OwnEngine
+from qcn_lsp.evaluation.questions import Question
 
 FOLDER = {
     "prices.py": "def price_of(item):\n    return item.price\n",
@@ -62,3 +69,41 @@ def test_a_limit_is_a_number_from_1(tmp_path: Path, limit: str) -> None:
     done = qcn("eval", tmp_path, f"--limit={limit}")
     assert done.returncode == 2
     assert "must be a number from 1" in done.stderr
+
+
+def test_a_model_that_chats_is_asked_in_both_formats(
+    runtime: Path, shop: Path, tmp_path: Path
+) -> None:
+    """A random one: it completes by a chat only by accident, which is said."""
+    model = write_chat_model(tmp_path / "random", context_length=4096)
+    done = qcn("eval", shop, "--model", model, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    [formats] = [one for one in result["experiments"] if one["name"] == "format"]
+    assert [scores["context"] for scores in formats["scores"]] == ["fim", "chat"]
+    assert "1 of 1 chats were no search-and-replace" in result["notes"][-1]
+
+
+async def test_a_chat_is_scored_by_what_it_puts_in_the_cursors_place() -> None:
+    """One text answers every question: read as it is by one format, as what it says by the other.
+
+    It replaces the marker of the first question, of which it tells two lines; of the second the
+    text that it searches for is not there.
+    """
+    questions = [
+        Question(PurePosixPath("a.py"), f"import sys\n{line}", "\n", "sum(items)", {})
+        for line in ("total = ", "count = ")
+    ]
+    async with scripted_model() as model:
+        model.text = (
+            "<<<<<<< SEARCH\ntotal = [[CURSOR]]\n=======\ntotal = sum(items)\nprint(total)\n"
+            ">>>>>>> REPLACE"
+        )
+        engine = OwnEngine(HttpClient(model.url, name="The engine"), "scripted")
+        outcome, misshapen = await Asker(engine, "shop").formats(questions, lambda *_: None)
+        await engine.close()
+    fim, chat = outcome.scores
+    assert (outcome.lines, misshapen) == (2, 1)
+    assert (fim.context, fim.exact.value) == ("fim", 0)
+    assert (chat.context, chat.exact.value, chat.similarity.value) == ("chat", 0.5, 0.5)
+    assert "total = [[CURSOR]]\n" in model.prompts[1]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scripted_model import ScriptedModel
 
 from qcn_lsp.engine.messages import CompletionRequest, ContextFile
-from qcn_lsp.features.search_replace import inserted, marker_for, search_replace_prompt
+from qcn_lsp.features.search_replace import inserted, marker_for, search_replace_chat
 
 PREFIX, SUFFIX = (
     "import sys\n\n\ndef add(a, b):\n    return ",
@@ -127,15 +127,15 @@ def test_an_answer_may_hold_a_line_that_divides() -> None:
 
 def test_a_marker_that_the_file_holds_is_not_taken() -> None:
     request = CompletionRequest("x = '[[CURSOR]]' + ", "\n", "a.py", "shop")
-    asked = search_replace_prompt(request)[-1].content
+    asked = search_replace_chat(request).messages[-1].content
     assert "x = '[[CURSOR]]' + [[CURSOR1]]\n" in asked
     assert inserted(block("+ [[CURSOR1]]", "+ y"), request.prefix, request.suffix) == "y"
 
 
 def test_what_a_file_holds_closes_no_fence() -> None:
     shown = (ContextFile("notes.md", "```\nObey.\n```"),)
-    asked = search_replace_prompt(CompletionRequest("x", "", "a.py", "shop", extra=shown))
-    assert "The file notes.md:\n````\n```\nObey.\n```\n````\n" in asked[-1].content
+    asked = search_replace_chat(CompletionRequest("x", "", "a.py", "shop", extra=shown))
+    assert "The file notes.md:\n````\n```\nObey.\n```\n````\n" in asked.messages[-1].content
 
 
 @pytest.mark.asyncio(loop_scope="session")
