@@ -8,6 +8,7 @@ from chatml_template import write_chat_model
 from command_support import qcn
 from scripted_model import scripted_model
 
+from qcn_lsp.commands.console import make_console, progress_on
 from qcn_lsp.commands.eval import Asker
 from qcn_lsp.engine.client import HttpClient
 from qcn_lsp.engine.dialects import OwnEngine
@@ -100,7 +101,8 @@ async def test_a_chat_is_scored_by_what_it_puts_in_the_cursors_place() -> None:
             ">>>>>>> REPLACE"
         )
         engine = OwnEngine(HttpClient(model.url, name="The engine"), "scripted")
-        outcome, misshapen = await Asker(engine, "shop").formats(questions, lambda *_: None)
+        with progress_on(make_console(stderr=True)) as show:
+            outcome, misshapen = await Asker(engine, "shop").formats(questions, show)
         await engine.close()
     fim, chat = outcome.scores
     assert (outcome.lines, misshapen) == (2, 1)
