@@ -30,7 +30,12 @@ def edits_of(
         found = named(name)
         return found.text() if found else ""
 
-    if not all(re.fullmatch(want, text_of(name)) for name, want in fix.only_if.items()):
+    def asked(name: str) -> str:
+        if name.startswith("name:"):
+            return source.full_name(re.sub(r"\s+", "", text_of(name[5:])))
+        return text_of(name)
+
+    if not all(re.fullmatch(want, asked(name)) for name, want in fix.only_if.items()):
         return ()
     if fix.append:
         edit = _append(fix.append, source, call)
@@ -69,9 +74,8 @@ def _import(module: str, source: Source) -> tuple[TextEdit, ...]:
             rf"(?:import|,)\s+{module}\s*(?:,|$)", text
         ):
             return ()
-        opening = child.kind() == "comment" or (
-            child.kind() == "expression_statement" and text[:1] in "\"'rR"
-        )
+        said = child.child(0) if child.kind() == "expression_statement" else None
+        opening = child.kind() == "comment" or (said is not None and said.kind() == "string")
         imported = child.kind() in ("import_statement", "future_import_statement")
         if not (imported or opening or child.kind() == "import_from_statement"):
             break

@@ -80,6 +80,7 @@ def _match(
     rule: Rule, source: Source, node: SgNode, part: Part, call: Call | None, via: tuple[Span, ...]
 ) -> Match:
     place = span_of(node)
+    edits = (edits_of(fix, source, node, part, call) for fix in rule.fixes)
     finding = Finding(
         rule=rule.id,
         cwe=rule.cwe,
@@ -89,6 +90,6 @@ def _match(
         rationale=rule.rationale,
         start=place.start,
         end=place.end,
-        fix=edits_of(rule.fix, source, node, part, call) if rule.fix else (),
+        fix=next(filter(None, edits), ()),
     )
     return Match(finding, via, rule.overrides)

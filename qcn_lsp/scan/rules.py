@@ -12,7 +12,7 @@ A file is a list of rules:
     flow: {VALUE: untrusted}    what must hold of its metavariables
     sanitizers, checked         see `flow.py`
     overrides: [other]          rules that say the same with less reason to
-    fix                         see `Fix`
+    fix                         see `Fix`; of several the first that is safe at a place
     bad, good                   texts in which it finds something, and nothing
 
 What may be asked of an argument or metavariable: a question of `flow.py`; `present`, `absent`; or
@@ -41,7 +41,8 @@ class Fix:
 
     `replace`: `match`, `callee`, an argument or a metavariable. `by`: its new text, in which
     `$NAME` stands for the text of a metavariable or argument. `append`: a further argument.
-    `only_if`: texts that must match for the fix to be safe. `imports`: a module that it needs.
+    `only_if`: texts that must match for the fix to be safe; of `name:PART` the dotted name as the
+    imports spell it out. `imports`: a module that it needs.
     """
 
     replace: str = ""
@@ -70,7 +71,7 @@ class Rule:
     sanitizers: re.Pattern[str] | None = None
     checked: bool = False
     overrides: tuple[str, ...] = ()
-    fix: Fix | None = None
+    fixes: tuple[Fix, ...] = ()
     bad: tuple[str, ...] = ()
     good: tuple[str, ...] = ()
 
@@ -125,8 +126,9 @@ def _read(folder: str, raw: dict[str, Any]) -> Rule:
         for name in ("call", "sanitizers"):
             if name in raw:
                 fields[name] = re.compile(raw[name])
-        if "fix" in raw:
-            fields["fix"] = Fix(**raw["fix"])
+        if given := fields.pop("fix", None):
+            listed = given if isinstance(given, list) else [given]
+            fields["fixes"] = tuple(Fix(**one) for one in listed)
         if ("call" in raw) == ("rule" in raw):
             raise ValueError("it needs either a call or a rule")
         return Rule(**fields)

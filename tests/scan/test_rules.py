@@ -24,6 +24,12 @@ def found_by(rule: Rule, text: str, language: str) -> list[Finding]:
     return [match.finding for match in matches if match.finding.rule == rule.id]
 
 
+def mended(text: str, finding: Finding) -> str:
+    for edit in sorted(finding.fix, key=lambda edit: edit.start, reverse=True):
+        text = text[: edit.start] + edit.text + text[edit.end :]
+    return text
+
+
 @pytest.mark.parametrize(("folder", "rule"), RULES, ids=IDS)
 def test_a_rule_finds_its_bad_cases_and_nothing_in_its_good_ones(folder: str, rule: Rule) -> None:
     assert rule.bad
@@ -52,7 +58,7 @@ def test_a_rule_says_what_is_wrong_and_what_to_do(folder: str, rule: Rule) -> No
 FIXED = [
     (folder, rule, text)
     for folder, rule in RULES
-    if rule.fix
+    if rule.fixes
     for text in rule.bad
     for language in LANGUAGES[folder][:1]
     if any(one.fix for one in found_by(rule, text, language))
@@ -64,9 +70,7 @@ def test_a_fix_removes_the_finding_and_brings_none(folder: str, rule: Rule, text
     language = LANGUAGES[folder][0]
     before = scan_text(text, language)
     finding = found_by(rule, text, language)[0]
-    fixed = text
-    for edit in sorted(finding.fix, key=lambda edit: edit.start, reverse=True):
-        fixed = fixed[: edit.start] + edit.text + fixed[edit.end :]
+    fixed = mended(text, finding)
     assert fixed != text
     assert len(found_by(rule, fixed, language)) < len(found_by(rule, text, language))
     assert {one.rule for one in scan_text(fixed, language)} <= {one.rule for one in before}
@@ -75,4 +79,36 @@ def test_a_fix_removes_the_finding_and_brings_none(folder: str, rule: Rule, text
 
 
 def test_every_rule_with_a_fix_has_a_case_that_it_mends() -> None:
-    assert {rule.id for _, rule, _ in FIXED} == {rule.id for _, rule in RULES if rule.fix}
+    assert {rule.id for _, rule, _ in FIXED} == {rule.id for _, rule in RULES if rule.fixes}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from numpy import random\ntoken = random.choice(5)",
+        "import jwt\njwt.decode(t, options={'verify_signature': False})",
+        "import jwt\njwt.decode(t, None, algorithms=a, options={'verify_signature': False})",
+        "import ssl\nssl._create_unverified_context(cafile=path)",
+        "import ssl\ncontext.verify_mode = ssl.CERT_NONE",
+        "self.verify = False",
+    ],
+)
+def test_where_a_fix_is_not_safe_there_is_none(text: str) -> None:
+    [finding] = [match.finding for match in matches_in(text, BY_LANGUAGE["python"])]
+    assert finding.fix == ()
+
+
+@pytest.mark.parametrize(
+    ("head", "imported"),
+    [
+        ("", "import secrets\n"),
+        ('"""Says what."""\n', '"""Says what."""\nimport secrets\n'),
+        ("import random\nrandom.seed(3)\n", "import random\nimport secrets\nrandom.seed(3)\n"),
+        ("import random, secrets\n", "import random, secrets\n"),
+    ],
+)
+def test_what_a_fix_needs_is_imported_before_any_statement(head: str, imported: str) -> None:
+    text = head + "token = random.choice(LETTERS)\n"
+    [finding] = [match.finding for match in matches_in(text, BY_LANGUAGE["python"])]
+    fixed = mended(text, finding)
+    assert fixed == imported + "token = secrets.choice(LETTERS)\n"
