@@ -30,6 +30,7 @@ class DocumentFindings:
     def __init__(self) -> None:
         self._process: ScanProcess | None = None
         self._scanned: dict[str, _Scanned] = {}
+        self._turn = asyncio.Lock()
         self._reviews: dict[str, list[Reviewed]] = {}
         self.when_reviewed: Callable[[], None] = lambda: None
         """Called when there is a new review."""
@@ -37,8 +38,9 @@ class DocumentFindings:
     async def of(self, document: Document) -> tuple[Finding, ...]:
         """Return the findings of a document as it stands in this snapshot.
 
-        Nothing for languages that no rules are for; nothing, and a line in the log, where the text
-        could not be scanned.
+        Nothing for languages that no rules are for, and for a text that was typed over before its
+        turn came, so that nobody waits for scans of what is no more; nothing, and a line in the
+        log, where the text could not be scanned.
         """
         if document.language_id not in BY_LANGUAGE:
             return ()
@@ -52,7 +54,10 @@ class DocumentFindings:
 
     async def _scan(self, document: Document) -> tuple[Finding, ...]:
         try:
-            return await self.in_text(document.text, document.language_id)
+            async with self._turn:
+                newest = self._scanned.get(document.uri)
+                if newest is not None and newest.text == document.text:
+                    return await self.in_text(document.text, document.language_id)
         except ScanFailed as reason:
             logger.warning("%s is not scanned: %s", document.uri, reason)
         except OSError as error:
