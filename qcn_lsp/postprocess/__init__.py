@@ -15,6 +15,7 @@ from collections.abc import Callable
 from qcn_lsp.postprocess.brackets import without_stray_closers
 from qcn_lsp.postprocess.context import Context
 from qcn_lsp.postprocess.fences import without_fences
+from qcn_lsp.postprocess.hidden import without_hidden_characters
 from qcn_lsp.postprocess.overlap import without_what_follows
 from qcn_lsp.postprocess.repetition import without_echo, without_loops
 from qcn_lsp.postprocess.scope import within_scope
@@ -30,6 +31,7 @@ __all__ = ["FILTERS", "Context", "clean"]
 
 FILTERS: tuple[Callable[[str, Context], str], ...] = (
     without_special_tokens,
+    without_hidden_characters,
     without_fences,
     one_line_when_mid_line,
     without_what_follows,

@@ -6,6 +6,8 @@ its reader sees (CVE-2021-42574); the tag characters carry whole messages unseen
 
 import unicodedata
 
+from qcn_lsp.postprocess.context import Context
+
 _PLAIN = frozenset("\t\n\r")
 _HIDDEN = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
 # Letters to Unicode, invisible to readers.
@@ -19,6 +21,15 @@ def hidden_characters(text: str) -> frozenset[str]:
         for one in set(text) - _PLAIN
         if unicodedata.category(one) in _HIDDEN or one in _FILLERS or one >= "\U000e0100"
     )
+
+
+def without_hidden_characters(text: str, context: Context) -> str:
+    """Return the text, or nothing where it brings a hidden character that the file does not have.
+
+    Those of the file stay possible: joiners belong to some scripts, and to some emoji.
+    """
+    hidden = hidden_characters(text)
+    return "" if hidden and not hidden <= set(context.prefix + context.suffix) else text
 
 
 def names_of(characters: frozenset[str]) -> str:

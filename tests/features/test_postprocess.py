@@ -46,6 +46,18 @@ def test_control_tokens_end_the_text() -> None:
     )
 
 
+def test_what_its_reader_would_not_see_is_not_offered() -> None:
+    check(
+        [
+            ("x = ‸", "'user\u202e # admin'", ""),
+            ("x = ‸", "a\u200bb", ""),
+            ("x = ‸", "'\U000e0041'", ""),
+            # The file has it too: joiners belong to some scripts and emoji.
+            ("a = '👨\u200d👩'\nx = ‸", "'👨\u200d👧'", "'👨\u200d👧'"),
+        ]
+    )
+
+
 def test_markdown_fences_are_no_code() -> None:
     check(
         [
