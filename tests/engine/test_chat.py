@@ -89,7 +89,7 @@ async def test_the_asynchronous_client_streams_too(chat_engine: EngineProcess) -
         http_client=httpx2.AsyncClient(transport=transport),
     ) as client:
         stream = await client.chat.completions.create(
-            model="small", messages=HELLO, max_tokens=5, stream=True
+            model="small", messages=HELLO, max_tokens=5, temperature=0, stream=True
         )
         reasons = [event.choices[0].finish_reason async for event in stream]
     assert reasons[-1] == "length"

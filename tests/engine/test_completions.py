@@ -185,6 +185,7 @@ def test_usage_is_streamed_when_asked_for(engine: EngineProcess) -> None:
             "/v1/completions",
             prompt=PROMPT,
             max_tokens=2,
+            temperature=0,
             stream_options={"include_usage": True},
         )
     )
