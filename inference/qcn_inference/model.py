@@ -85,7 +85,7 @@ class Model:
 
         Args:
             config: the shape of the weights.
-            fingerprint: identity of weights and precision; saved states carry it.
+            fingerprint: identity of weights and precision; states on disk carry it.
             embedding: [vocab, hidden].
             layers: in order; iterated over once for each block or token.
             norm: [hidden] fp32, 1 + weight of the last norm.
@@ -169,7 +169,7 @@ class Model:
     @torch.inference_mode()
     def new_state(self) -> State:
         """Return the state of an empty sequence."""
-        return State(self.config, self.memory, self.fingerprint)
+        return State(self.config, self.memory)
 
     @torch.inference_mode()
     def prefill_steps(

@@ -58,7 +58,7 @@ class MtpHead:
             memory = DeviceMemory(self.config, self.head.dtype, self.head.device, budget)
         else:
             memory = HostMemory(self.config, self.head.dtype)
-        return State(self.config, memory, "")
+        return State(self.config, memory)
 
     @torch.inference_mode()
     def read(self, hidden: Tensor, following: Sequence[int] | Tensor, state: State) -> Tensor:

@@ -11,17 +11,12 @@ A pass is what goes through all layers at once: the blocks (`grid.py`) that foll
 it have each a chunk grid of their own. Checkpoints behind chosen blocks inside a pass are taken
 while it runs, and can be had until the next one begins.
 
-On disk a state is a safetensors file, written beside its place and renamed into it, with the
-model's fingerprint and a digest of its contents: one that is cut short, altered or of another model
-is refused, never read.
+It is saved and restored in parts, through `recurrent_part`, `kv_of` and `put_together`: by blocks
+in memory (`state_cache.py`) and on disk (`disk_entry.py`).
 """
 
-import hashlib
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,21 +28,15 @@ from qcn_kernels.gated_delta_net import (
     verify,
 )
 from qcn_kernels.gated_delta_rule import ChunkGrid, chunk_grid
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from qcn_inference.config import ModelConfig
-from qcn_inference.errors import CheckpointError
 from qcn_inference.kept import DeltaNetState, KvBlock, RecurrentPart
 from qcn_inference.memory import Memory
 from qcn_inference.page_table import PageTable
 
 if TYPE_CHECKING:
     from qcn_inference.decoder import Decoder
-    from qcn_inference.model import Model
-
-FORMAT = "qcn-state-1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +60,13 @@ class State:
 
     position: int  # tokens read so far
 
-    def __init__(self, config: ModelConfig, memory: Memory, fingerprint: str) -> None:
+    def __init__(self, config: ModelConfig, memory: Memory) -> None:
         """Make the state of an empty sequence."""
         self.position = 0
         self.is_reading = False
         self.seated_in: Decoder | None = None  # where the recurrent part is meanwhile
         self._config = config
         self._memory = memory
-        self._fingerprint = fingerprint
         self._hold(RecurrentPart.of_nothing(config, memory.device))
         self._nothing_under_way()
         self._kv = memory.new_kv(self)
@@ -104,7 +92,6 @@ class State:
         fork = object.__new__(State)
         fork.position = self.position
         fork._config, fork._memory = self._config, self._memory
-        fork._fingerprint = self._fingerprint
         fork.is_reading = False
         fork.seated_in = None
         fork._hold(part)
@@ -276,93 +263,3 @@ class State:
     def attend_step(self, slot: int, *, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """The same for one token: q [heads, head_dim], k and v [kv_heads, head_dim]."""
         return self._kv.attend_step(slot, self.position, q=q, k=k, v=v)
-
-    # On disk.
-
-    def save(self, path: Path) -> None:
-        """Write the state to `path` as safetensors, readable by its owner alone.
-
-        The file appears whole or not at all. Raises OSError when it cannot be written.
-        """
-        self.require_usable()
-        tensors = self._tensors()
-        metadata = {
-            "format": FORMAT,
-            "fingerprint": self._fingerprint,
-            "position": str(self.position),
-            "sha256": _digest(tensors, str(self.position)),
-        }
-        # mkstemp makes the file 0600; a second process saving the same state has its own.
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".tmp")
-        os.close(handle)
-        temporary = Path(name)
-        try:
-            save_file(tensors, temporary, metadata=metadata)
-            temporary.chmod(0o600)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    @classmethod
-    def load(cls, path: Path, model: "Model") -> "State":
-        """Read a state that `save` wrote for this very model.
-
-        Raises:
-            CheckpointError: no such file; cut short or altered; of another model or version.
-        """
-        remedy = "Delete the file; the text it stands for is read again"
-        state = model.new_state()
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT:
-                    raise CheckpointError(path, f"not a saved state of format {FORMAT}", remedy)
-                if metadata.get("fingerprint") != model.fingerprint:
-                    raise CheckpointError(path, "saved by another model or precision", remedy)
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                path, f"cannot be read as a saved state ({error})", remedy
-            ) from error
-        if metadata.get("sha256") != _digest(tensors, metadata.get("position", "")):
-            raise CheckpointError(path, "its contents were altered since it was written", remedy)
-        state._restore(tensors, int(metadata["position"]))
-        return state
-
-    def _tensors(self) -> dict[str, Tensor]:
-        tensors = {}
-        for i, part in enumerate(self.recurrent_part()):
-            tensors[f"deltanet.{i}.convolution"] = part.convolution.contiguous()
-            tensors[f"deltanet.{i}.recurrent"] = part.recurrent.contiguous()
-        kv = self.kv_of(0, self.position)
-        for i, (keys, values) in enumerate(zip(kv.keys, kv.values, strict=True)):
-            tensors[f"attention.{i}.keys"] = keys
-            tensors[f"attention.{i}.values"] = values
-        self._memory.when_copied()()
-        return tensors
-
-    @torch.inference_mode()
-    def _restore(self, tensors: dict[str, Tensor], position: int) -> None:
-        """Take over tensors whose digest and fingerprint have been checked."""
-        recurrent = [
-            DeltaNetState(tensors[f"deltanet.{i}.convolution"], tensors[f"deltanet.{i}.recurrent"])
-            for i in range(len(self._layers))
-        ]
-        layers = range(self._config.layer_types.count("full_attention"))
-        whole = KvBlock(
-            tuple(tensors[f"attention.{i}.keys"] for i in layers),
-            tuple(tensors[f"attention.{i}.values"] for i in layers),
-        )
-        self.put_together([whole], recurrent, position)
-
-
-def _digest(tensors: dict[str, Tensor], position: str) -> str:
-    """SHA-256 of everything that is restored."""
-    digest = hashlib.sha256(position.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.view(torch.uint8).numpy().data)
-    return digest.hexdigest()

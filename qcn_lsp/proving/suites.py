@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from qcn_indexer.files import read_file
@@ -10,7 +10,6 @@ from qcn_indexer.files import read_file
 from qcn_lsp.proving.toolchains import Toolchain, toolchain
 
 MAX_CONFIG = 1 << 20
-MAX_LISTED = 2000
 _TEST_FOLDERS = ("tests", "test", "testing", ".")
 _TEST_FILES = ("test_*.py", "*_test.py", "tests.py")
 _NO_TESTS_OF_NPM = "no test specified"
@@ -29,10 +28,6 @@ class TestSuite:
 
     runner: str
     only: tuple[str, ...] = ()
-
-    def limited_to(self, *paths: str) -> "TestSuite":
-        """Return the same for these files alone."""
-        return replace(self, only=paths)
 
     @property
     def names_tests(self) -> bool:

@@ -63,7 +63,7 @@ def numbers_of(block: KvBlock) -> list[int]:
 
 
 def new_state(config: ModelConfig, memory: DeviceMemory) -> State:
-    return State(config, memory, "")
+    return State(config, memory)
 
 
 @dataclass

@@ -1,20 +1,14 @@
-"""A state is one value: however a text was read, forked, saved or restored, it is the same past."""
-
-import json
-import stat
-from pathlib import Path
+"""A state is one value: however a text was read or forked, it is the same past."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from qcn_inference.checkpoint import load_model
-from qcn_inference.errors import CheckpointError
 from qcn_inference.grid import BLOCK
 from qcn_inference.model import Model
 from qcn_inference.state import State
 from random_checkpoints import random_checkpoint
-from safetensors.torch import load_file, save_file
 from sampling import examples
 from torch import Tensor
 
@@ -166,85 +160,3 @@ def test_a_fork_of_a_kept_prefix_copies_no_keys_and_values(model: Model, text: T
     third = prefix.fork()
     model.decode(3, third)  # the second is alive and has written behind the prefix
     assert third._kv is not buffers
-
-
-class TestSaving:
-    def test_a_restored_state_goes_on_bit_for_bit(
-        self, model: Model, text: Tensor, tmp_path: Path
-    ) -> None:
-        state = model.new_state()
-        model.prefill(text, state)
-        path = tmp_path / "state.safetensors"
-        state.save(path)
-        restored = State.load(path, model)
-        assert restored.position == LENGTH
-        for token in (1, 2, 3):
-            assert torch.equal(model.decode(token, restored), model.decode(token, state))
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
-
-    def test_an_empty_state_can_be_saved(self, model: Model, tmp_path: Path) -> None:
-        model.new_state().save(tmp_path / "empty")
-        assert State.load(tmp_path / "empty", model).position == 0
-
-    def test_a_failed_save_leaves_the_old_file(self, model: Model, tmp_path: Path) -> None:
-        path = tmp_path / "taken"
-        path.mkdir()
-        with pytest.raises(OSError, match="taken"):
-            model.new_state().save(path)
-        assert [entry.name for entry in tmp_path.iterdir()] == ["taken"]
-
-    @pytest.fixture
-    def saved(self, model: Model, text: Tensor, tmp_path: Path) -> Path:
-        state = model.new_state()
-        model.prefill(text, state)
-        state.save(tmp_path / "state")
-        return tmp_path / "state"
-
-    @pytest.mark.parametrize("kept", [0, 7, 500, -1])
-    def test_a_file_that_is_cut_short_is_refused(
-        self, kept: int, saved: Path, model: Model
-    ) -> None:
-        saved.write_bytes(saved.read_bytes()[:kept])
-        with pytest.raises(CheckpointError, match=r"state: .*Delete the file"):
-            State.load(saved, model)
-
-    @pytest.mark.long
-    @examples(sample=20, full=300)
-    @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-    def test_any_altered_bit_is_noticed(
-        self, where: float, bit: int, saved: Path, model: Model
-    ) -> None:
-        original = saved.read_bytes()
-        contents = bytearray(original)
-        contents[int(where * len(contents))] ^= 1 << bit
-        saved.write_bytes(contents)
-        try:
-            with pytest.raises(CheckpointError):
-                State.load(saved, model)
-        finally:
-            saved.write_bytes(original)
-
-    def test_another_models_state_is_refused(
-        self, saved: Path, tmp_path_factory: pytest.TempPathFactory
-    ) -> None:
-        other = load_model(random_checkpoint(tmp_path_factory.mktemp("other"), 8))
-        with pytest.raises(CheckpointError, match="another model"):
-            State.load(saved, other)
-
-    def test_another_safetensors_file_and_no_file_are_refused(
-        self, model: Model, tmp_path: Path
-    ) -> None:
-        save_file({"x": torch.zeros(1)}, tmp_path / "x")
-        with pytest.raises(CheckpointError, match="not a saved state"):
-            State.load(tmp_path / "x", model)
-        with pytest.raises(CheckpointError, match="missing"):
-            State.load(tmp_path / "missing", model)
-
-    def test_a_forged_position_is_noticed(self, saved: Path, model: Model) -> None:
-        """The position stands in the header, beside the digest, and is covered by it."""
-        size = int.from_bytes(saved.read_bytes()[:8], "little")
-        metadata = json.loads(saved.read_bytes()[8 : 8 + size])["__metadata__"]
-        save_file(load_file(saved), saved, metadata=metadata | {"position": "3"})
-        with pytest.raises(CheckpointError, match="altered"):
-            State.load(saved, model)

@@ -61,7 +61,7 @@ def test_a_folder_where_a_file_should_be_tells_nothing(tmp_path: Path, name: str
 
 
 def test_of_several_files_only_those_asked_for_are_run(tmp_path: Path) -> None:
-    command = TestSuite("pytest").limited_to("a_test.py").command(toolchain(tmp_path), REPORT)
+    command = TestSuite("pytest", ("a_test.py",)).command(toolchain(tmp_path), REPORT)
     assert command[-1] == "a_test.py"
 
 

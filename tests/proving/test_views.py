@@ -109,7 +109,7 @@ async def test_a_test_of_ones_own_is_put_beside_the_project_and_run_alone(view: 
         "import unittest, app\n\n\nclass Exploit(unittest.TestCase):\n"
         "    def test_it(self):\n        self.assertNotEqual(app.double(2), 4)\n",
     )
-    outcome = await view.run_tests(UNITTEST.limited_to("test_exploit.py"))
+    outcome = await view.run_tests(TestSuite("unittest", ("test_exploit.py",)))
     assert outcome.failed == {"test_exploit.Exploit.test_it"}
     assert outcome.passed == set()
 
@@ -230,7 +230,7 @@ async def test_a_command_that_hangs_is_ended_with_all_it_started(view: View) -> 
 async def test_a_suite_that_eats_memory_is_ended(ground: ProvingGround, project: Path) -> None:
     write(project, {"test_big.py": "held = [b'x' * (1 << 20) for _ in range(10_000)]\n"})
     async with ground.deploy(project, {}, SMALL) as view:
-        outcome = await view.run_tests(UNITTEST.limited_to("test_big.py"))
+        outcome = await view.run_tests(TestSuite("unittest", ("test_big.py",)))
         assert not outcome.succeeded
         assert outcome.run.ended_by is EndedBy.MEMORY or "MemoryError" in outcome.run.log
         assert (await view.run(["true"])).succeeded
