@@ -13,7 +13,7 @@ WHEELS := .wheels
 VSCODE := editors/vscode
 EDITORS := .cache/editors
 
-.PHONY: demo test test-long gpu gpu-wheels checks format bench wheel vsix test-agents test-install test-editors unpack-editors clean
+.PHONY: demo test test-long gpu gpu-wheels checks format bench wheel vsix test-agents test-sarif test-install test-editors unpack-editors clean
 
 demo: $(VENV)/.ready ## complete code in this repository with the embedded model
 	$(BIN)/qcn demo
@@ -62,6 +62,18 @@ $(AGENTS)/.ready: tests/agents/package.json
 	mkdir -p $(AGENTS) && cp $< $(AGENTS)
 	cd $(AGENTS) && npm install --no-package-lock --no-audit --no-fund --ignore-scripts
 	cd $(AGENTS)/node_modules/opencode-ai && node postinstall.mjs
+	touch $@
+
+# Microsoft's validator from npm, 45 MB.
+SARIF := build/sarif
+
+test-sarif: $(VENV)/.ready-test $(SARIF)/.ready ## what qcn scan writes, by the SARIF validator
+	$(BIN)/python -m pytest -v tests/sarif
+
+$(SARIF)/.ready: tests/sarif/package.json
+	mkdir -p $(SARIF) && cp $< $(SARIF)
+	cd $(SARIF) && npm install --no-package-lock --no-audit --no-fund --ignore-scripts
+	chmod u+x $(SARIF)/node_modules/@microsoft/sarif-multitool-linux/Sarif.Multitool
 	touch $@
 
 checks: $(VENV)/.ready-test

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from ast_grep_py import SgNode
 
 from qcn_lsp.scan.finding import TextEdit
+from qcn_lsp.scan.kinds import surely
 from qcn_lsp.scan.rules import Fix
 from qcn_lsp.scan.source import Call, Source, span_of
 
@@ -37,6 +38,10 @@ def edits_of(
 
     if not all(re.fullmatch(want, asked(name)) for name, want in fix.only_if.items()):
         return ()
+    for name, kind in fix.kinds.items():
+        found = named(name)
+        if found is None or not surely(kind, found, source):
+            return ()
     if fix.append:
         edit = _append(fix.append, source, call)
     else:

@@ -153,11 +153,13 @@ def as_sarif(report: Report) -> str:
 
 
 def _sarif_rule(finding: Finding) -> dict[str, Any]:
+    page = f"https://cwe.mitre.org/data/definitions/{finding.cwe}.html"
     return {
         "id": finding.rule,
         "shortDescription": {"text": finding.message},
         "fullDescription": {"text": finding.rationale},
-        "helpUri": f"https://cwe.mitre.org/data/definitions/{finding.cwe}.html",
+        "help": {"text": f"{finding.rationale} CWE-{finding.cwe}: {page}"},  # GitHub wants one
+        "helpUri": page,
         "defaultConfiguration": {"level": finding.severity.value},
         "properties": {
             "tags": ["security", f"external/cwe/cwe-{finding.cwe:03}"],

@@ -42,13 +42,15 @@ class Fix:
     `replace`: `match`, `callee`, an argument or a metavariable. `by`: its new text, in which
     `$NAME` stands for the text of a metavariable or argument. `append`: a further argument.
     `only_if`: texts that must match for the fix to be safe; of `name:PART` the dotted name as the
-    imports spell it out. `imports`: a module that it needs.
+    imports spell it out. `kinds`: what parts must surely be, see `kinds.py`. `imports`: a module
+    that it needs.
     """
 
     replace: str = ""
     by: str = ""
     append: str = ""
     only_if: dict[str, str] = field(default_factory=dict)
+    kinds: dict[str, str] = field(default_factory=dict)
     imports: str = ""
 
 

@@ -1,7 +1,9 @@
 """The rules' own cases, and what every rule must say."""
 
 import ast
+import hashlib
 import re
+from typing import Any
 
 import pytest
 
@@ -91,11 +93,52 @@ def test_every_rule_with_a_fix_has_a_case_that_it_mends() -> None:
         "import ssl\nssl._create_unverified_context(cafile=path)",
         "import ssl\ncontext.verify_mode = ssl.CERT_NONE",
         "self.verify = False",
+        # What is compared may be no str of ASCII, of which compare_digest raises TypeError.
+        "ok = expected == signature",
+        "def f(given, api_token: str):\n    return given == api_token",
+        "def f(given: str, api_token: bytes):\n    return given == api_token",
+        "import hmac\ndef f(given: str = None):\n    return hmac.new(k, m).hexdigest() == given",
+        "def f(given: str, api_token: str):\n    if given:\n        given = None\n"
+        "    return given == api_token",
+        "def f(given: str, api_token: str):\n    given += more\n    return given == api_token",
+        "import jwt\ndef f(api_token: bytes):\n    return jwt.encode(p, k) == api_token",
     ],
 )
 def test_where_a_fix_is_not_safe_there_is_none(text: str) -> None:
     [finding] = [match.finding for match in matches_in(text, BY_LANGUAGE["python"])]
     assert finding.fix == ()
+
+
+DIGEST = hashlib.sha256(b"").hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("text", "operator"),
+    [
+        ("def same(given: str, api_token: str):\n    return given {} api_token", "=="),
+        ("def same(given: str, api_token: str):\n    return given {} api_token", "!="),
+        (
+            "import hashlib\ndef same(given: str, one: str):\n"
+            "    api_token = hashlib.sha256(one.encode('utf-8', 'replace')).hexdigest()\n"
+            "    return given {} api_token",
+            "==",
+        ),
+    ],
+)
+@pytest.mark.parametrize("given", ["", "a", "\N{SNOWMAN}", "\ud800", DIGEST])
+@pytest.mark.parametrize("token", ["", "a", "\N{SNOWMAN}", "\ud800"])
+def test_a_comparison_that_takes_one_time_tells_the_same(
+    text: str, operator: str, given: str, token: str
+) -> None:
+    text = text.format(operator)
+    [finding] = [match.finding for match in matches_in(text, BY_LANGUAGE["python"])]
+    fixed = mended(text, finding)
+    assert "compare_digest" in fixed
+    before: dict[str, Any] = {}
+    after: dict[str, Any] = {}
+    exec(text, before)
+    exec(fixed, after)
+    assert after["same"](given, token) == before["same"](given, token)
 
 
 @pytest.mark.parametrize(
