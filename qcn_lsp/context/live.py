@@ -58,6 +58,12 @@ RECONCILE_SECONDS = 1800.0
 MOST_LOOKED_AT = 32
 """Paths on disk that a completion waits for to be looked at: a few milliseconds."""
 
+NOTHING_KEPT = (
+    "What is read of workspace folders is lost with the engine, and read again by the next one: "
+    "{problem}. Have that folder made writable, or set XDG_CACHE_HOME to one that is; with "
+    "qcn.context.diskMiB at 0 nothing is kept on disk, and nothing said of it."
+)
+
 
 class _Ended(Exception):  # noqa: N818 - an outcome, not an error
     """The work of a thread is of no use any more."""
@@ -294,8 +300,7 @@ class LiveContext:
             await self._send(repository)
             self.ready = not self._ended
         logger.info("%s: laid out for the model", self._root.name)
-        if self._bar is not None:
-            self._do_aside(self._show_reading(self._bar))
+        self._do_aside(self._follow_reading())
 
     def _report(self, stage: str) -> None:
         """Show how far the layout is, for worker threads, which end here once nobody waits."""
@@ -304,16 +309,21 @@ class LiveContext:
         if self._bar is not None:
             self._loop.call_soon_threadsafe(self._bar.show, 0, stage)
 
-    async def _show_reading(self, bar: "ProgressBar") -> None:
+    async def _follow_reading(self) -> None:
+        """Show how far the engine has read, and tell of what it cannot keep of that."""
         from qcn_lsp.context.progress import show_reading
 
         try:
-            await show_reading(self.engine, self.name, bar)
-        except EngineUnavailable as problem:
-            logger.info("%s: how far it is read is not known: %s", self._root.name, problem)
-            bar.end("Not read")
-        else:
-            bar.end("Read")
+            if self._bar is not None:
+                await show_reading(self.engine, self.name, self._bar)
+            problem = await self.engine.disk_problem()
+        except EngineUnavailable as unknown:
+            logger.info("%s: how far it is read is not known: %s", self._root.name, unknown)
+            self._end_bar("Not read")
+            return
+        self._end_bar("Read")
+        if problem is not None:
+            self._server.status.tell([NOTHING_KEPT.format(problem=problem)])
 
     def _roots(self) -> int:
         return max(1, len(self._server.workspace_roots))

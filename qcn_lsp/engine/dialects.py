@@ -57,6 +57,7 @@ class Health:
     context_length: int | None
     context_limit: int
     device: str
+    disk_cache_problem: str | None
 
 
 async def engine_health(client: HttpClient, *, seconds: float | None = None) -> Health | None:
@@ -92,6 +93,7 @@ def _parse_health(body: dict[str, Any]) -> Health:
         context_length=body.get("context_length"),
         context_limit=count_in(body.get("context_limit")),
         device=str(body.get("device") or ""),
+        disk_cache_problem=body.get("disk_cache_problem"),
     )
 
 
@@ -198,6 +200,11 @@ class OwnEngine:
         """Return how many tokens a context may have."""
         health = await engine_health(self.client)
         return health.context_limit if health else 0
+
+    async def disk_problem(self) -> str | None:
+        """Return why the engine keeps nothing on disk of what it reads; None where it does."""
+        health = await engine_health(self.client)
+        return health.disk_cache_problem if health else None
 
     async def close(self) -> None:
         """Close the connections; the engine stays up for the user's other windows."""

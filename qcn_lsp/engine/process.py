@@ -113,8 +113,14 @@ def require_engine_packages() -> None:
 
 
 def spawn(command: Sequence[str], *, log: Path, directory: Path) -> EngineProcess:
-    """Start the engine, detached; raises `OSError` when the system refuses."""
-    descriptor, log_start = _open_log(log)
+    """Start the engine, detached; raises `OSError` when the system refuses.
+
+    Raises `EngineUnavailable` with the remedy where its log cannot be written.
+    """
+    try:
+        descriptor, log_start = _open_log(log)
+    except OSError as error:
+        raise _no_log(f"The engine's log, {log}, cannot be written", error) from error
     try:
         popen = subprocess.Popen(
             command,
@@ -143,11 +149,15 @@ def log_path(key: str) -> Path:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise EngineUnavailable(
-            f"The folder of the engine's log, {directory}, cannot be made ({error.strerror}). "
-            "Set XDG_STATE_HOME to a folder that you can write to."
+        raise _no_log(
+            f"The folder of the engine's log, {directory}, cannot be made", error
         ) from error
     return directory / f"engine-{key}.log"
+
+
+def _no_log(what: str, error: OSError) -> EngineUnavailable:
+    remedy = "Set XDG_STATE_HOME to a folder that you can write to."
+    return EngineUnavailable(f"{what} ({error.strerror}). {remedy}")
 
 
 def last_lines(log: Path, start: int = 0) -> str:

@@ -208,4 +208,6 @@ def _make_private(directory: Path) -> str:
         return f"{directory} is writable by others: remove it"
     if found.st_mode & 0o077:
         directory.chmod(0o700)
+    if not os.access(directory, os.W_OK | os.X_OK):
+        return f"{directory} cannot be written to"
     return ""

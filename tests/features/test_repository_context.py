@@ -478,6 +478,28 @@ async def test_the_first_reading_is_shown_file_by_file(root: Path) -> None:
         assert layout_of(model)
 
 
+@pytest.mark.parametrize("client", [WATCHING, UNWATCHING])  # with and without progress bars
+async def test_where_nothing_is_kept_on_disk_the_user_hears_it_once(
+    root: Path, client: str
+) -> None:
+    problem = "contexts are not kept on disk in /cache/qcn: [Errno 13] Permission denied"
+    async with session(root, client) as (editor, model):
+        model.health = HEALTH | {"disk_cache_problem": problem}
+        buffer = editor.open("main.py", "x = ")
+        await laid_out(buffer, model)
+        await until(lambda: bool(editor.client.messages))
+        # Other settings begin another context: it is not told again.
+        await editor.configure({"engine": {"url": model.url}, "context": {"tokens": 4000}})
+        model.layouts.clear()
+        await laid_out(buffer, model)
+        await editor.caught_up()
+        [message] = editor.client.messages
+        assert message.type is types.MessageType.Warning
+        assert problem in message.message
+        assert "XDG_CACHE_HOME" in message.message
+        assert "qcn.context.diskMiB" in message.message
+
+
 async def test_a_reading_that_the_user_ends_is_over_until_the_settings_change(root: Path) -> None:
     async with session(root, WATCHING) as (editor, model):
         model.read = 1

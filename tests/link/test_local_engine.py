@@ -377,6 +377,15 @@ class TestFailures:
         with pytest.raises(EngineUnavailable, match=f"{runtime}/state/qcn, .*Set XDG_STATE_HOME"):
             await make_link().complete(REQUEST)
 
+    async def test_a_log_that_is_there_and_cannot_be_written_is_named(
+        self, make_link: MakeLink, standin: StandInModel, runtime: Path
+    ) -> None:
+        log = runtime / "state" / "qcn" / f"engine-{engine_key(str(standin.folder))}.log"
+        log.mkdir(parents=True)
+        with pytest.raises(EngineUnavailable, match=f"{log}, .*directory.*Set XDG_STATE_HOME"):
+            await make_link().complete(REQUEST)
+        assert standin.pids() == []
+
     async def test_without_the_engine_installed_the_message_names_both_remedies(
         self, make_link: MakeLink, standin: StandInModel, monkeypatch: pytest.MonkeyPatch
     ) -> None:

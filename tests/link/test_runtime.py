@@ -61,6 +61,23 @@ def test_one_that_others_could_have_prepared_is_not_used(
     assert runtime_directory() == runtime / f"qcn-{os.getuid()}"
 
 
+def test_where_it_cannot_be_made_another_is_used(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/sys")  # nobody makes folders there, nor does root
+    monkeypatch.setattr("tempfile.tempdir", str(runtime))
+    assert runtime_directory() == runtime / f"qcn-{os.getuid()}"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_where_it_cannot_be_written_another_is_used(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (runtime / "qcn").mkdir(mode=0o500)
+    monkeypatch.setattr("tempfile.tempdir", str(runtime))
+    assert runtime_directory() == runtime / f"qcn-{os.getuid()}"
+
+
 def test_without_any_safe_directory_the_message_says_what_to_set(
     runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

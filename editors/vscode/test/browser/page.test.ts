@@ -12,7 +12,7 @@ import { fileURLToPath } from "node:url";
 
 import type { Browser, Page } from "playwright-core";
 
-import { aBrowser, PATIENCE_MS, privateFolders, PYTHON, SCREENSHOTS, stopEngines } from "./vscode";
+import { aBrowser, endProcesses, PATIENCE_MS, privateFolders, PYTHON, SCREENSHOTS } from "./vscode";
 
 const HOSTILE = "<img src=x onerror=alert(1)>.py";
 
@@ -47,7 +47,7 @@ before(async () => {
 after(async () => {
   await browser.close();
   command.kill();
-  stopEngines(folder);
+  await endProcesses(folder);
   rmSync(folder, { recursive: true, force: true });
 });
 

@@ -26,6 +26,8 @@ export interface Options {
   /** Ask for trust in the folder, as a desktop does; a test's folder is trusted otherwise. */
   readonly untrusted?: boolean;
   readonly environment?: Record<string, string>;
+  /** A folder that VS Code and all that it starts may only read; by bubblewrap. */
+  readonly readOnly?: string;
   readonly smokeTest?: boolean;
 }
 
@@ -84,7 +86,8 @@ export class VSCode {
       ...(options.untrusted ? [] : ["--disable-workspace-trust"]),
       ...(options.smokeTest ? ["--enable-smoke-test-driver"] : []),
     ];
-    const server = spawn(process.execPath, [main, ...arguments_], {
+    const [program = "", ...before] = [...(options.readOnly ? readOnly(options.readOnly) : []), process.execPath];
+    const server = spawn(program, [...before, main, ...arguments_], {
       env: { ...process.env, ...privateFolders(folder), ...options.environment },
       stdio: ["ignore", "pipe", "pipe"],
     });
@@ -220,7 +223,7 @@ export class VSCode {
     if (this.server.exitCode === null && this.server.signalCode === null) {
       await once(this.server, "exit");
     }
-    stopEngines(this.folder);
+    await endProcesses(this.folder);
     rmSync(this.folder, { recursive: true, force: true, maxRetries: 5 });
   }
 }
@@ -243,15 +246,22 @@ export async function aBrowser(): Promise<Browser> {
   });
 }
 
-/** The engines that were started with the private folders below `folder`. */
-function enginesOf(folder: string): number[] {
-  const variable = `XDG_RUNTIME_DIR=${join(folder, "run")}`;
+/** The environment variable that says which folder's processes they are. */
+const OWNER = "QCN_TEST_FOLDER";
+
+/** The beginning of a command line whose rest may write anywhere but in `folder`, root's too. */
+export function readOnly(folder: string): string[] {
+  return ["bwrap", "--die-with-parent", "--dev-bind", "/", "/", "--ro-bind", folder, folder];
+}
+
+/** The processes that were started with the private folders below `folder`. */
+function processesOf(folder: string): number[] {
+  const variable = `${OWNER}=${folder}`;
   return readdirSync("/proc")
     .filter((name) => /^\d+$/.test(name))
     .filter((pid) => {
       try {
-        const environment = readFileSync(`/proc/${pid}/environ`, "utf8").split("\0");
-        return environment.includes(variable) && readFileSync(`/proc/${pid}/cmdline`, "utf8").includes("qcn_inference");
+        return readFileSync(`/proc/${pid}/environ`, "utf8").split("\0").includes(variable);
       } catch {
         return false; // gone meanwhile, or another user's
       }
@@ -259,9 +269,33 @@ function enginesOf(folder: string): number[] {
     .map(Number);
 }
 
-/** End the engines, which would stay for other windows. */
-export function stopEngines(folder: string): void {
-  enginesOf(folder).forEach((engine) => process.kill(engine));
+/** The engines among them. */
+function enginesOf(folder: string): number[] {
+  return processesOf(folder).filter((pid) => commandLine(pid).includes("qcn_inference"));
+}
+
+function commandLine(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, "utf8");
+  } catch {
+    return "";
+  }
+}
+
+/** End them all, engines too, which would stay for other windows; nothing is written there any more then. */
+export async function endProcesses(folder: string): Promise<void> {
+  for (let left = processesOf(folder); left.length; left = processesOf(folder)) {
+    left.forEach(kill);
+    await new Promise((resolve_) => setTimeout(resolve_, 20)); // the system tells nobody but their parents
+  }
+}
+
+function kill(pid: number): void {
+  try {
+    process.kill(pid, "SIGKILL");
+  } catch {
+    // gone meanwhile
+  }
 }
 
 export function withoutSpace(text: string): string {
@@ -274,7 +308,7 @@ export function privateFolders(folder: string): Record<string, string> {
     mkdirSync(path, { mode: 0o700 });
     return path;
   };
-  return { XDG_RUNTIME_DIR: of("run"), XDG_STATE_HOME: of("state"), XDG_CACHE_HOME: of("cache") };
+  return { XDG_RUNTIME_DIR: of("run"), XDG_STATE_HOME: of("state"), XDG_CACHE_HOME: of("cache"), [OWNER]: folder };
 }
 
 async function freePort(): Promise<number> {
