@@ -92,7 +92,12 @@ def _run(options: argparse.Namespace) -> int:
             from qcn_lsp.commands import bench
 
             measured = bench.Wanted(
-                options.model, options.synthetic, options.device, options.lengths, options.output
+                options.model,
+                options.synthetic,
+                options.device,
+                options.device_memory_mib,
+                options.lengths,
+                options.output,
             )
             return bench.run(measured, as_json=options.json)
         case "scan":
@@ -344,9 +349,16 @@ def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--synthetic",
         metavar="NAME",
         help="random weights in the shape of a model instead: qwen3-coder-next, qwen3.5-35b-a3b, "
-        "qwen3.5-9b or qcn-nano, with -bf16 behind it; the first two also with -fp8",
+        "qwen3.5-9b or qcn-nano, with -bf16 behind it; the first two also with -fp8 or -int4",
     )
     bench.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    bench.add_argument(
+        "--device-memory-mib",
+        type=int,
+        default=0,
+        metavar="N",
+        help="take no more of the GPU's memory: as on a smaller card",
+    )
     bench.add_argument("--lengths", type=int, nargs="+", metavar="N", help="tokens of the prompts")
     bench.add_argument(
         "--output", type=Path, metavar="DIR", help="write bench.json and bench.svg there"

@@ -44,6 +44,7 @@ class Wanted:
     model: str
     synthetic: str | None
     device: str
+    device_memory_mib: int  # of a GPU, at most; 0: what is free
     lengths: Sequence[int]
     output: Path | None  # the folder for the files; None writes none
 
@@ -72,6 +73,8 @@ def _measured(wanted: Wanted, show: Show) -> dict[str, Any]:
         command += ["--synthetic", wanted.synthetic]
     else:
         command += ["--model", resolve_model(wanted.model)]
+    if wanted.device_memory_mib:
+        command += ["--device-memory-mib", str(wanted.device_memory_mib)]
     if wanted.lengths:
         command += ["--lengths", *map(str, wanted.lengths)]
     last: dict[str, Any] = {}

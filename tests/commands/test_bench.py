@@ -12,18 +12,24 @@ import psutil
 import pytest
 import torch
 from command_support import qcn
+from engine_support import write_model
+from qcn_inference.bench import __main__ as bench_process
 from qcn_inference.bench import measure as bench
+from qcn_inference.bench import waiting
 from qcn_inference.bench.measure import Figures, LeftOut, measure
-from qcn_inference.bench.synthetic import SPREAD, RandomTensors
+from qcn_inference.bench.models import UnfitError, synthetic
+from qcn_inference.bench.synthetic import SPREAD, RandomTensors, random_ids
 from qcn_inference.checkpoint import load_model
 from qcn_inference.config import load_config
 from qcn_inference.embedded import checkpoint_folder
+from qcn_inference.offload.device import Experts
 from qcn_inference.planning.footprint import FORMATS, Footprint, as_loaded
-from qcn_inference.planning.machine import Machine
-from qcn_inference.planning.plan import Plan
+from qcn_inference.planning.machine import Gpu, Machine
+from qcn_inference.planning.plan import CHECKPOINTS, Plan
 from qcn_inference.weights import _moe, _stacked_experts
 from qcn_kernels.fp8 import Fp8Matrices, dequantise
 from qcn_kernels.groupwise import GroupwiseMatrices
+from simulated_device import SimulatedDevice
 
 from qcn_lsp.commands.plot import Line, plot
 
@@ -65,6 +71,81 @@ def test_random_weights_are_measured_without_a_checkpoint(runtime: Path) -> None
     (row,) = [line.split() for line in done.stdout.splitlines() if line.split()[:1] == ["64"]]
     assert "tok/s" in row
     assert "GFLOP" in row
+
+
+def test_what_is_known_is_said_at_once_with_the_command_that_gave_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ["--synthetic", "qcn-nano-bf16", "--device", "cpu", "--lengths", "40", "70"]
+    monkeypatch.setattr(sys, "orig_argv", ["/bin/python3", "-m", "qcn_inference.bench", *asked])
+    assert bench_process.main(asked) == 0
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    result = said[-1]["result"]
+    assert [line["prompt"] for line in said if "prompt" in line] == result["prompts"]
+    assert result["command"] == "python -m qcn_inference.bench " + " ".join(asked)
+    assert result["versions"]["torch"] == torch.__version__
+    assert (result["placement"], result["experts_on_gpu"]) == ("cpu", 0)
+
+
+def test_completions_are_asked_for_while_a_text_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every one that counts came between the steps of the long text, and before its end."""
+    monkeypatch.setattr(waiting, "BEHIND", 512)
+    monkeypatch.setattr(waiting, "TAIL", 20)
+    folder = write_model(tmp_path / "small", context_length=4096)
+    engine = waiting.engine_of(load_model(folder), folder)
+    found = waiting.waits(engine, 3000, tries=4)
+    assert found.tokens == 3000
+    assert found.wait.count == found.first_token.count == 4
+    assert found.first_token_quiet.count == waiting.QUIET
+    for one in (found.wait, found.first_token, found.first_token_quiet):
+        assert 0 < one.median <= one.most
+        assert one.p95 <= one.most
+    assert found.wait.most < found.first_token.most
+    assert found.refresh_seconds > 0
+    assert len(engine.cache) == 1  # what stands in front of completions is read once
+
+
+def test_a_completion_asked_for_when_nothing_is_read_does_not_count(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "small", context_length=4096)
+    engine = waiting.engine_of(load_model(folder), folder)
+    with waiting._working(engine) as scheduler:
+        asking = waiting._Asking(engine, scheduler)
+        over = asking.refresh(600)
+        over.result()
+        assert not asking.ask(over).counts
+        assert asking.ask(asking.refresh(3000)).counts
+
+
+def test_random_experts_lie_in_host_memory_where_a_gpu_has_room_for_some() -> None:
+    """As on a card with room for a third of them, and 4,096 tokens beside."""
+    config = load_config(checkpoint_folder("qcn-nano"))
+    foot = Footprint(config, FORMATS[0])
+    slots = foot.experts // 3
+    free = foot.working_bytes + foot.resident_bytes + 4096 * foot.kv_bytes
+    free += CHECKPOINTS * foot.checkpoint_bytes + slots * foot.expert_bytes
+    found = Machine(2**40, 1e9, 1e15, Gpu("simulated", free, 1e15, 1e18, 1e9))
+    devices = []
+
+    def simulated(count: int, like: Experts, on: torch.device) -> SimulatedDevice:
+        devices.append(SimulatedDevice(count, like, link=1e9))
+        return devices[-1]
+
+    on = torch.device("cpu")
+    model, floor = synthetic("qcn-nano-bf16", on, found, longest=4096, slots=simulated)
+    assert (floor.placement, floor.slots, floor.context) == ("gpu and host", slots, 4096)
+    (device,) = devices
+    ids = random_ids(config.vocab_size, 600)
+    assert model.prefill(ids, model.new_state()).isfinite().all()
+    assert device.copied_bytes >= (foot.experts - slots) * foot.expert_bytes
+
+
+def test_a_gpu_that_no_plan_fits_is_refused_with_what_is_missing() -> None:
+    small = Machine(2**30, 1e9, 1e12, Gpu("small", 2**30, 1e12, 1e14, 1e10))
+    on = torch.device("cpu")
+    with pytest.raises(UnfitError, match=r"of small's memory, of which 1\.1 GB are free"):
+        synthetic("qwen3-coder-next-int4", on, small, longest=8192)
 
 
 def test_what_takes_too_long_or_has_no_room_is_left_out_and_said_so() -> None:
@@ -112,10 +193,15 @@ def test_experts_in_fp8_are_made_as_a_checkpoint_has_them() -> None:
     assert weights.std() == pytest.approx(SPREAD, rel=0.1)
 
 
-def test_experts_of_4_bits_are_made_as_a_converted_checkpoint_has_them() -> None:
+@pytest.mark.parametrize("in_host_memory", [False, True])
+def test_experts_of_4_bits_are_made_as_a_converted_checkpoint_has_them(
+    in_host_memory: bool,
+) -> None:
     nano = load_config(checkpoint_folder("qcn-nano"))
     shape = replace(nano, hidden_size=256, moe_intermediate_size=256, num_experts=4)
-    moe = _moe(shape, RandomTensors("cpu", torch.bfloat16, "int4"), "layers.0.mlp")
+    tensors = RandomTensors("cpu", torch.bfloat16, "int4")
+    with tensors.experts_in_host_memory(in_host_memory):
+        moe = _moe(shape, tensors, "layers.0.mlp")
     assert isinstance(moe.gate_up, GroupwiseMatrices)
     assert isinstance(moe.down, GroupwiseMatrices)
     assert moe.gate_up.shape == (4, 512, 256)
@@ -136,6 +222,12 @@ def test_what_does_not_fit_is_refused_before_memory_is_taken(runtime: Path) -> N
         assert done.returncode == 1
         assert "its weights take 159 GB" in done.stderr
         assert "qcn-nano" in done.stderr
+
+
+def test_a_cap_on_a_gpus_memory_is_refused_where_there_is_none(runtime: Path) -> None:
+    done = qcn("bench", "--device", "cpu", "--device-memory-mib", "24000")
+    assert done.returncode == 1
+    assert "--device-memory-mib is for a GPU" in done.stderr
 
 
 def test_a_folder_that_is_no_model_is_named(runtime: Path, tmp_path: Path) -> None:

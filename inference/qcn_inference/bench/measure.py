@@ -1,21 +1,29 @@
 """Prefill, decode and the way from an edit to the first token, in one process, without HTTP."""
 
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
 from qcn_inference.bench.synthetic import random_ids
 from qcn_inference.errors import DeviceMemoryError
+from qcn_inference.host_copies import Arriving
 from qcn_inference.model import Model
 from qcn_inference.passes import passes
 from qcn_inference.planning.plan import Plan
+from qcn_inference.request import SamplingParams
+from qcn_inference.sampling import Sampler
 from qcn_inference.state import State
 
 DECODED = 32  # tokens, of which the median counts
 EDIT, TAIL = 300, 300
 """Tokens of an edit's entry behind a context, and of the completion asked for behind that."""
+EDITS = 3  # of which the median counts
+BESIDE = 1024
+"""Tokens for which there must be room behind a prompt."""
 WARM_UP = 64
 
 
@@ -61,7 +69,8 @@ def measure(
         patience: seconds for one prompt.
         report: told what is being done.
     """
-    _prefilled(model, random_ids(model.config, WARM_UP))
+    model.warm_up()
+    _prefilled(model, _ids(model, WARM_UP))
     rate = None  # operations per second, as reached last
     for tokens in sorted(lengths):
         operations = model.config.prefill_operations(0, tokens)
@@ -79,8 +88,8 @@ def measure(
 
 
 def _at(model: Model, floor: Plan, tokens: int) -> Figures:
-    state, seconds = _prefilled(model, random_ids(model.config, tokens))
-    edit = _edit_seconds(model, state)
+    state, seconds = _prefilled(model, _ids(model, tokens))
+    edit = statistics.median([_edit_seconds(model, state) for _ in range(EDITS)])
     return Figures(
         tokens=tokens,
         prefill_seconds=seconds,
@@ -110,7 +119,7 @@ def _edit_seconds(model: Model, context: State) -> float:
     """
     start = context.position
     entry, end = start + EDIT, start + EDIT + TAIL
-    ids = random_ids(model.config, EDIT + TAIL)
+    ids = _ids(model, EDIT + TAIL)
     began = time.perf_counter()
     state = context.fork()
     for part in passes([(start, entry), (entry, end)], {entry}, model.pass_limits):
@@ -120,9 +129,20 @@ def _edit_seconds(model: Model, context: State) -> float:
 
 
 def _decode_seconds(model: Model, state: State) -> float:
-    token, seconds = 0, []
-    for _ in range(DECODED):
-        began = time.perf_counter()
-        token = int(model.decode(token, state).argmax())
-        seconds.append(time.perf_counter() - began)
-    return float(torch.tensor(seconds, dtype=torch.float64).median())
+    """From one token's arrival to the next one's, as the engine decodes greedily.
+
+    On a GPU the next step is queued before the host has seen the token.
+    """
+    sampler, arrived = Sampler(SamplingParams(temperature=0)), []
+    logits = model.decode(0, state)
+    for _ in range(DECODED + 1):
+        token = sampler.draw(logits)
+        arriving = Arriving(token)
+        logits = model.decode(token, state)
+        arriving.wait()
+        arrived.append(time.perf_counter())
+    return statistics.median(after - before for before, after in pairwise(arrived))
+
+
+def _ids(model: Model, count: int) -> Sequence[int]:
+    return random_ids(model.config.vocab_size, count)
