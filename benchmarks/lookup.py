@@ -50,7 +50,9 @@ KINDS = ("rewrite", "typed", "foreign", "unlike", "own")
 
 
 @dataclass(frozen=True, slots=True)
-class _Case:
+class Case:
+    """What is decoded."""
+
     prompt: "Prompt"
     tokens: list[int] | None  # that are forced; None: what the model chooses
 
@@ -85,15 +87,15 @@ def run(threads: int, *, quick: bool, repository: Path) -> dict[str, Any]:
     torch.set_num_threads(threads)
     name = "this repository" if repository == machine.ROOT else repository.resolve().name
     history = from_git(repository, name=name, commits=COMMITS)
-    loaded = _loaded()
-    cases = _cases(loaded, written(history), QUICK_CASES if quick else CASES)
+    loaded = nano()
+    cases = cases_of(loaded, written(history), QUICK_CASES if quick else CASES)
     rounds = QUICK_ROUNDS if quick else ROUNDS
     kinds = {}
     with torch.inference_mode():
-        _decode(loaded, cases["rewrite"][0])  # every size of step is compiled at its first use
+        decode(loaded, cases["rewrite"][0])  # every size of step is compiled at its first use
         for kind in KINDS:
             print(f"lookup: {kind}, {len(cases[kind])} texts", file=sys.stderr)
-            if measured := _measure(loaded, cases[kind], rounds):
+            if measured := measure(loaded, cases[kind], rounds):
                 kinds[kind] = measured
     return (
         {"benchmark": "lookup"}
@@ -108,7 +110,8 @@ def run(threads: int, *, quick: bool, repository: Path) -> dict[str, Any]:
     )
 
 
-def _loaded() -> "Loaded":
+def nano() -> "Loaded":
+    """The engine of qcn-nano."""
     from qcn_inference.checkpoint import load_model
     from qcn_inference.generate import Loaded
     from qcn_inference.grid import Grid
@@ -120,26 +123,26 @@ def _loaded() -> "Loaded":
     return Loaded(model, tokenizer, StateCache(model.config, Grid(tokenizer), 256 * 2**20))
 
 
-def _cases(loaded: "Loaded", texts: list[Written], count: int) -> dict[str, list[_Case]]:
+def cases_of(loaded: "Loaded", texts: list[Written], count: int) -> dict[str, list[Case]]:
     """The cases of each kind."""
     encode, draw = loaded.tokenizer.encode_plain, random.Random(0)
     long_enough = [one for one in texts if len(encode(one.text)) >= FEWEST_TOKENS]
-    cases: dict[str, list[_Case]] = {}
+    cases: dict[str, list[Case]] = {}
     for kind in ("rewrite", "typed"):
         cases[kind] = [
-            _Case(_prompt(loaded, one), encode(one.text)[:MOST_TOKENS])
+            Case(_prompt(loaded, one), encode(one.text)[:MOST_TOKENS])
             for one in some(long_enough, count, kind)
         ]
     prompts = [case.prompt for case in cases["typed"]]
     sources = [encode(inspect.getsource(module)) for module in FOREIGN]
     places = [(ids, draw.randrange(len(ids) - MOST_TOKENS)) for ids in sources]
     cases["foreign"] = [
-        _Case(prompt, ids[at : at + MOST_TOKENS])
+        Case(prompt, ids[at : at + MOST_TOKENS])
         for prompt, (ids, at) in zip(prompts, places * len(prompts), strict=False)
     ]
     plain = [token for token in sorted(set(sources[0])) if token not in loaded.stop_ids]
-    cases["unlike"] = [_Case(prompt, draw.choices(plain, k=MOST_TOKENS)) for prompt in prompts]
-    cases["own"] = [_Case(prompt, None) for prompt in prompts]
+    cases["unlike"] = [Case(prompt, draw.choices(plain, k=MOST_TOKENS)) for prompt in prompts]
+    cases["own"] = [Case(prompt, None) for prompt in prompts]
     return cases
 
 
@@ -151,13 +154,21 @@ def _prompt(loaded: "Loaded", one: Written) -> "Prompt":
     return infill_prompt(loaded.tokenizer, text, PROMPT_TOKENS, loaded.model.config.fim_order)
 
 
-def _measure(loaded: "Loaded", cases: list[_Case], rounds: int) -> dict[str, Any] | None:
-    """Decode all cases both ways, in turns; None where nothing was long enough to be timed."""
-    ways = {"with_lookup": _drafting, "plain": _stepping}
+def measure(
+    loaded: "Loaded",
+    cases: list[Case],
+    rounds: int,
+    stepping: "Callable[[Loaded], Loaded] | None" = None,
+) -> dict[str, Any] | None:
+    """Decode all cases both ways, in turns; None where nothing was long enough to be timed.
+
+    `stepping` makes of the engine the one without lookup.
+    """
+    ways = {"with_lookup": _drafting, "plain": stepping or _stepping}
     measured = {name: _Measured() for name in ways}
     other, texts = machine.OtherWork(), 0
     for case in cases:
-        first, _ = _decode(loaded, case)  # reads the prompt
+        first, _ = decode(loaded, case)  # reads the prompt
         if first.completion_tokens < FEWEST_TOKENS:  # the model has nothing to say here
             continue
         texts += 1
@@ -165,7 +176,7 @@ def _measure(loaded: "Loaded", cases: list[_Case], rounds: int) -> dict[str, Any
             other.begin()
             began = time.process_time()
             for name in sorted(ways, reverse=bool(turn % 2)):
-                measured[name].add(*_decode(ways[name](loaded), case))
+                measured[name].add(*decode(ways[name](loaded), case))
             other.end(time.process_time() - began)
     if not texts:
         return None
@@ -236,7 +247,7 @@ class _Forced:
         return logits.argmax(keepdim=True).fill_(next(self._tokens))
 
 
-def _decode(loaded: "Loaded", case: _Case) -> tuple["Finished", float]:
+def decode(loaded: "Loaded", case: Case) -> tuple["Finished", float]:
     """Answer a case; how it ended, and the CPU seconds from the first logits on."""
     from qcn_inference.request import GenerationRequest, SamplingParams
     from qcn_inference.sampling import Sampler

@@ -2,19 +2,17 @@
 
 import itertools
 import json
-import subprocess
 from pathlib import Path, PurePosixPath
 
 import pytest
 from engine_support import write_model
+from one_file_history import NEW, OLD, repository_of
 
 from benchmarks import lookup, report, results
 from benchmarks.histories import Change, Commit, History
 from benchmarks.rewrites import AROUND, Written, some, written
 
 A, B = PurePosixPath("a.py"), PurePosixPath("b.py")
-OLD = "".join(f"line_{n} = {n}\n" for n in range(40))
-NEW = OLD.replace("line_20 = 20\n", "line_20 = twenty()\nadded = True\n")
 
 
 def history(*changes: Change) -> History:
@@ -53,24 +51,14 @@ def test_the_same_cases_are_drawn_each_time() -> None:
     assert some(cases, 5, "rewrite") == []
 
 
-def commit(folder: Path, text: str) -> None:
-    (folder / "a.py").write_text(text)
-    who = ("-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false")
-    for arguments in (("add", "-A"), (*who, "commit", "-q", "-m", "x")):
-        subprocess.run(["git", *arguments], cwd=folder, check=True)
-
-
 def test_both_ways_decode_the_same_and_become_a_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lookup, "NANO", write_model(tmp_path / "small"))
     monkeypatch.setattr(lookup, "PROMPT_TOKENS", 600)
     monkeypatch.setattr(lookup, "MOST_TOKENS", 60)
-    folder = tmp_path / "repository"
-    folder.mkdir()
-    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
-    for text in (OLD, NEW, NEW.replace("line_3 =", "line_three =")):
-        commit(folder, text)
+    texts = OLD, NEW, NEW.replace("line_3 =", "line_three =")
+    folder = repository_of(tmp_path / "repository", *texts)
 
     result = lookup.run(1, quick=True, repository=folder)
 

@@ -95,7 +95,7 @@ def _at(model: Model, floor: Plan, tokens: int) -> Figures:
         prefill_seconds=seconds,
         prefill_floor=floor.prefill_seconds(tokens),
         prefill_operations=model.config.prefill_operations(0, tokens),
-        decode_seconds=_decode_seconds(model, state),
+        decode_seconds=decode_seconds(model, state),
         decode_floor=floor.decode_seconds(tokens),
         decode_bytes=floor.decode_bytes(tokens),
         edit_seconds=edit,
@@ -128,10 +128,10 @@ def _edit_seconds(model: Model, context: State) -> float:
     return time.perf_counter() - began
 
 
-def _decode_seconds(model: Model, state: State) -> float:
-    """From one token's arrival to the next one's, as the engine decodes greedily.
+def decode_seconds(model: Model, state: State) -> float:
+    """Return the time from one token's arrival to the next one's, as the engine decodes greedily.
 
-    On a GPU the next step is queued before the host has seen the token.
+    On a GPU the next step is queued before the host has seen the token. `state` goes on by some.
     """
     sampler, arrived = Sampler(SamplingParams(temperature=0)), []
     logits = model.decode(0, state)

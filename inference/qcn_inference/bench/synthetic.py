@@ -49,7 +49,7 @@ class RandomTensors(Loader):
         """Fill the parts at once."""
         for part in parts:
             drawn = torch.empty(part.shape, dtype=part.dtype, device=self._device)
-            self._fill(part, drawn.normal_(std=SPREAD))
+            self._put(part, drawn.normal_(std=SPREAD))
 
     def keeps_fp8(self, tensor: StoredTensor) -> bool:
         """Whether publishers store this matrix in FP8."""
@@ -58,7 +58,7 @@ class RandomTensors(Loader):
     def place_fp8(self, tensor: StoredTensor, *parts: Fp8Matrices) -> None:
         """Fill values and scales at once."""
         for part in parts:
-            self._fill(part.values, torch.randn(part.shape, device=self._device))
+            self._put(part.values, torch.randn(part.shape, device=self._device))
             part.scale_inv.fill_(SPREAD)
 
     def experts(self, name: str, count: int, rows: int, columns: int) -> Matrices:
@@ -73,7 +73,7 @@ class RandomTensors(Loader):
         step = SPREAD / math.sqrt((16**2 - 1) / 12)  # codes are uniform from 0 to 15
         codes = self.empty_experts(count, rows, columns // 2, dtype=torch.uint8)
         drawn = torch.empty(codes.shape, dtype=torch.uint8, device=self._device)
-        self._fill(codes, drawn.random_(0, 256))
+        self._put(codes, drawn.random_(0, 256))
         return GroupwiseMatrices(
             codes=codes,
             scales=every(GROUP, 128, torch.uint8),
@@ -96,7 +96,7 @@ class RandomTensors(Loader):
     def load(self) -> None:
         """All was filled as it was placed."""
 
-    def _fill(self, part: Tensor, drawn: Tensor) -> None:
+    def _put(self, part: Tensor, drawn: Tensor) -> None:
         part.copy_(drawn.to(part.dtype))  # on the device, wherever the part lies
 
 
