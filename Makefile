@@ -42,14 +42,16 @@ endif
 
 # For such a machine: what those tests import beside torch, triton and transformers with what they
 # need; pytest and hypothesis are of the versions that the tests know. PYTHON_THERE is that machine's.
-# Apart from them flash-linear-attention, which `benchmarks/gpu_session.sh` compares with.
+# Apart from them, for `benchmarks/gpu_session.sh`: flash-linear-attention, which it compares with,
+# and rewrites from this repository's history.
 PYTHON_THERE := 3.12
-gpu-wheels: $(VENV)/bin/python
+gpu-wheels: $(VENV)/.ready
 	$(BIN)/python -m pip download -q --no-deps --only-binary=:all: -c constraints.txt -d $(WHEELS) \
 		--implementation cp --python-version $(PYTHON_THERE) --platform manylinux2014_x86_64 \
 		--platform manylinux_2_17_x86_64 execnet filelock gguf httpx hypothesis iniconfig platformdirs \
 		pluggy psutil pytest pytest-asyncio pytest-timeout pytest-xdist
 	$(BIN)/python -m pip download -q --no-deps --only-binary=:all: -d $(WHEELS)/peers einops fla-core
+	$(BIN)/python -m benchmarks.gpu_lookup write $(WHEELS)/rewrites.json
 
 # Coding agents from npm, 400 MB. Of their packages' own scripts one is run: it puts OpenCode's binary
 # in its place.

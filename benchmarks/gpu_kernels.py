@@ -1,25 +1,24 @@
 """The kernels that bound a prefill, one by one, in the shapes of Qwen3-Coder-Next on this GPU.
 
-    python -m benchmarks.gpu_kernels --json FILE
+    python -m benchmarks.gpu_kernels
 
 Times are medians of many runs, operations counted. flash-linear-attention's delta rule runs beside
-ours where it is installed.
+ours where it is installed. What the GPU multiplies at best is measured in the same run: square
+products of random matrices by torch. Standard output: a JSON object a line, one for each kernel,
+and `{"result"}` at the end.
 """
 
-import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
+from qcn_inference.bench.conditions import conditions
 from qcn_kernels.fp8 import BLOCK, Fp8Matrices
 from qcn_kernels.gated_delta_rule import chunk_grid, gated_delta_rule_on_grid
 from qcn_kernels.moe import Matrices, experts, route
@@ -34,6 +33,7 @@ PAGE = 64
 class Sizes:
     """Of the model, and how much each kernel is given."""
 
+    side: int = 8192
     delta_tokens: int = 32_768
     expert_tokens: int = 16_384
     attention_tokens: int = 65_536
@@ -58,13 +58,30 @@ class Measured:
     operations: int  # of matrix products, those of attention that a causal mask leaves
 
 
-def measured(device: torch.device, sizes: Sizes) -> list[Measured]:
-    """Run every kernel on a device."""
+def measured(device: torch.device, sizes: Sizes) -> Iterator[Measured]:
+    """Run every kernel on a device, and the products that say what it can do."""
     torch.manual_seed(0)
-    found = [_delta_rule(device, sizes), _experts(device, sizes), _attention(device, sizes)]
-    if find_spec("fla") is not None and device.type == "cuda":
-        found.append(_delta_rule_of_fla(device, sizes))
-    return found
+    runs = [_product, _delta_rule, _experts, _attention]
+    if device.type == "cuda":
+        runs += [_fp8_product] if torch.cuda.get_device_capability(device) >= (8, 9) else []
+        runs += [_delta_rule_of_fla] if find_spec("fla") is not None else []
+    for run in runs:
+        yield run(device, sizes)
+
+
+def _product(device: torch.device, sizes: Sizes) -> Measured:
+    a, b = torch.randn(2, sizes.side, sizes.side, device=device).to(_dtype(device))
+    return Measured("a square product", _seconds(device, lambda: a @ b), 2 * sizes.side**3)
+
+
+def _fp8_product(device: torch.device, sizes: Sizes) -> Measured:
+    a, b = torch.randn(2, sizes.side, sizes.side, device=device).to(torch.float8_e4m3fn)
+    scale = torch.ones((), device=device)
+    seconds = _seconds(
+        device,
+        lambda: torch._scaled_mm(a, b.T, scale_a=scale, scale_b=scale, out_dtype=torch.bfloat16),
+    )
+    return Measured("a square product, FP8", seconds, 2 * sizes.side**3)
 
 
 def _delta_inputs(device: torch.device, sizes: Sizes) -> dict[str, Tensor]:
@@ -177,34 +194,19 @@ def _seconds(device: torch.device, run: Callable[[], Any]) -> float:
     return median(times)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure on the first GPU, print a table and write JSON; 1 where there is none."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_kernels")
-    parser.add_argument("--json", type=Path, required=True)
-    given = parser.parse_args(arguments)
+def main() -> int:
+    """Measure on the first GPU; 1 where there is none."""
     if not torch.cuda.is_available():
         print("There is no CUDA device to measure.", file=sys.stderr)
         return 1
-    found = measured(torch.device("cuda"), Sizes())
-    for one in found:
-        rate = one.operations / one.seconds / 1e12
-        print(f"{one.name:42} {1e3 * one.seconds:9.3f} ms {rate:8.1f} TFLOP/s")
-    result = {
-        "device": torch.cuda.get_device_name(),
-        "versions": {name: _version(name) for name in ("torch", "triton", "fla-core")},
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "sizes": asdict(Sizes()),
-        "kernels": [asdict(one) for one in found],
-    }
-    given.json.write_text(json.dumps(result, indent=2) + "\n")
+    device, kernels = torch.device("cuda", 0), []
+    for one in measured(device, Sizes()):
+        rate = one.operations / one.seconds
+        kernels.append(asdict(one) | {"operations_per_second": rate})
+        print(json.dumps({"kernel": kernels[-1]}), flush=True)
+    result = {"sizes": asdict(Sizes()), "kernels": kernels} | conditions(device)
+    print(json.dumps({"result": result}), flush=True)
     return 0
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 if __name__ == "__main__":

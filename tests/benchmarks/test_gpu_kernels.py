@@ -2,11 +2,12 @@
 
 import torch
 
-from benchmarks.gpu_kernels import Sizes, measured
+from benchmarks.gpu_kernels import Sizes, _fp8_product, measured
 
 
 def test_every_kernel_is_run_and_its_operations_counted() -> None:
     sizes = Sizes(
+        side=32,
         delta_tokens=70,
         expert_tokens=5,
         attention_tokens=65,
@@ -26,4 +27,11 @@ def test_every_kernel_is_run_and_its_operations_counted() -> None:
     pairs = sum(range(1, 66))  # of a token and one that it sees
     assert found["attention"].operations == 2 * pairs * 2 * 2 * 8  # heads, products, 2 a dimension
     assert found["gated delta rule"].operations > 0
+    assert found["a square product"].operations == 2 * 32**3
     assert all(one.seconds > 0 for one in found.values())
+
+
+def test_what_fp8_reaches_is_measured_on_any_device_that_multiplies_it() -> None:
+    found = _fp8_product(torch.device("cpu"), Sizes(side=64))
+    assert found.operations == 2 * 64**3
+    assert found.seconds > 0
