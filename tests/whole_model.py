@@ -118,12 +118,12 @@ def read_and_step_offloaded(
         Logits of the prompt [prompt, V] and of the rest [T - prompt, V], for either in turn.
     """
 
-    def device(like: Experts) -> ExpertDevice:
+    def device(count: int, like: Experts) -> ExpertDevice:
         if ids.is_cuda:
-            return CudaDevice(slots, like, ids.device)
-        return SimulatedDevice(slots, like, link=1e9)
+            return CudaDevice(count, like, ids.device)
+        return SimulatedDevice(count, like, link=1e9)
 
-    offload = Offload(device, missing_on_cpu=missing_on_cpu)
+    offload = Offload(slots, device, missing_on_cpu=missing_on_cpu)
     there = load_model(Path(folder), device=str(ids.device), offload=offload)
     there.reserve(STATES_BYTES)
     found: list[Tensor] = []
@@ -286,7 +286,12 @@ def answer_short_of_memory(*, folder: str, ids: Tensor, layer: int) -> tuple[str
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DecoderLayer, "decode", refused)
         drop = memory.drop_resident
-        patch.setattr(memory, "drop_resident", lambda: (given_back.append("resident"), drop()))
+
+        def noted() -> None:
+            given_back.append("resident")
+            drop()
+
+        patch.setattr(memory, "drop_resident", noted)
         got = answer()
     if not decoder._graphs:
         given_back.append("graphs")

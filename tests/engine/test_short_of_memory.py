@@ -33,11 +33,11 @@ SAMPLING = {
 TOKENS = 20
 
 
-class Refusing(TorchDispatchMode):
+class Refusing(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts torch's operations, and refuses some by their numbers."""
 
     def __init__(self, *refused: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count = 0
         self._refused = refused
 

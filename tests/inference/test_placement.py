@@ -168,5 +168,5 @@ def test_a_step_of_decoding_is_all_the_devices(
         for name in ("tensor", "as_tensor"):  # of numbers: their copy is no operation to be seen
             monkeypatch.delattr(torch, name)
         with OnePlace(copies=False):
-            decoder._run(bound=64)
+            decoder._run(state, bound=64)
     assert launched
