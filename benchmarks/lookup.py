@@ -24,7 +24,7 @@ import sys
 import tarfile
 import textwrap
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -207,6 +207,7 @@ def _drafting(loaded: "Loaded") -> "Loaded":
 
 def _stepping(loaded: "Loaded") -> "Loaded":
     """The engine without lookup, as it was before."""
+    from qcn_inference.decoding import OneByOne
     from qcn_inference.generate import Loaded
 
     class Stepping(Loaded):
@@ -215,26 +216,9 @@ def _stepping(loaded: "Loaded") -> "Loaded":
         ) -> Generator[None, None, Any]:
             del prompt, keep
             yield from ()
-            return _Plain(lambda token: self.model.decode(token, state))
+            return OneByOne(self.model, state)
 
     return Stepping(loaded.model, loaded.tokenizer, loaded.cache)
-
-
-@dataclass(frozen=True, slots=True)
-class _Plain:
-    """Stands where `Speculation` does, and takes a step for each token."""
-
-    decode: Callable[[int], Any]
-    drafted: int = 0
-    accepted: int = 0
-
-    def choose(self, sampler: Any, logits: Any, wanted: int) -> int:
-        del wanted
-        return int(sampler.draw(logits))
-
-    def after(self, token: int, wanted: int) -> Any:
-        del wanted
-        return self.decode(token)
 
 
 class _Forced:
@@ -266,7 +250,7 @@ def decode(loaded: "Loaded", case: Case) -> tuple["Finished", float]:
         return Sampler(params) if tokens is None else _Forced(tokens)
 
     steps = loaded.generate(request, lambda chunk: None)
-    with mock.patch("qcn_inference.generate.Sampler", choosing):
+    with mock.patch("qcn_inference.decoding.Sampler", choosing):
         while True:
             try:
                 next(steps)

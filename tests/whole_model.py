@@ -4,6 +4,7 @@ What is called stands here, in a module of its own, because a process that inter
 without pytest's. Ids lie on the device that the model is to run on; it is loaded there.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from engine_support import VOCAB_SIZE
+from engine_support import VOCAB_SIZE, answer_of, request_of
 from launches import Launches
 from qcn_inference.checkpoint import load_model
 from qcn_inference.device_memory import DeviceMemory
+from qcn_inference.generate import Loaded
 from qcn_inference.grid import Grid
 from qcn_inference.kept import DeltaNetState, KvBlock
 from qcn_inference.layers import DecoderLayer, SparseMoe
@@ -23,6 +25,7 @@ from qcn_inference.offload.device import CudaDevice, ExpertDevice, Experts
 from qcn_inference.offload.layers import Offload
 from qcn_inference.page_table import PageTable
 from qcn_inference.passes import Pass
+from qcn_inference.request import SamplingParams
 from qcn_inference.state import State
 from qcn_inference.state_cache import Reading, StateCache
 from qcn_inference.tokenizer import FILE_SEP, Tokenizer
@@ -115,12 +118,12 @@ def read_and_step_offloaded(
         Logits of the prompt [prompt, V] and of the rest [T - prompt, V], for either in turn.
     """
 
-    def device(like: Experts) -> ExpertDevice:
+    def device(count: int, like: Experts) -> ExpertDevice:
         if ids.is_cuda:
-            return CudaDevice(slots, like, ids.device)
-        return SimulatedDevice(slots, like, link=1e9)
+            return CudaDevice(count, like, ids.device)
+        return SimulatedDevice(count, like, link=1e9)
 
-    offload = Offload(device, missing_on_cpu=missing_on_cpu)
+    offload = Offload(slots, device, missing_on_cpu=missing_on_cpu)
     there = load_model(Path(folder), device=str(ids.device), offload=offload)
     there.reserve(STATES_BYTES)
     found: list[Tensor] = []
@@ -216,8 +219,11 @@ def branch(*, folder: str, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.stack(turns[::2]), torch.stack(turns[1::2]), steps
 
 
-def decode_without_graphs(*, folder: str, ids: Tensor) -> tuple[Tensor, bool]:
-    """Decode some tokens where no graph can be captured; whether graphs are still tried."""
+def decode_without_graphs(*, folder: str, ids: Tensor, memory_lacks: bool) -> tuple[Tensor, bool]:
+    """Decode some tokens where no graph can be captured; whether graphs are still tried.
+
+    Of the next sequence, that is: of one that is under way they are not.
+    """
     model = loaded_beside(ids, folder)
     state = model.new_state()
     model.prefill(ids[:4], state)
@@ -226,7 +232,7 @@ def decode_without_graphs(*, folder: str, ids: Tensor) -> tuple[Tensor, bool]:
     decoder.uses_graphs = True
     given_back: list[bool] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.cuda, "CUDAGraph", _cannot_capture)
+        patch.setattr(torch.cuda, "CUDAGraph", _no_memory if memory_lacks else _cannot_capture)
         patch.setattr(torch.cuda, "empty_cache", lambda: given_back.append(True))
         logits = torch.stack([model.decode(token, state) for token in ids[4:].tolist()])
     assert given_back == [True]  # once: what the failed capture held
@@ -235,6 +241,62 @@ def decode_without_graphs(*, folder: str, ids: Tensor) -> tuple[Tensor, bool]:
 
 def _cannot_capture() -> None:
     raise torch.AcceleratorError("CUDA error: operation not permitted when stream is capturing")
+
+
+def _no_memory() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
+
+
+def answer_short_of_memory(*, folder: str, ids: Tensor, layer: int) -> tuple[str, str, list[str]]:
+    """Answer a prompt as the engine does, undisturbed, and where a step lacks memory.
+
+    Args:
+        folder: holds the model.
+        ids: the prompt.
+        layer: the number among decoded layers, those of steps before included, that is refused it.
+
+    Returns:
+        Both answers, and what the second one gave back.
+    """
+    model = loaded_beside(ids, folder)
+    tokenizer = Tokenizer(Path(folder), VOCAB_SIZE)
+    sampling = SamplingParams(temperature=0.7, seed=3)
+    request = request_of(ids.tolist(), max_tokens=5, sampling=sampling)
+    decode, count, given_back = DecoderLayer.decode, itertools.count(), list[str]()
+
+    def answer() -> str:
+        cache = StateCache(model.config, Grid(tokenizer), 1 << 20)
+        with torch.inference_mode():
+            text, finished = answer_of(Loaded(model, tokenizer, cache).generate, request)
+        assert finished.completion_tokens == 5
+        return text
+
+    def refused(*args: Any) -> Tensor:
+        if next(count) == layer:
+            _no_memory()
+        return decode(*args)
+
+    decoder, memory = model._decoder, model.memory
+    assert decoder is not None
+    assert isinstance(memory, DeviceMemory)
+    decoder.uses_graphs = False  # a step is layer by layer, on a GPU too
+    want = answer()
+    graph: Any = object()
+    decoder._graphs[0] = graph, torch.empty(0)  # of no length
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DecoderLayer, "decode", refused)
+        drop = memory.drop_resident
+
+        def noted() -> None:
+            given_back.append("resident")
+            drop()
+
+        patch.setattr(memory, "drop_resident", noted)
+        got = answer()
+    if not decoder._graphs:
+        given_back.append("graphs")
+    check_integrity(model)
+    return got, want, given_back
 
 
 def follow_edits(*, folder: str, ids: Tensor) -> tuple[Tensor, Tensor, list[int]]:

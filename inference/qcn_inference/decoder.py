@@ -9,7 +9,8 @@ itself, it is copied back.
 
 Nothing here waits for the device: the token may be a tensor that was sampled a moment ago, and the
 position counts itself. A graph is captured for each of a few bounds of the length, since what it
-launches for attention depends on it. Where capturing fails, steps are launched one by one.
+launches for attention depends on it. Where capturing fails, steps are launched one by one: of the
+sequence at hand where it was memory that did not suffice, else from then on.
 """
 
 import logging
@@ -28,7 +29,7 @@ from qcn_kernels.paged_attention import PagedKv, append, paged_attention_decode
 from torch import Tensor
 
 from qcn_inference.config import ModelConfig
-from qcn_inference.device import give_back, is_lost
+from qcn_inference.device import give_back, is_lost, is_out_of_memory
 from qcn_inference.device_memory import DeviceMemory
 from qcn_inference.pages import PAGE
 
@@ -125,7 +126,7 @@ class Decoder:
         else:
             seat.token.copy_(token)
         state.is_reading = True
-        logits = self._run(self._bound_of(state.position + 1))
+        logits = self._run(state, self._bound_of(state.position + 1))
         state.end_pass(1)
         return logits
 
@@ -156,10 +157,16 @@ class Decoder:
             bound *= 4
         return min(bound, self._longest)
 
-    def _run(self, bound: int) -> Tensor:
-        if self.uses_graphs and bound not in self._graphs:
-            self._capture(bound)
-            if not self.uses_graphs:
+    def drop_graphs(self) -> None:
+        """Let go of all graphs, and of the memory that each keeps to itself."""
+        if self._seat.token.is_cuda:
+            torch.cuda.synchronize(self._seat.token.device)  # one may be running
+        self._graphs.clear()
+
+    def _run(self, state: "State", bound: int) -> Tensor:
+        if self.uses_graphs and state.captures_graphs and bound not in self._graphs:
+            self._capture(state, bound)
+            if bound not in self._graphs:
                 give_back()  # what the failed graph held, and its warm-up on a stream of its own
         if bound not in self._graphs:
             return self._seat.step(self._layers, bound)
@@ -167,7 +174,7 @@ class Decoder:
         graph.replay()
         return logits.clone()  # the next step writes there
 
-    def _capture(self, bound: int) -> None:
+    def _capture(self, state: "State", bound: int) -> None:
         """Make a graph of a step; the seat is afterwards as before."""
         seat = self._seat
         before = [tensor.clone() for tensor in seat.tensors]
@@ -190,7 +197,8 @@ class Decoder:
         except RuntimeError as error:
             if is_lost(error):
                 raise
-            self.uses_graphs = False
+            state.captures_graphs = False
+            self.uses_graphs = is_out_of_memory(error)
             # Of CUDA or torch, about this program: it says nothing of what is decoded.
             reason = str(error).partition("\n")[0]
             log.warning("decoding runs without CUDA graphs: %s", reason)

@@ -5,15 +5,15 @@ tokens. What it allocates belongs to it alone and goes with it, so it may be dro
 """
 
 import logging
-import math
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
 from torch import Tensor
 
+from qcn_inference.decoding import Decoding, Stepper
 from qcn_inference.device import is_out_of_memory
 from qcn_inference.disk_cache import DiskCache, in_background
 from qcn_inference.lookup import BlockIndexes
@@ -23,18 +23,17 @@ from qcn_inference.request import (
     CacheView,
     Chunk,
     Finished,
-    FinishReason,
     GenerationRequest,
     Prompt,
     Refreshed,
     RequestError,
     TokenLogprobs,
 )
-from qcn_inference.sampling import Sampler, StopStrings, token_logprobs
+from qcn_inference.sampling import token_logprobs
 from qcn_inference.speculation import Speculation
 from qcn_inference.state import State
-from qcn_inference.state_cache import StateCache
-from qcn_inference.tokenizer import TextStream, Tokenizer
+from qcn_inference.state_cache import Reading, StateCache
+from qcn_inference.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -78,12 +77,9 @@ class Loaded:
         prompt = request.prompt()
         _check_prompt(self, prompt)
         yield
-        state, logits, cached = yield from _read_prompt(self, request, prompt, emit)
-        prompt_read = time.perf_counter()
-        decoding = _Decoding(self, request, emit, prompt_read)
+        decoding, cached = yield from self._begin(request, prompt, emit)
         limit = min(request.max_tokens, self.context_length - len(prompt.ids))
-        speculation = yield from self._speculation(state, prompt, keep=request.cache_prompt)
-        reason, word = yield from decoding.run(speculation, logits, limit)
+        reason, word = yield from decoding.run(limit, partial(self._read_again, request, prompt))
         return Finished(
             reason=reason,
             stopping_word=word,
@@ -92,11 +88,29 @@ class Loaded:
             completion_tokens=decoding.count,
             context_tokens=prompt.context_tokens,
             truncated=prompt.truncated,
-            drafted_tokens=speculation.drafted,
-            accepted_tokens=speculation.accepted,
-            prompt_seconds=prompt_read - started,
-            predicted_seconds=time.perf_counter() - prompt_read,
+            drafted_tokens=decoding.drafted,
+            accepted_tokens=decoding.accepted,
+            prompt_seconds=decoding.began - started,
+            predicted_seconds=time.perf_counter() - decoding.began,
         )
+
+    def _begin(
+        self, request: GenerationRequest, prompt: Prompt, emit: Callable[[Chunk], None]
+    ) -> Generator[None, None, tuple[Decoding, int]]:
+        """Read the prompt; what decodes behind it, and the number of tokens that were cached."""
+        state, logits, cached = yield from _read_prompt(self, request, prompt, emit)
+        decoding = Decoding(self.model, self.tokenizer, self.stop_ids, request, emit)
+        stepper = yield from self._speculation(state, prompt, keep=request.cache_prompt)
+        decoding.begin(stepper, logits)
+        return decoding, cached
+
+    def _read_again(
+        self, request: GenerationRequest, prompt: Prompt, chosen: Sequence[int]
+    ) -> Generator[None, None, tuple[State, Tensor]]:
+        """Read what was generated too, as `decoding.ReadAgain`."""
+        whole = replace(prompt, ids=[*prompt.ids, *chosen])
+        reading = _reading(self.cache, request, whole)
+        return (yield from _read(self.model, reading, whole, self.model.pass_limits.smaller()))
 
     def refresh(
         self, ids: Sequence[int], keep: Sequence[int], *, context: str = "", repo: str | None = None
@@ -162,8 +176,8 @@ class Loaded:
 
     def _speculation(
         self, state: State, prompt: Prompt, *, keep: bool
-    ) -> Generator[None, None, Speculation]:
-        """What decodes behind a prompt; what is indexed of it stays for the next if it is to."""
+    ) -> Generator[None, None, Stepper]:
+        """What steps behind a prompt; what is indexed of it stays for the next if it is to."""
         indexes = self.indexes if keep else BlockIndexes()
         lookup = yield from indexes.lookup(
             self.cache.pieces(prompt.ids), superseded=prompt.superseded, control=self.stop_ids
@@ -214,22 +228,31 @@ def _read_prompt(
     if request.echo and request.logprobs is not None:
         state, logits = yield from _score_prompt(loaded.model, prompt, request.logprobs, emit)
         return state, logits, 0
-    cache = loaded.cache
 
     def read(limits: PassLimits) -> Generator[None, None, tuple[State, Tensor, int]]:
-        reading = (
-            cache.read(prompt.ids, prompt.keep) if request.cache_prompt else cache.skip(prompt.ids)
-        )
-        state = reading.start(loaded.model)
-        for part in reading.passes(limits):
-            ids = prompt.ids[part.start : part.end]
-            logits = yield from loaded.model.prefill_steps(ids, state, part)
-            for _ in reading.taking(part, state):
-                yield
-            yield
-        return state, logits[-1], reading.position
+        reading = _reading(loaded.cache, request, prompt)
+        state, logits = yield from _read(loaded.model, reading, prompt, limits)
+        return state, logits, reading.position
 
     return (yield from in_smaller_passes(loaded.model, read))
+
+
+def _reading(cache: StateCache, request: GenerationRequest, prompt: Prompt) -> Reading:
+    return cache.read(prompt.ids, prompt.keep) if request.cache_prompt else cache.skip(prompt.ids)
+
+
+def _read(
+    model: Model, reading: Reading, prompt: Prompt, limits: PassLimits
+) -> Generator[None, None, tuple[State, Tensor]]:
+    """Read what is not known of a prompt: the state behind it, its last token's logits [V]."""
+    state = reading.start(model)
+    for part in reading.passes(limits):
+        ids = prompt.ids[part.start : part.end]
+        logits = yield from model.prefill_steps(ids, state, part)
+        for _ in reading.taking(part, state):
+            yield
+        yield
+    return state, logits[-1]
 
 
 def in_smaller_passes(
@@ -247,7 +270,7 @@ def in_smaller_passes(
             raise
     # Behind the handler: the error holds the frames of the failed pass, and they its tensors.
     log.warning("a pass did not fit the GPU's memory: the text is read in smaller ones")
-    model.drop_resident()
+    model.give_back()
     return (yield from read(model.pass_limits.smaller()))
 
 
@@ -265,65 +288,3 @@ def _score_prompt(
             emit(Chunk("", (token_logprobs(row, token, count),)))
         yield
     return state, logits[-1]
-
-
-class _Decoding:
-    """The loop from the first logits to the end of the completion."""
-
-    def __init__(
-        self,
-        loaded: Loaded,
-        request: GenerationRequest,
-        emit: Callable[[Chunk], None],
-        started: float,  # time.perf_counter() at the first logits
-    ) -> None:
-        self.count = 0  # tokens, a stop id not among them
-        self._loaded = loaded
-        self._request = request
-        self._emit = emit
-        seconds = request.max_predict_seconds
-        self._deadline = math.inf if seconds is None else started + seconds
-        self._sampler = Sampler(request.sampling)
-        self._text = TextStream(loaded.tokenizer)
-        self._stop_strings = StopStrings(request.stop)
-        self._line_complete = False
-
-    def run(
-        self, behind: Speculation, logits: Tensor, limit: int
-    ) -> Generator[None, None, tuple[FinishReason, str]]:
-        """Choose at most `limit` tokens. Returns why it ended, and the stop string met.
-
-        Drafts make no difference here: token by token is chosen, shown and held against what ends
-        the text, wherever its logits came from.
-        """
-        stop_ids = self._loaded.stop_ids
-        while self.count < limit:
-            token = behind.choose(self._sampler, logits, limit - self.count - 1)
-            if token in stop_ids:
-                self._show(self._stop_strings.flush())
-                return "eos", ""
-            self.count += 1
-            word = self._take(token, logits)
-            if word is not None:
-                return "word", word
-            if self.count == limit or self._out_of_time():
-                break
-            logits = behind.after(token, limit - self.count)
-            yield
-        self._show(self._stop_strings.flush())
-        return "limit", ""
-
-    def _take(self, token: int, logits: Tensor) -> str | None:
-        """Show what a token makes certain; return the stop string it completes."""
-        text, word = self._stop_strings.push(self._text.push(token))
-        count = self._request.logprobs
-        self._show(text, () if count is None else (token_logprobs(logits, token, count),))
-        return word
-
-    def _show(self, text: str, tokens: tuple[TokenLogprobs, ...] = ()) -> None:
-        self._line_complete = self._line_complete or "\n" in text
-        if text or tokens:
-            self._emit(Chunk(text, tokens))
-
-    def _out_of_time(self) -> bool:
-        return self._line_complete and time.perf_counter() > self._deadline

@@ -161,8 +161,10 @@ class Model:
         """Tokens of which each expert has so many that its products run in other tiles."""
         return -(-FEW * self.config.num_experts // max(1, self.config.num_experts_per_tok))
 
-    def drop_resident(self) -> None:
-        """Give up, on a GPU, what can be fetched from the host again."""
+    def give_back(self) -> None:
+        """Give up, on a GPU, what lies there only to save time: graphs, and what the host has."""
+        if self._decoder is not None:
+            self._decoder.drop_graphs()
         if isinstance(self._memory, DeviceMemory):
             self._memory.drop_resident()
 

@@ -19,6 +19,7 @@ class Sampler:
     def __init__(self, params: SamplingParams) -> None:
         self._params = params
         self._generators: dict[torch.device, torch.Generator] = {}
+        self._before: tuple[torch.Generator, Tensor] | None = None  # the last draw, and its state
 
     def choose(self, logits: Tensor) -> int:
         """One token id from fp32 logits [V]."""
@@ -30,6 +31,9 @@ class Sampler:
         Greedy takes the first of equals.
         """
         params = self._params
+        if params.temperature >= GREEDY_BELOW:
+            generator = self._generator(logits.device)
+            self._before = generator, generator.get_state()
         if params.min_p > 0 and params.temperature >= GREEDY_BELOW:
             least = logits.max() + params.temperature * math.log(params.min_p)
             logits = logits.masked_fill(logits < least, -math.inf)
@@ -59,6 +63,12 @@ class Sampler:
             top_p=params.top_p,
             uniform=uniform,
         )
+
+    def take_back(self) -> None:
+        """Undo the last draw, whether it returned or raised: the next one is of its numbers."""
+        if self._before is not None:
+            generator, state = self._before
+            generator.set_state(state)
 
     def _generator(self, device: torch.device) -> torch.Generator:
         """The source of a device's random numbers, seeded when it is first used."""

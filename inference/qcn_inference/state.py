@@ -65,6 +65,7 @@ class State:
         self.position = 0
         self.is_reading = False
         self.seated_in: Decoder | None = None  # where the recurrent part is meanwhile
+        self.captures_graphs = True  # False where memory is short: what there is, is used
         self._config = config
         self._memory = memory
         self._hold(RecurrentPart.of_nothing(config, memory.device))
@@ -94,6 +95,7 @@ class State:
         fork._config, fork._memory = self._config, self._memory
         fork.is_reading = False
         fork.seated_in = None
+        fork.captures_graphs = self.captures_graphs
         fork._hold(part)
         fork._nothing_under_way()
         fork._kv = self._kv.fork(fork)

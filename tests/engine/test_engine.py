@@ -104,7 +104,7 @@ async def test_a_pass_that_does_not_fit_the_gpu_is_read_again_in_smaller_ones(
     happened: list[str] = []
     model, limits = engine.ready().model, PassLimits(64, 1 << 20, 8)
     monkeypatch.setattr(model, "pass_limits", limits)
-    monkeypatch.setattr(model, "drop_resident", lambda: happened.append("dropped"))
+    monkeypatch.setattr(model, "give_back", lambda: happened.append("dropped"))
     read_in = Reading.passes
 
     def noting(reading: Reading, within: PassLimits) -> Iterator[Pass]:
@@ -133,6 +133,34 @@ async def test_a_request_that_does_not_fit_the_gpu_fails_alone(
     with pytest.raises(ApiError, match=told) as failed:
         await complete(engine)
     assert failed.value.kind == "out_of_memory"
+    assert await complete(engine) == 3
+    await asyncio.to_thread(engine.close)
+    assert engine.state is EngineState.READY
+
+
+@pytest.mark.parametrize(
+    "full", [FULL, RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")]
+)
+async def test_a_step_for_which_memory_does_not_suffice_twice_fails_its_request_alone(
+    full: Exception, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second time without drafts, and with all given back that could be spared."""
+    engine = await ready_engine(model_folder)
+    model = engine.ready().model
+    happened: list[str] = []
+
+    def refused(*_: object) -> None:
+        happened.append("refused")
+        raise full
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "give_back", lambda: happened.append("gave back"))
+        patch.setattr(model, "decode", refused)
+        patch.setattr(model, "verify", refused)
+        with pytest.raises(ApiError, match="End other programs on the GPU") as failed:
+            await complete(engine)
+    assert failed.value.kind == "out_of_memory"
+    assert happened[:3] == ["refused", "gave back", "refused"]
     assert await complete(engine) == 3
     await asyncio.to_thread(engine.close)
     assert engine.state is EngineState.READY

@@ -133,7 +133,7 @@ def test_what_is_resumed_goes_on_bit_for_bit(model: Model, resident: bool) -> No
     model.memory.when_copied()()
     assert blocks[0].keys[0].is_pinned()
     if not resident:
-        model.drop_resident()
+        model.give_back()
     resumed = model.new_state()
     resumed.put_together(blocks, checkpoint, 3000)
     assert torch.equal(model.prefill(behind, resumed), want)

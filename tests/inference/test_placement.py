@@ -105,7 +105,7 @@ def test_a_model_on_a_gpu_mixes_nothing_of_the_host_into_it(
         state = model.new_state()
         model.prefill([1] * PROMPT, state)
         block, checkpoint = state.kv_of(0, PROMPT), state.recurrent_part()
-        model.drop_resident()
+        model.give_back()
         resumed = model.new_state()
         resumed.put_together([block], checkpoint, PROMPT)
         model.verify([1, 2, 3], resumed).commit(2)
@@ -168,5 +168,5 @@ def test_a_step_of_decoding_is_all_the_devices(
         for name in ("tensor", "as_tensor"):  # of numbers: their copy is no operation to be seen
             monkeypatch.delattr(torch, name)
         with OnePlace(copies=False):
-            decoder._run(bound=64)
+            decoder._run(state, bound=64)
     assert launched

@@ -12,14 +12,17 @@ import torch
 from qcn_inference.checkpoint import load_model
 from qcn_inference.config import load_config
 from qcn_inference.errors import DeviceMemoryError
+from qcn_inference.layers import DecoderLayer, SparseMoe
 from qcn_inference.model import Model
 from qcn_inference.offload.device import Experts
+from qcn_inference.offload.layers import Offload
 from qcn_inference.planning import footprint
 from qcn_inference.planning.footprint import Footprint, as_loaded
 from qcn_inference.planning.machine import Gpu, Machine
 from qcn_inference.planning.onto_gpu import load_beside_host
 from qcn_inference.planning.placing import placed
 from qcn_inference.planning.plan import CHECKPOINTS, Plan, Refusal, plan
+from qcn_kernels.groupwise import concatenate, quantise
 from random_checkpoints import random_checkpoint
 from simulated_device import SimulatedDevice
 from torch import Tensor
@@ -81,6 +84,35 @@ def test_a_model_answers_as_if_its_experts_lay_on_the_device(
     machine = with_slots(folder, 40, link=1e6 if missing_on_cpu else 1e12)
     model = load_beside_host(folder, machine, CPU, slots=simulated)
     torch.testing.assert_close(answers(model), answers(load_model(folder)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("missing_on_cpu", [True, False])
+def test_layers_of_two_formats_have_slots_of_their_own(
+    missing_on_cpu: bool, tmp_path: Path
+) -> None:
+    """As in a GGUF, which keeps some layers' matrices in more bits than others'."""
+    sizes = {"hidden_size": 64, "moe_intermediate_size": 64}
+    folder = random_checkpoint(tmp_path, 11, **SHAPE | sizes)
+    whole, there, made = load_model(folder), load_model(folder), list[int]()
+
+    def in_4_bits(layer: DecoderLayer) -> DecoderLayer:
+        assert isinstance(layer.mlp, SparseMoe)
+        gate_up, down = (
+            concatenate([quantise(stack[i], torch.float32) for i in range(17)], dim=0)
+            for stack in (layer.mlp.gate_up, layer.mlp.down)
+        )
+        return replace(layer, mlp=replace(layer.mlp, gate_up=gate_up, down=down))
+
+    def device(slots: int, like: Experts) -> SimulatedDevice:
+        made.append(slots)
+        return SimulatedDevice(slots, like, link=1e9)
+
+    layers = list(whole._layers)
+    layers[0] = in_4_bits(layers[0])
+    whole._layers = layers
+    there._layers = Offload(45, device, missing_on_cpu).applied_to(layers)
+    torch.testing.assert_close(answers(there), answers(whole), rtol=1e-4, atol=1e-4)
+    assert made == [17, 34]  # at least a window of one layer, and two
 
 
 @pytest.mark.gpu

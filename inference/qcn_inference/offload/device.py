@@ -31,6 +31,11 @@ class Experts:
         return parts_of(self.gate_up) + parts_of(self.down)
 
     @property
+    def format(self) -> tuple[object, ...]:
+        """What two stacks have alike where an expert of one may lie in a slot of the other."""
+        return tuple((part.dtype, part.shape[1:]) for part in self.parts)
+
+    @property
     def expert_bytes(self) -> int:
         """One expert's bytes."""
         return sum(part[0].nbytes for part in self.parts)

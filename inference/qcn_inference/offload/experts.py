@@ -5,7 +5,7 @@ are copied first, or computed on the CPU while the GPU computes the rest, whiche
 then one of them is brought as well, for the next time, while nobody waits for it.
 
 Prefill. A chunk needs nearly every expert of every layer. Two windows of slots, one layer's worth
-each, take turns: while a layer is computed from one, the next layer's experts are copied into the
+each (one where there is one layer), take turns: while a layer is computed from one, the next layer's experts are copied into the
 other. Experts that are in slots outside the windows stay there and are not copied.
 
 What a token gets is the sum over its experts, wherever they were computed.
@@ -25,8 +25,13 @@ FEW = 4
 """A block that needs less than one in so many of a layer's experts has only those copied."""
 
 
+def windows(layers: int) -> int:
+    """Layers' worth of slots that a pass over so many layers takes turns in: the least there are."""
+    return min(2, layers)
+
+
 class OffloadedExperts:
-    """All layers' experts; at least two layers' worth of slots. One thread uses it."""
+    """All layers' experts, of one format. One thread uses it."""
 
     def __init__(
         self, layers: Sequence[Experts], device: ExpertDevice, *, missing_on_cpu: bool
@@ -38,8 +43,11 @@ class OffloadedExperts:
         self._device = device
         self._missing_on_cpu = missing_on_cpu
         self._size = len(layers[0])
-        if len(device.slots) < 2 * self._size:
-            raise ValueError(f"{len(device.slots)} slots, fewer than two layers of {self._size}")
+        self._in_windows = range(windows(len(layers)) * self._size)
+        if len(device.slots) < len(self._in_windows):
+            raise ValueError(
+                f"{len(device.slots)} slots, fewer than the {len(self._in_windows)} of the windows"
+            )
         self._arrivals: dict[int, Event] = {}  # of copies under way, by slot
         self._last_use: dict[int, Event] = {}  # by slot
         self._streaming = False
@@ -146,7 +154,7 @@ class OffloadedExperts:
             return self._windows[layer]
         if not self._streaming:
             self._streaming = True
-            self.slots.clear(range(2 * self._size))
+            self.slots.clear(self._in_windows)
         found, missing = self.slots.look(layer, range(self._size))
         turn = layer % 2
         # A prompt that is read in turns with this one may have had the window for another layer.
@@ -162,7 +170,7 @@ class OffloadedExperts:
         if self._streaming:
             self._streaming = False
             self._windows.clear()
-            self.slots.give_back(range(2 * self._size))
+            self.slots.give_back(self._in_windows)
 
     def _bring(self, layer: int, wanted: Sequence[int]) -> dict[int, int]:
         """Begin to copy experts to slots of their own."""

@@ -1,6 +1,10 @@
-"""A model's layers with their experts in host memory."""
+"""A model's layers with their experts in host memory.
 
-from collections.abc import Callable, Sequence
+Experts of one format share slots. A GGUF mixes formats (Q4_K_M has half of its layers' `down` in
+Q6_K): layers of each have slots of their own, as many as is their share.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from qcn_kernels.moe import SharedExpert
@@ -8,14 +12,15 @@ from torch import Tensor
 
 from qcn_inference.layers import DecoderLayer, SparseMoe
 from qcn_inference.offload.device import ExpertDevice, Experts
-from qcn_inference.offload.experts import OffloadedExperts
+from qcn_inference.offload.experts import OffloadedExperts, windows
 
 
 @dataclass(frozen=True, slots=True)
 class Offload:
     """How experts lie in host memory and come to a device."""
 
-    device: Callable[[Experts], ExpertDevice]  # makes slots for experts like these
+    slots: int  # on the device, of all layers together
+    device: Callable[[int, Experts], ExpertDevice]  # makes so many for experts like these
     missing_on_cpu: bool  # whether decode computes there what is in no slot
 
     def applied_to(self, layers: Sequence[DecoderLayer]) -> list[DecoderLayer]:
@@ -24,18 +29,34 @@ class Offload:
         Raises:
             torch.OutOfMemoryError: there is no room for the slots.
         """
-        sparse = [layer.mlp for layer in layers if isinstance(layer.mlp, SparseMoe)]
-        stacks = [Experts(mlp.gate_up, mlp.down) for mlp in sparse]
-        shared = OffloadedExperts(
-            stacks, self.device(stacks[0]), missing_on_cpu=self.missing_on_cpu
-        )
-        number = iter(range(len(stacks)))
-        return [
-            replace(layer, mlp=replace(layer.mlp, elsewhere=LayerExperts(shared, next(number))))
-            if isinstance(layer.mlp, SparseMoe)
-            else layer
-            for layer in layers
-        ]
+        sparse = [at for at, layer in enumerate(layers) if isinstance(layer.mlp, SparseMoe)]
+        mixtures = {at: _mixture(layers[at]) for at in sparse}
+        stacks = {at: Experts(mlp.gate_up, mlp.down) for at, mlp in mixtures.items()}
+        placed = list(layers)
+        for alike in _by_format(stacks):
+            shared = self._in_slots([stacks[at] for at in alike], len(alike) / len(sparse))
+            for number, at in enumerate(alike):
+                mlp = replace(_mixture(layers[at]), elsewhere=LayerExperts(shared, number))
+                placed[at] = replace(layers[at], mlp=mlp)
+        return placed
+
+    def _in_slots(self, stacks: Sequence[Experts], share: float) -> OffloadedExperts:
+        slots = max(int(self.slots * share), windows(len(stacks)) * len(stacks[0]))
+        device = self.device(slots, stacks[0])
+        return OffloadedExperts(stacks, device, missing_on_cpu=self.missing_on_cpu)
+
+
+def _mixture(layer: DecoderLayer) -> SparseMoe:
+    assert isinstance(layer.mlp, SparseMoe)
+    return layer.mlp
+
+
+def _by_format(stacks: Mapping[int, Experts]) -> Iterable[list[int]]:
+    """The layers whose experts are of one format, in order, for each format."""
+    found: dict[tuple[object, ...], list[int]] = {}
+    for at, stack in stacks.items():
+        found.setdefault(stack.format, []).append(at)
+    return found.values()
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,7 +97,8 @@ def load_beside_host(
         offload = None
         if found.placement == "gpu and host":
             offload = Offload(
-                device=lambda like: slots(found.slots, like, device),
+                slots=found.slots,
+                device=lambda count, like: slots(count, like, device),
                 missing_on_cpu=found.missing_on_cpu,
             )
         return load_model(folder, device=str(device), progress=progress, offload=offload)

@@ -57,6 +57,12 @@ LOST_REMEDY = (
     "Look for Xid messages in the kernel's log and at nvidia-smi, then start the engine again."
 )
 
+OUT_OF_MEMORY = (
+    "the GPU's memory does not suffice for this request, though all that could be spared was given "
+    "back. End other programs on the GPU, ask with less text, take a smaller or a quantised model, "
+    'or set "qcn.engine.device" to "cpu".'
+)
+
 # How a request that did not fail, yet has no result, is counted.
 OUTCOMES: dict[type[BaseException], str] = {
     Superseded: "superseded",
@@ -148,11 +154,12 @@ def as_api_error(error: BaseException) -> ApiError:
             return ApiError(503, "unavailable", "the engine is leaving")
         case DeviceMemoryError():
             return ApiError(500, "out_of_memory", str(error))
-        case Exception(__class__=kind) if kind.__name__ == "OutOfMemoryError":  # torch's
-            message = "the GPU's memory does not suffice for this request: ask with less text"
-            return ApiError(500, "out_of_memory", message)
         case DeviceError():
             return ApiError(503, "unavailable", str(error))
+    from qcn_inference.device import is_out_of_memory
+
+    if is_out_of_memory(error):
+        return ApiError(500, "out_of_memory", OUT_OF_MEMORY)
     return ApiError(500, "internal_error", f"the request failed ({type(error).__name__})")
 
 
@@ -350,7 +357,7 @@ class Engine:
 
         if is_out_of_memory(error) and self.loaded is not None:
             log.warning("a request did not fit the GPU's memory: what it kept there is dropped")
-            self.loaded.model.drop_resident()
+            self.loaded.model.give_back()
         elif is_lost(error):
             log.error("the GPU failed:\n%s", without_message(error))
             raise DeviceError(

@@ -28,6 +28,7 @@ from random_checkpoints import (
 )
 from torch import Tensor
 from whole_model import (
+    answer_short_of_memory,
     branch,
     decode_without_graphs,
     follow_edits,
@@ -275,16 +276,34 @@ def test_branches_that_are_decoded_in_turns_do_not_see_each_other(
     assert not torch.equal(one, other)
 
 
+@pytest.mark.parametrize("memory_lacks", [False, True])
 def test_where_no_graph_can_be_captured_steps_are_launched_one_by_one(
-    call: Caller, tmp_path: Path
+    call: Caller, memory_lacks: bool, tmp_path: Path
 ) -> None:
+    """Where memory lacks, the next sequence's may be captured: there may be some by then."""
     folder = random_checkpoint(tmp_path, 6, **DENSE)
     ids = torch.randint(0, 97, (7,))
-    logits, uses_graphs = call(decode_without_graphs, folder=str(folder), ids=ids)
-    assert not uses_graphs
+    logits, uses_graphs = call(
+        decode_without_graphs, folder=str(folder), ids=ids, memory_lacks=memory_lacks
+    )
+    assert uses_graphs is memory_lacks
     model = load_model(folder)
     want = model.prefill(ids, model.new_state())
     assert_model_agrees(logits[-1:], want, torch.float32, hardware=call.hardware)
+
+
+@pytest.mark.parametrize("layer", [0, 5])
+def test_a_step_that_lacks_memory_is_taken_again_and_the_answer_is_the_same(
+    call: Caller, layer: int, tmp_path: Path
+) -> None:
+    """Between two layers, when half of the state has the token; all pages are free afterwards."""
+    write_tokenizer(tmp_path)
+    folder = random_checkpoint(tmp_path, 8, **DENSE | {"vocab_size": VOCAB_SIZE})
+    ids = torch.randint(20, 300, (20,))
+    arguments = {"folder": str(folder), "ids": ids, "layer": layer}
+    got, want, given_back = call(answer_short_of_memory, **arguments)
+    assert got == want
+    assert given_back == ["resident", "graphs"]
 
 
 def test_completions_behind_edits_are_those_of_a_fresh_engine_bit_for_bit(
