@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -134,6 +135,28 @@ async def test_the_engine_is_told_which_lines_are_superseded(root: Path) -> None
         [old, new] = [(part, spans) for part, spans in said.items() if part[0] == "lib/prices.py"]
         assert (old[1], new[1]) == ([[0, 3]], [])  # so short a file is said whole
         assert sum(map(bool, said.values())) == 1
+
+
+@pytest.mark.parametrize("how", ["removed", "moved away"])
+async def test_a_folder_that_takes_the_roots_place_is_read_and_watched(
+    root: Path, how: str
+) -> None:
+    """As where a repository is cloned anew: the system watches folders, not their paths."""
+    async with session(root) as (editor, model):
+        buffer = editor.open("scratch.py", "x = ")
+        await laid_out(buffer, model)
+        if how == "removed":
+            shutil.rmtree(root)
+        else:
+            root.rename(root.with_name("old"))
+        for version in ("second", "third"):
+            (root / "lib").mkdir(parents=True, exist_ok=True)
+            (root / "lib" / "prices.py").write_text(f"def {version}(item): ...\n")
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                shown = ""
+                while version not in shown:
+                    await complete(buffer)
+                    shown = str(layout_of(model)) if "context" in model.bodies[-1] else ""
 
 
 @pytest.mark.parametrize("how", ["saved and closed", "checked out"])
