@@ -411,7 +411,7 @@ class LiveContext:
         if repository.purge:
             repository.purge, self.sent = False, None
             try:
-                await self.engine.delete_context(self.name)
+                await self.engine.delete_context(self.name, self.repo)
             except BaseException:
                 repository.purge = True
                 raise

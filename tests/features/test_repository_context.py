@@ -148,7 +148,7 @@ async def test_a_folder_that_takes_the_roots_place_is_read_and_watched(
         if how == "removed":
             shutil.rmtree(root)
         else:
-            root.rename(root.with_name("old"))
+            shutil.move(root, root.with_name("old"))
         for version in ("second", "third"):
             (root / "lib").mkdir(parents=True, exist_ok=True)
             (root / "lib" / "prices.py").write_text(f"def {version}(item): ...\n")
@@ -282,6 +282,8 @@ async def test_what_becomes_ignored_is_gone_and_the_engine_forgets_it(root: Path
         (root / ".gitignore").write_text("build.log\nlib/\n")
         tell(editor, types.FileChangeType.Changed, root / ".gitignore")
         await until(lambda: model.deleted == [name])
+        # Said by name: what an engine that has left since had read of it is on disk.
+        assert model.deleted_repositories == [root.name]
         await until(lambda: name in model.layouts)
         assert not any(path.startswith("lib/") for path, _, _ in model.layouts[name])
 
