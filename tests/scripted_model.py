@@ -67,6 +67,7 @@ class ScriptedModel:
         """Of those the spans of lines of each segment that are said to be no longer so."""
         self.dialects: dict[str, str] = {}
         self.deleted: list[str] = []
+        self.deleted_repositories: list[str] = []
         self.read: int | None = None
         """How many segments of a context, of one token each, it says to have read; None: all."""
         self._texts: dict[str, str] = {}
@@ -120,9 +121,11 @@ class ScriptedModel:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
-        name = unquote(path.rpartition("/")[2])
+        named, _, said = path.rpartition("/")[2].partition("?repo=")
+        name = unquote(named)
         if method == "DELETE":
             self.deleted.append(name)
+            self.deleted_repositories.append(unquote(said))
             self.forget()
             send(writer, 200, {"deleted": True})
             return

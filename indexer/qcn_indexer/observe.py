@@ -5,10 +5,14 @@ over, a folder that could not be added) means that events may be lost, so everyt
 Where the system refuses to watch, which on Linux is usual for large folders, everything is looked
 at now and then instead, and the user is told once.
 
+The system watches a folder, not its path: of one that takes a removed or renamed one's place it
+tells nothing, so whoever uses what was heard asks now and then whether the watcher is `lost`.
+
 watchdog is imported here alone, so import this module only when something is to be watched.
 """
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -59,6 +63,7 @@ class Watcher:
     ) -> None:
         """`say` is given the one message for the user when the system does not watch."""
         self._changes = changes
+        self._root, self._watched = root, _identity(root)
         self._stopped = threading.Event()
         self._scanner: threading.Thread | None = None
         self._warnings = _Warnings(changes)
@@ -83,11 +88,22 @@ class Watcher:
         watchdog passes over a folder for which the system's limit leaves no watch. So one more
         watch is asked for at last: it is refused if the limit was reached.
         """
-        events = _Events(self._changes)
+        # watchdog does not follow a link, also where it is what is to be watched.
+        events = _Events(self._changes, root, root.resolve())
         self._observer.start()
-        self._observer.schedule(events, str(root), recursive=True, event_filter=_EVENTS)
+        self._observer.schedule(events, str(root.resolve()), recursive=True, event_filter=_EVENTS)
         with TemporaryDirectory() as probe:
             self._observer.unschedule(self._observer.schedule(events, probe, event_filter=_EVENTS))
+
+    @property
+    def lost(self) -> bool:
+        """Whether another folder stands where the watched one was: nothing is heard of it."""
+        now = _identity(self._root)
+        if self._scanner or now is None:
+            return False
+        # A new folder may have the number of one that was removed; that ends watchdog's thread.
+        alive = all(emitter.is_alive() for emitter in self._observer.emitters)
+        return now != self._watched or not alive
 
     def stop(self) -> None:
         """End all threads, and return when they have ended."""
@@ -107,15 +123,26 @@ class Watcher:
             self._changes.add_everything(time.monotonic())
 
 
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 class _Events(FileSystemEventHandler):
-    def __init__(self, changes: Changes) -> None:
+    def __init__(self, changes: Changes, root: Path, real_root: Path) -> None:
         self._changes = changes
+        self._root, self._real_root = root, real_root
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        for path in (event.src_path, event.dest_path):
-            if path:
-                name = path if isinstance(path, str) else path.decode(errors="surrogateescape")
-                self._changes.add(Path(name), time.monotonic())
+        for name in (event.src_path, event.dest_path):
+            if name:
+                path = Path(os.fsdecode(name))
+                if path.is_relative_to(self._real_root):
+                    path = self._root / path.relative_to(self._real_root)
+                self._changes.add(path, time.monotonic())
 
 
 class _Warnings(logging.Handler):

@@ -184,6 +184,7 @@ class Contexts:
         self._refreshes: dict[str, deque[Refreshed]] = {}
         self._arrivals = count()
         self._newest: dict[str, int] = {}  # the arrival of the layout in force
+        self._deleted: dict[str, int] = {}  # when it was; the last of them
 
     def get(self, name: str) -> Context | None:
         """The newest layout under a name."""
@@ -226,8 +227,9 @@ class Contexts:
         return next(self._arrivals)
 
     def put(self, context: Context, arrival: int) -> bool:
-        """Put a layout in force under its name; False if a newer one is."""
-        if self._newest.get(context.id, -1) > arrival:
+        """Put a layout in force under its name; False if a newer one is, or all was deleted."""
+        name = context.id
+        if max(self._newest.get(name, -1), self._deleted.get(name, -1)) > arrival:
             return False
         self._newest[context.id] = arrival
         self._contexts.pop(context.id, None)
@@ -244,6 +246,14 @@ class Contexts:
         self._newest.pop(name, None)
         self._keep_segments()
         return removed
+
+    def delete(self, name: str) -> None:
+        """Forget a context, and what is on its way to take its place."""
+        self.remove(name)
+        self._deleted.pop(name, None)
+        self._deleted[name] = self.arrive()
+        while len(self._deleted) > MOST_CONTEXTS:
+            del self._deleted[next(iter(self._deleted))]
 
     def note(self, name: str, refreshed: Refreshed) -> None:
         """Remember what a refresh cost, if the context is still there."""

@@ -208,7 +208,7 @@ class Asker:
 
     async def forget(self) -> None:
         """Have the engine forget what it has read for this."""
-        await self._engine.delete_context(self._context)
+        await self._engine.delete_context(self._context, self._repo)
 
     async def _line(self, question: Question, segments: Sequence[Segment]) -> str:
         tokens = await self._read(segments) if segments else 0

@@ -196,6 +196,7 @@ class LiveContext:
         assert repository is not None
         buffers = self._buffers()
         current = None if document is None else self._path_of(document)
+        self._watch_what_is_there()
         async with self._turn:
             if not self.ready:  # no more
                 return None
@@ -346,6 +347,20 @@ class LiveContext:
 
         await asyncio.to_thread(watch)
 
+    def _watch_what_is_there(self) -> None:
+        """Look at everything, and watch it, where another folder has taken the root's place."""
+        if self._watcher is None or not self._watcher.lost:
+            return
+        logger.info("%s is another folder now: it is looked at and watched anew", self._root.name)
+        self._stop_watching()
+
+        async def anew() -> None:
+            await self._watch()  # before the look, as at first
+            self.changes.add_everything(time.monotonic(), overflowed=True)
+
+        self.changes.add_everything(time.monotonic(), overflowed=True)  # nothing old is used
+        self._do_aside(anew())
+
     async def _until_work(self) -> None:
         """Return when a burst of events is over, a new base is due, or a look at everything."""
         assert self._repository is not None
@@ -406,7 +421,7 @@ class LiveContext:
         if repository.purge:
             repository.purge, self.sent = False, None
             try:
-                await self.engine.delete_context(self.name)
+                await self.engine.delete_context(self.name, self.repo)
             except BaseException:
                 repository.purge = True
                 raise

@@ -181,9 +181,14 @@ class OwnEngine:
         """Return what the engine says of a context; raises `UnknownContext`."""
         return await self.client.get(f"/v1/contexts/{quote(name, safe='')}")
 
-    async def delete_context(self, name: str) -> None:
-        """Have the engine forget a context and all that it has read of it."""
-        await self.client.delete(f"/v1/contexts/{quote(name, safe='')}", accept=(200, 404))
+    async def delete_context(self, name: str, repo: str) -> None:
+        """Have the engine forget a context and all that was read of its repository.
+
+        Also what an engine that has left since had read, and kept on disk.
+        """
+        await self.client.delete(
+            f"/v1/contexts/{quote(name, safe='')}?repo={quote(repo, safe='')}", accept=(200, 404)
+        )
         self._sent.clear()
 
     async def purge(self, repo: str) -> Purged:

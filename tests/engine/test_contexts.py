@@ -241,6 +241,27 @@ def test_a_context_that_is_deleted_is_read_no_further(engine: EngineProcess, nam
     assert not view(engine, name)["reading"]
 
 
+def test_a_layout_that_was_on_its_way_when_its_context_was_deleted_does_not_come_back(
+    loaded: Loaded,
+) -> None:
+    """Its client has given it up; being read and encoded takes a second for a megabyte."""
+    contexts = Contexts()
+
+    def laid_out(name: str) -> Context:
+        return contexts.compose(loaded.tokenizer, name, "shop", [], [])
+
+    old, other = contexts.arrive(), contexts.arrive()
+    contexts.delete("one")  # the first of its name: nothing is known of it yet
+    assert not contexts.put(laid_out("one"), old)
+    assert contexts.get("one") is None
+    assert contexts.put(laid_out("other"), other)
+    newer = contexts.arrive()
+    assert contexts.put(laid_out("one"), newer)
+    contexts.delete("one")
+    assert not contexts.put(laid_out("one"), newer)
+    assert contexts.put(laid_out("one"), contexts.arrive())
+
+
 def test_a_context_that_does_not_fit_is_refused_with_its_counts(
     engine: EngineProcess, name: str
 ) -> None:

@@ -61,6 +61,21 @@ def answer(engine: EngineProcess, name: str) -> Any:
     return done["choices"]
 
 
+def test_what_an_earlier_engine_read_is_forgotten_though_its_context_is_unknown(
+    start: Start, cache: Path
+) -> None:
+    """A file became ignored while no engine was there: the one that starts knows no context."""
+    first = start()
+    put(first, "shop", BASE)
+    leave(first)
+    assert files_of(cache)
+    again = start()
+    assert again.client.delete("/v1/contexts/shop").status_code == 404  # of which repository?
+    assert again.client.delete("/v1/contexts/shop?repo=shop").status_code == 200
+    assert not files_of(cache)
+    assert put(again, "shop", BASE)["restored"] == 0
+
+
 def test_a_restart_goes_on_where_it_stopped(start: Start) -> None:
     first = start()
     layout = [*BASE, ENTRY]

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -136,6 +137,28 @@ async def test_the_engine_is_told_which_lines_are_superseded(root: Path) -> None
         assert sum(map(bool, said.values())) == 1
 
 
+@pytest.mark.parametrize("how", ["removed", "moved away"])
+async def test_a_folder_that_takes_the_roots_place_is_read_and_watched(
+    root: Path, how: str
+) -> None:
+    """As where a repository is cloned anew: the system watches folders, not their paths."""
+    async with session(root) as (editor, model):
+        buffer = editor.open("scratch.py", "x = ")
+        await laid_out(buffer, model)
+        if how == "removed":
+            shutil.rmtree(root)
+        else:
+            shutil.move(root, root.with_name("old"))
+        for version in ("second", "third"):
+            (root / "lib").mkdir(parents=True, exist_ok=True)
+            (root / "lib" / "prices.py").write_text(f"def {version}(item): ...\n")
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                shown = ""
+                while version not in shown:
+                    await complete(buffer)
+                    shown = str(layout_of(model)) if "context" in model.bodies[-1] else ""
+
+
 @pytest.mark.parametrize("how", ["saved and closed", "checked out"])
 async def test_a_completion_right_after_a_change_on_disk_sees_it(root: Path, how: str) -> None:
     renamed = root / "lib" / "prices.py"
@@ -259,6 +282,8 @@ async def test_what_becomes_ignored_is_gone_and_the_engine_forgets_it(root: Path
         (root / ".gitignore").write_text("build.log\nlib/\n")
         tell(editor, types.FileChangeType.Changed, root / ".gitignore")
         await until(lambda: model.deleted == [name])
+        # Said by name: what an engine that has left since had read of it is on disk.
+        assert model.deleted_repositories == [root.name]
         await until(lambda: name in model.layouts)
         assert not any(path.startswith("lib/") for path, _, _ in model.layouts[name])
 

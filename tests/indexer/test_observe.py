@@ -2,9 +2,11 @@
 
 import errno
 import logging
+import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -55,6 +57,51 @@ def test_what_happens_to_files_is_told(tmp_path: Path) -> None:
         write(tmp_path, {"new/e.py": "1"})
         told.until("new")
         assert told.messages == []
+
+
+def test_a_link_to_a_folder_is_watched_where_it_leads(tmp_path: Path) -> None:
+    root = tmp_path / "link"
+    for name in ("first", "second"):
+        write(tmp_path / name, {"src/a.py": "1"})
+        root.unlink(missing_ok=True)
+        root.symlink_to(tmp_path / name)
+        with watched(root) as told:
+            write(root, {"src/a.py": "2"})
+            told.until("src/a.py")
+            write(tmp_path / name, {"new/b.py": "1"})
+            told.until("new")
+
+
+@pytest.mark.parametrize("how", ["removed", "moved away", "a link elsewhere"])
+def test_that_another_folder_took_the_place_of_the_watched_one_is_noticed(
+    tmp_path: Path, how: str
+) -> None:
+    root = tmp_path / "root"
+    write(tmp_path / "old", {"a.py": "1"})
+    if how == "a link elsewhere":
+        root.symlink_to(tmp_path / "old")
+    else:
+        (tmp_path / "old").rename(root)
+    told = Told(root)
+    watcher = Watcher(root, told.changes, told.messages.append)
+    try:
+        write(root, {"a.py": "2"})
+        assert not watcher.lost
+        if how == "a link elsewhere":
+            root.unlink()
+        elif how == "removed":
+            shutil.rmtree(root)
+            told.until(".")
+        else:
+            root.rename(tmp_path / "elsewhere")
+        assert not watcher.lost  # nothing is there to watch
+        write(root, {"a.py": "3"})
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while not watcher.lost:  # a thread may take a moment to end
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        watcher.stop()
 
 
 def test_reading_is_no_change(tmp_path: Path) -> None:

@@ -171,11 +171,19 @@ def _described(engine: Engine, context: Context, view: CacheView) -> dict[str, A
 
 
 async def delete_context(request: Request) -> Response:
-    """Forget a context, and all that was ever read of a repository of its name."""
-    engine = engine_of(request)
-    context = found_context(engine, request.path_params["id"])
-    await _forget(engine, [context.id], context.repo)
-    return JSONResponse({"id": context.id, "deleted": True})
+    """Forget a context, and all that was ever read of a repository of its name.
+
+    A context that an earlier process had is unknown here, and what it read on disk all the same:
+    so `repo` may say which repository that was.
+    """
+    engine, name = engine_of(request), request.path_params["id"]
+    context, repo = engine.contexts.get(name), request.query_params.get("repo")
+    engine.contexts.delete(name)  # also what is on its way here
+    if context is None and repo is None:
+        raise unknown_context(name)
+    for one in {repo, context and context.repo} - {None}:
+        await _forget(engine, [name], one)
+    return JSONResponse({"id": name, "deleted": True})
 
 
 async def delete_contexts(request: Request) -> Response:
@@ -226,8 +234,13 @@ def found_context(engine: Engine, name: str) -> Context:
     """
     context = engine.contexts.get(name)
     if context is None:
-        raise ApiError(404, "unknown_context", f"there is no context {name!r}: put it first")
+        raise unknown_context(name)
     return context
+
+
+def unknown_context(name: str) -> ApiError:
+    """What a client is told that names a context which is not there."""
+    return ApiError(404, "unknown_context", f"there is no context {name!r}: put it first")
 
 
 def named_context(engine: Engine, name: str | None, *, chat: bool = False) -> Context | None:
