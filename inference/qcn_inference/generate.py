@@ -26,6 +26,7 @@ from qcn_inference.request import (
     FinishReason,
     GenerationRequest,
     Prompt,
+    PromptRead,
     Refreshed,
     RequestError,
     TokenLogprobs,
@@ -222,6 +223,8 @@ def _read_prompt(
         )
         state = reading.start(loaded.model)
         for part in reading.passes(limits):
+            if request.tells_reading:
+                emit(Chunk("", reading=PromptRead(part.start, reading.position, len(prompt.ids))))
             ids = prompt.ids[part.start : part.end]
             logits = yield from loaded.model.prefill_steps(ids, state, part)
             for _ in reading.taking(part, state):
