@@ -49,7 +49,7 @@ from qcn_lsp.settings import Settings
 from qcn_lsp.uris import file_uri
 
 if TYPE_CHECKING:
-    from qcn_indexer.enclosing import Function
+    from qcn_indexer.functions import Function
 
     from qcn_lsp.server import QcnServer
 
