@@ -27,7 +27,8 @@ M9 documents. pygls' `Workspace` keeps, and mis-edits, a copy of each text; it i
 M10 privacy. pygls logs every message with the source text in it. Here no content is logged.
 M11 tomorrow's clients. Unknown capabilities are ignored. pygls: one enumeration value that
    lsprotocol does not know fails `initialize`.
-M12 capabilities. pygls offers commands where there are none.
+M12 capabilities. pygls offers commands where there are none, and never that the text of documents
+   can be asked for.
 M13 far positions. A line or column past the end is the end. lsprotocol: 2^31 and more is malformed.
 
 The reading loop, the end of input, the exit code and the watch over the parent process are in
@@ -348,6 +349,11 @@ class QcnProtocol(LanguageServerProtocol):
         self.server_capabilities = builder.build()
         if not self.fm.commands:  # M12
             self.server_capabilities.execute_command_provider = None
+        texts = self.fm.feature_options.get(types.WORKSPACE_TEXT_DOCUMENT_CONTENT)
+        if isinstance(texts, types.TextDocumentContentOptions):
+            workspace = self.server_capabilities.workspace or types.WorkspaceOptions()
+            workspace.text_document_content = texts
+            self.server_capabilities.workspace = workspace
         self.phase = Phase.RUNNING
         return types.InitializeResult(
             capabilities=self.server_capabilities, server_info=self.server_info

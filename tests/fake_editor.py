@@ -168,6 +168,8 @@ class FakeEditor:
         """What the server had this editor apply; it does so unless told to refuse."""
         self.refuses_edits = False
         self.status_changed = asyncio.Condition()
+        self.refreshed: asyncio.Queue[str] = asyncio.Queue()
+        """URIs of documents whose text this editor is to ask for once more."""
 
     def open(self, name: str, marked: str, language_id: str = "python") -> Buffer:
         """Open a document; `name` is a path below the root, or a whole URI."""
@@ -279,6 +281,10 @@ async def fake_editor(
         editor.edits.append(params.edit)
         return types.ApplyWorkspaceEditResult(applied=not editor.refuses_edits)
 
+    def refresh(params: types.TextDocumentContentRefreshParams) -> None:
+        editor.refreshed.put_nowait(params.uri)
+
+    client.feature(types.WORKSPACE_TEXT_DOCUMENT_CONTENT_REFRESH)(refresh)
     client.protocol._converter.register_structure_hook(types.Command | types.CodeAction, _action)
     client.feature(types.WORKSPACE_APPLY_EDIT)(apply)
     client.feature("didChangeStatus")(changed)

@@ -70,6 +70,8 @@ async def start(model: ScriptedModel, sessions: Sessions) -> Start:
         editor.client.messages.clear()
         editor.client.shown_documents.clear()
         editor.edits.clear()
+        while not editor.refreshed.empty():
+            editor.refreshed.get_nowait()
         editor.refuses_edits = False
         return editor
 

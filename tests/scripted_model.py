@@ -19,6 +19,7 @@ class Asked:
         self.gone = asyncio.Event()
         """Set once the client has closed the connection."""
         self._writer = writer
+        self._begun = False
 
     @property
     def prompt(self) -> str:
@@ -38,12 +39,32 @@ class Asked:
 
     def stream(self, text: str) -> None:
         """Answer a chat character by character, as a model does token by token."""
-        last = {"index": 0, "delta": {}, "finish_reason": "stop"}
+        self.write(text)
+        self._send({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": {}})
+        finish(self._writer)
+
+    def write(self, text: str) -> None:
+        """Answer a chat with so much, character by character, and more to come."""
         choices = [{"index": 0, "delta": {"content": one}} for one in text]
-        send_events(self._writer, *({"choices": [one], "usage": {}} for one in [*choices, last]))
+        self._send(*({"choices": [one], "usage": {}} for one in choices))
+
+    def read(self, done: int, total: int) -> None:
+        """Say how far the prompt is read, as our engine does, before anything is written."""
+        progress = {"processed": done, "cache": 0, "total": total}
+        self._send({"choices": [], "prompt_progress": progress})
+
+    def _send(self, *events: dict[str, Any]) -> None:
+        if not self._begun:
+            begin_events(self._writer)
+        self._begun = True
+        write_events(self._writer, *events)
 
     def fail(self, status: int, message: str) -> None:
         send(self._writer, status, {"error": {"message": message, "type": "x", "code": status}})
+
+    def hang_up(self) -> None:
+        """Die behind what was written."""
+        self._writer.close()
 
     def break_off(self) -> None:
         """Die in the middle of the answer."""
@@ -184,9 +205,22 @@ async def body_of(head: str, reader: asyncio.StreamReader) -> dict[str, Any]:
 
 
 def send_events(writer: asyncio.StreamWriter, *events: dict[str, Any]) -> None:
+    begin_events(writer)
+    write_events(writer, *events)
+    finish(writer)
+
+
+def begin_events(writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 200 X\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")
-    for data in [*map(json.dumps, events), "[DONE]"]:
-        writer.write(f"data: {data}\n\n".encode())
+
+
+def write_events(writer: asyncio.StreamWriter, *events: dict[str, Any]) -> None:
+    for event in events:
+        writer.write(f"data: {json.dumps(event)}\n\n".encode())
+
+
+def finish(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"data: [DONE]\n\n")
     if writer.can_write_eof():
         writer.write_eof()
 

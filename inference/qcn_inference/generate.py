@@ -25,6 +25,7 @@ from qcn_inference.request import (
     Finished,
     GenerationRequest,
     Prompt,
+    PromptRead,
     Refreshed,
     RequestError,
     TokenLogprobs,
@@ -229,9 +230,13 @@ def _read_prompt(
         state, logits = yield from _score_prompt(loaded.model, prompt, request.logprobs, emit)
         return state, logits, 0
 
+    def tell(read: PromptRead) -> None:
+        if request.tells_reading:
+            emit(Chunk("", reading=read))
+
     def read(limits: PassLimits) -> Generator[None, None, tuple[State, Tensor, int]]:
         reading = _reading(loaded.cache, request, prompt)
-        state, logits = yield from _read(loaded.model, reading, prompt, limits)
+        state, logits = yield from _read(loaded.model, reading, prompt, limits, tell)
         return state, logits, reading.position
 
     return (yield from in_smaller_passes(loaded.model, read))
@@ -242,11 +247,19 @@ def _reading(cache: StateCache, request: GenerationRequest, prompt: Prompt) -> R
 
 
 def _read(
-    model: Model, reading: Reading, prompt: Prompt, limits: PassLimits
+    model: Model,
+    reading: Reading,
+    prompt: Prompt,
+    limits: PassLimits,
+    tell: Callable[[PromptRead], None] = lambda _: None,
 ) -> Generator[None, None, tuple[State, Tensor]]:
-    """Read what is not known of a prompt: the state behind it, its last token's logits [V]."""
+    """Read what is not known of a prompt: the state behind it, its last token's logits [V].
+
+    In front of each pass `tell` learns how far it is.
+    """
     state = reading.start(model)
     for part in reading.passes(limits):
+        tell(PromptRead(part.start, reading.position, len(prompt.ids)))
         ids = prompt.ids[part.start : part.end]
         logits = yield from model.prefill_steps(ids, state, part)
         for _ in reading.taking(part, state):

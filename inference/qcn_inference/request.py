@@ -54,6 +54,7 @@ class GenerationRequest:
     cache_prompt: bool = True
     max_predict_seconds: float | None = None  # honoured once a line is complete
     prepare: Callable[[], Iterator[None]] = lambda: iter(())  # steps to take before `prompt`
+    tells_reading: bool = False  # chunks without text say how far the prompt is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +70,24 @@ class TokenLogprobs:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptRead:
+    """How many of a prompt's `total` tokens are read; `cached` of them were known before."""
+
+    read: int
+    cached: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
-    """Text that is certain to be in the answer, and its tokens if they were asked for."""
+    """Text that is certain to be in the answer, and its tokens if they were asked for.
+
+    Before the first text, if that was asked for: how far the prompt is read.
+    """
 
     text: str
     tokens: tuple[TokenLogprobs, ...] = ()
+    reading: PromptRead | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,12 @@ A chat is answered without the repository until the engine has read it, and wher
 endpoint that is not ours, or one that was started anew meanwhile.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qcn_lsp.engine.messages import (
+    ChatListener,
     ChatRequest,
     ChatResult,
     EngineUnavailable,
@@ -24,7 +24,7 @@ async def chat_in(
     server: "QcnServer",
     root: Path | None,
     request: ChatRequest,
-    on_text: Callable[[str], None] | None = None,
+    listener: ChatListener | None = None,
 ) -> ChatResult:
     """Ask the chat model, with the workspace folder `root` in front where it has read that.
 
@@ -34,9 +34,9 @@ async def chat_in(
     await link.ensure_ready()
     name = None if root is None else await _context(server, root)
     try:
-        return await link.chat(replace(request, context=name), on_text)
+        return await link.chat(replace(request, context=name), listener)
     except UnknownContext:  # it was lost at this very moment; the next chat gives it again
-        return await link.chat(request, on_text)
+        return await link.chat(request, listener)
 
 
 async def _context(server: "QcnServer", root: Path) -> str | None:

@@ -9,11 +9,10 @@ at most, closed by at least as many of the same on a line of their own.
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from qcn_lsp.engine.messages import ChatMessage, ChatRequest, ChatResult
+from qcn_lsp.engine.messages import ChatListener, ChatMessage, ChatRequest, ChatResult
 
 _FENCE = re.compile(r"(?P<indent> {0,3})(?P<fence>`{3,}|~{3,})(?P<info>.*)")
 
@@ -33,28 +32,26 @@ class FencedBlock:
 class Chats(Protocol):
     """Something that answers chats, as `EngineLink` does."""
 
-    async def chat(
-        self, request: ChatRequest, on_text: Callable[[str], None] | None = None
-    ) -> ChatResult:
+    async def chat(self, request: ChatRequest, listener: ChatListener | None = None) -> ChatResult:
         """Answer the turns of `request`."""
         ...
 
 
 async def ask_for_block(
-    link: Chats, request: ChatRequest, on_text: Callable[[str], None] | None = None
+    link: Chats, request: ChatRequest, listener: ChatListener | None = None
 ) -> FencedBlock:
     """Return the one fenced block of the answer; one that is malformed is asked for once more.
 
     Raises `MalformedAnswer` when the second is no better, and what `chat` raises.
     """
-    answer = await link.chat(request, on_text)
+    answer = await link.chat(request, listener)
     try:
         return block_of(answer)
     except MalformedAnswer as problem:
         again = f"{problem} Answer again, with exactly one fenced code block and nothing else."
         turns = (ChatMessage("assistant", answer.text), ChatMessage("user", again))
         retry = replace(request, messages=(*request.messages, *turns))
-    return block_of(await link.chat(retry, on_text))
+    return block_of(await link.chat(retry, listener))
 
 
 def fence_for(text: str) -> str:

@@ -6,14 +6,11 @@ passed over.
 """
 
 import time
-from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
 from qcn_lsp.engine.client import HttpClient, count_in, object_in
-from qcn_lsp.engine.messages import ChatRequest, ChatResult, ConnectionLost
-
-OnText = Callable[[str], None]
+from qcn_lsp.engine.messages import ChatListener, ChatRequest, ChatResult, ConnectionLost
 
 SILENCE_SECONDS = 600.0
 """How long the other side may be silent: a long prompt is read before the first word comes."""
@@ -36,9 +33,9 @@ def chat_body(request: ChatRequest) -> dict[str, Any]:
 
 
 async def stream_chat(
-    client: HttpClient, path: str, body: dict[str, Any], on_text: OnText | None
+    client: HttpClient, path: str, body: dict[str, Any], listener: ChatListener | None
 ) -> ChatResult:
-    """Ask, hand each piece of the answer to `on_text`, and return the whole.
+    """Ask, have `listener` hear of the answer as it comes, and return the whole.
 
     Raises `EngineUnavailable`, or `Superseded`.
     """
@@ -50,6 +47,10 @@ async def stream_chat(
     async with aclosing(stream) as events:
         async for event in events:
             usage = object_in(event.get("usage")) or usage
+            if listener is not None and (progress := object_in(event.get("prompt_progress"))):
+                known = count_in(progress.get("cache"))
+                done, total = (count_in(progress.get(key)) for key in ("processed", "total"))
+                listener.reading(max(0, done - known), max(0, total - known))
             choices = event.get("choices")
             if not isinstance(choices, list) or not choices:
                 continue
@@ -58,8 +59,8 @@ async def stream_chat(
             piece = object_in(choice.get("delta")).get("content")
             if isinstance(piece, str) and piece:
                 pieces.append(piece)
-                if on_text is not None:
-                    on_text(piece)
+                if listener is not None:
+                    listener.wrote(piece)
     if reason is None:
         raise ConnectionLost(f"{client.name} broke off in the middle of its answer.")
     details = object_in(usage.get("prompt_tokens_details"))

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from qcn_lsp.engine.chat import OnText, chat_body, stream_chat
+from qcn_lsp.engine.chat import chat_body, stream_chat
 from qcn_lsp.engine.client import HttpClient, count_in, object_in
 from qcn_lsp.engine.messages import (
+    ChatListener,
     ChatRequest,
     ChatResult,
     CompletionRequest,
@@ -135,15 +136,17 @@ class OwnEngine:
             context_tokens=count_in(answer.get("context_tokens")),
         )
 
-    async def chat(self, request: ChatRequest, on_text: OnText | None) -> ChatResult:
+    async def chat(self, request: ChatRequest, listener: ChatListener | None) -> ChatResult:
         """Answer a chat; raises `EngineUnavailable` or `Superseded`."""
         body = chat_body(request) | {"priority": request.priority}
+        if listener is not None:
+            body["return_progress"] = True
         if request.supersede is not None:
             body["supersede"] = request.supersede
         if request.context is not None:
             body["context"] = request.context
         try:
-            return await stream_chat(self.client, "/v1/chat/completions", body, on_text)
+            return await stream_chat(self.client, "/v1/chat/completions", body, listener)
         except NoChatModel as error:
             raise NoChatModel(
                 f"The model {self.model} cannot chat: set `models.chat` to one that can."
@@ -258,7 +261,7 @@ class OpenAIEndpoint:
             milliseconds=(time.perf_counter() - began) * 1000,
         )
 
-    async def chat(self, request: ChatRequest, on_text: OnText | None) -> ChatResult:
+    async def chat(self, request: ChatRequest, listener: ChatListener | None) -> ChatResult:
         """Answer a chat; raises `EngineUnavailable`.
 
         Text with a special token's string is refused: without the passage the model would answer
@@ -273,7 +276,9 @@ class OpenAIEndpoint:
         if self.model is not None:
             body["model"] = self.model
         try:
-            return await stream_chat(self.client, f"{self._prefix}/chat/completions", body, on_text)
+            return await stream_chat(
+                self.client, f"{self._prefix}/chat/completions", body, listener
+            )
         except Refused as refusal:
             if refusal.status not in (404, 405, 501):
                 raise

@@ -28,6 +28,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from qcn_lsp.engine.messages import (
+    ChatListener,
     ChatRequest,
     ChatResult,
     Completer,
@@ -114,17 +115,15 @@ class EngineLink:
             request = replace(request, supersede=f"{self._own}:{request.supersede}")
         return await self._ask(lambda completer: completer.complete(request))
 
-    async def chat(
-        self, request: ChatRequest, on_text: Callable[[str], None] | None = None
-    ) -> ChatResult:
-        """Answer the turns of `request`; each piece of the answer goes to `on_text` as it comes.
+    async def chat(self, request: ChatRequest, listener: ChatListener | None = None) -> ChatResult:
+        """Answer the turns of `request`; `listener` hears of the answer as it comes.
 
         Starts the engine when it is first needed. Raises `EngineUnavailable` (`NoChatModel` where
         the model has no chat template) or `Superseded`. Cancelling drops the connection.
         """
         if request.supersede is not None:
             request = replace(request, supersede=f"{self._own}:{request.supersede}")
-        return await self._ask(lambda completer: completer.chat(request, on_text))
+        return await self._ask(lambda completer: completer.chat(request, listener))
 
     @property
     def own_engine(self) -> "OwnEngine | None":

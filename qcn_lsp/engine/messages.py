@@ -1,6 +1,5 @@
 """What the language server and the engine tell each other, as values without behaviour."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, Protocol
@@ -180,6 +179,21 @@ class Superseded(Exception):  # noqa: N818 - an outcome, not an error
     """A newer request with the same key replaced this one."""
 
 
+class ChatListener(Protocol):
+    """Hears of an answer while it comes."""
+
+    def reading(self, done: int, total: int) -> None:
+        """Hear that `done` of the `total` tokens are read that the answer waits for.
+
+        Of our own engine alone, before any text.
+        """
+        ...
+
+    def wrote(self, text: str) -> None:
+        """Hear the next piece of the answer."""
+        ...
+
+
 class Completer(Protocol):
     """Something that answers requests: our engine, or another endpoint."""
 
@@ -189,8 +203,8 @@ class Completer(Protocol):
         """Answer one request; raises `EngineUnavailable` or `Superseded`."""
         ...
 
-    async def chat(self, request: ChatRequest, on_text: Callable[[str], None] | None) -> ChatResult:
-        """Answer a chat, each piece to `on_text` as it comes; raises as `complete`."""
+    async def chat(self, request: ChatRequest, listener: ChatListener | None) -> ChatResult:
+        """Answer a chat, of which `listener` hears as it comes; raises as `complete`."""
         ...
 
     async def close(self) -> None:

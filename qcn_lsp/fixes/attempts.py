@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 
+from qcn_indexer.tree import tree_of
+
 from qcn_lsp.engine.answers import Chats, MalformedAnswer, ask_for_block
 from qcn_lsp.engine.messages import EngineUnavailable, NoChatModel
 from qcn_lsp.fixes.answer import candidate_of
@@ -24,7 +26,6 @@ from qcn_lsp.fixes.prompt import (
     fix_request,
 )
 from qcn_lsp.fixes.refusal import Refusal
-from qcn_lsp.fixes.tree import tree_of
 from qcn_lsp.fixes.trial import Trials, UnfitExploit
 from qcn_lsp.proving.outcomes import ProvingError
 

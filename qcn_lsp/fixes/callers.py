@@ -15,12 +15,12 @@ from qcn_indexer.imports import family_of
 from qcn_indexer.needed import NeededDefinitions
 from qcn_indexer.read import Text, read_text
 from qcn_indexer.secrets import looks_secret
+from qcn_indexer.tree import tree_of
 from qcn_indexer.walk import Found, walk
 
 from qcn_lsp.fixes.candidate import Subject
 from qcn_lsp.fixes.place import Place, place_of
 from qcn_lsp.fixes.prompt import Surroundings
-from qcn_lsp.fixes.tree import tree_of
 
 MOST_FILES = 2_000
 SECONDS = 2.0
@@ -51,7 +51,7 @@ def _callers(
     """The functions that call the place's, the file's own first."""
     if not place.name:
         return
-    name = place.name.rpartition(".")[2]
+    name = re.split(r"\.|::", place.name)[-1]
     call, found = re.compile(rf"\b{re.escape(name)}\s*\("), 0
     own = subject.text[: place.start] + " " * (place.end - place.start) + subject.text[place.end :]
     until = time.monotonic() + SECONDS

@@ -6,17 +6,18 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from qcn_indexer.enclosing import syntax_errors
+from qcn_indexer.functions import functions
+from qcn_indexer.tree import Tree, tree_of
 
 from qcn_lsp.fixes.candidate import Candidate, Subject, changes
-from qcn_lsp.fixes.functions import functions
 from qcn_lsp.fixes.hidden_text import brought
 from qcn_lsp.fixes.imports import is_import
 from qcn_lsp.fixes.paths import refused_path
 from qcn_lsp.fixes.place import place_of
+from qcn_lsp.fixes.python_module import python_module
 from qcn_lsp.fixes.refusal import Reason, Refusal
 from qcn_lsp.fixes.removal import removed_feature
 from qcn_lsp.fixes.suppressions import added_suppression
-from qcn_lsp.fixes.tree import Tree, python_module, tree_of
 from qcn_lsp.positions import split_lines
 from qcn_lsp.postprocess.special_tokens import control_tokens
 
@@ -108,7 +109,7 @@ def _signatures(pair: Pair) -> Refusal | None:
 
 
 def _public(tree: Tree) -> Counter[tuple[str, str]]:
-    return Counter((one.name, one.signature) for one in functions(tree) if one.public)
+    return Counter((one.qualified, one.signature) for one in functions(tree) if one.is_public)
 
 
 def _removal(pair: Pair) -> Refusal | None:

@@ -12,9 +12,10 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
+from qcn_indexer.functions import CALLS, NAMES
+from qcn_indexer.tree import Tree, words
 from tree_sitter import Node
 
-from qcn_lsp.fixes.tree import CALLS, NAMES, Tree, words
 from qcn_lsp.scan.finding import Finding
 
 _CALLEES = ("function", "name", "constructor", "type", "method", "macro")

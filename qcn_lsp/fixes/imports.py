@@ -3,9 +3,8 @@
 import re
 from collections.abc import Iterable
 
+from qcn_indexer.tree import Tree, words
 from tree_sitter import Node
-
-from qcn_lsp.fixes.tree import Tree, words
 
 _IMPORTING = re.compile(
     r"""

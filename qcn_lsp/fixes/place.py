@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+from qcn_indexer.enclosing import smallest_statement
+from qcn_indexer.functions import innermost_function
+from qcn_indexer.tree import Tree, tree_of
+
 from qcn_lsp.fixes.candidate import Candidate, Subject
-from qcn_lsp.fixes.functions import function_around, statement_around
 from qcn_lsp.fixes.imports import is_import, with_imports
-from qcn_lsp.fixes.tree import Tree, tree_of
 from qcn_lsp.positions import line_end
 from qcn_lsp.rewriting import Piece, fitted
 
@@ -28,10 +30,10 @@ def place_of(subject: Subject, tree: Tree | None) -> Place:
     finding, text = subject.finding, subject.text
     start, end, name = finding.start, finding.end, ""
     if tree is not None:
-        if around := function_around(tree, start, end):
-            start, end, name = around.start, around.end, around.name
+        if around := innermost_function(tree, start, max(start, end - 1)):
+            start, end, name = around.start, around.end, around.qualified
         else:
-            start, end = statement_around(tree, start, end)
+            start, end = smallest_statement(tree, start, end)
     else:
         end = text.find("\n", end) if "\n" in text[end:] else len(text)
     line = text.rfind("\n", 0, start) + 1

@@ -8,10 +8,9 @@ was seen to make a finding disappear together with the feature.
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from qcn_indexer.functions import CALLS, Function, functions
+from qcn_indexer.tree import Tree, words
 from tree_sitter import Node
-
-from qcn_lsp.fixes.functions import Function, functions
-from qcn_lsp.fixes.tree import CALLS, Tree, words
 
 _COMMENTS = frozenset({"comment", "line_comment", "block_comment"})
 _TRIVIAL = frozenset(
@@ -28,18 +27,18 @@ _PLAIN_VALUES = frozenset(
 
 def removed_feature(before: Tree, after: Tree) -> str | None:
     """Return what the change removes, in words, or None."""
-    old, new = functions(before), functions(after)
+    old, new = list(functions(before)), list(functions(after))
     if missing := _names(old) - _names(new):
         return f"`{min(missing)}` is gone"
     by_name: dict[str, list[Function]] = {}
     for one in new:
-        by_name.setdefault(one.name, []).append(one)
+        by_name.setdefault(one.qualified, []).append(one)
     for one in old:
-        now = by_name[one.name].pop(0)
+        now = by_name[one.qualified].pop(0)
         if words(one.body) == words(now.body):
             continue
         if _only_answers(now.body) and not _only_answers(one.body):
-            return f"nothing is left of the body of `{one.name}`"
+            return f"nothing is left of the body of `{one.qualified}`"
     return _removed_call(before.root, after.root)
 
 
@@ -58,7 +57,7 @@ def _removed_call(before: Node, after: Node) -> str | None:
 
 
 def _names(found: Iterable[Function]) -> Counter[str]:
-    return Counter(one.name for one in found)
+    return Counter(one.qualified for one in found)
 
 
 def _only_answers(body: Node) -> bool:

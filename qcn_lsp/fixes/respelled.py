@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TypeGuard
 
-from qcn_lsp.fixes.tree import python_module
+from qcn_lsp.fixes.python_module import python_module
 
 PASSES = 4  # a name of a name of a name: more is not looked through
 LONGEST = 4_000  # characters of a constant that is put together

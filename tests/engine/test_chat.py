@@ -247,6 +247,23 @@ def test_events_are_those_of_the_interface(chat_engine: EngineProcess) -> None:
     assert {event["object"] for event in parsed(events)} == {"chat.completion.chunk"}
 
 
+def test_a_stream_says_how_far_the_prompt_is_read(chat_engine: EngineProcess) -> None:
+    messages = [{"role": "user", "content": "Where do I begin? " * 60}]
+    asked: Any = {"messages": messages, "max_tokens": 1, "temperature": 0}
+    events = parsed(chat_engine.events(PATH, **asked, return_progress=True))
+    told = [event["prompt_progress"] for event in events if "prompt_progress" in event]
+    total = chat_engine.post(PATH, **asked)["usage"]["prompt_tokens"]
+    assert len(told) > 1
+    assert {one["total"] for one in told} == {total}
+    read = [one["processed"] for one in told]
+    assert read == sorted(set(read))
+    assert read[0] == told[0]["cache"] < read[-1] < total
+    # Behind the one that says who speaks, and before any text.
+    assert all("prompt_progress" in event for event in events[1 : 1 + len(told)])
+    silent = parsed(chat_engine.events(PATH, **asked))
+    assert not any("prompt_progress" in event for event in silent)
+
+
 TWO_CALLS = (
     "I look.\n\n" + rendered("ls", {"path": 'a "b" </function> null'}) + "\n" + rendered("ls", {})
 )

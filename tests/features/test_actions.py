@@ -101,6 +101,39 @@ async def test_a_client_that_knows_no_tags_gets_none(start: Start) -> None:
     assert action.tags is None
 
 
+async def test_a_client_that_takes_partial_results_gets_each_providers(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor = await start("vscode")
+    buffer = editor.open("shop.py", STUB)
+    parts: list[list[str]] = []
+
+    def heard(params: types.ProgressParams) -> None:
+        if params.token == "menu":
+            parts.append([action["title"] for action in params.value or ()])
+
+    monkeypatch.setitem(editor.client.protocol.fm.features, types.PROGRESS, heard)
+    start_of_menu = buffer.position()
+    answer = await editor.client.text_document_code_action_async(
+        types.CodeActionParams(
+            buffer.identifier,
+            types.Range(start_of_menu, start_of_menu),
+            types.CodeActionContext([]),
+            partial_result_token="menu",
+        )
+    )
+    assert not answer
+    assert parts == [
+        [
+            "Complete price (qcn)",
+            "Document price (qcn)",
+            "Write a test of price (qcn)",
+            "Explain price (qcn)",
+        ],
+        ["Review price for weaknesses (qcn)"],
+    ]
+
+
 @pytest.mark.parametrize(
     ("only", "wanted"),
     [
@@ -539,18 +572,25 @@ async def progress_of(editor: FakeEditor, title: str) -> int | str:
             await editor.caught_up()
 
 
-async def test_progress_counts_what_the_model_writes(start: Start, model: ScriptedModel) -> None:
+async def test_progress_tells_what_is_read_and_written(start: Start, model: ScriptedModel) -> None:
     editor = await start("vscode")
     editor.client.progress_reports.clear()
     action = await chosen(editor.open("shop.py", STUB), "Complete")
     request = asyncio.ensure_future(resolved(editor, action))
     question = await asked(model)
     token = await progress_of(editor, "Complete price (qcn)")
-    question.stream(fenced(WRITTEN))
+    question.read(10, 40)
+    question.stream(fenced(WRITTEN + "\u202e" + " or item" * 20))
+    question = await asked(model)  # one that holds hidden characters is asked for once more
+    question.answer(fenced(WRITTEN))
     await request
     await editor.caught_up()
-    messages = [getattr(one, "message", None) for one in editor.client.progress_reports[token]]
-    assert "8 tokens" in messages
+    reports = [getattr(one, "message", None) for one in editor.client.progress_reports[token]]
+    messages = [message for message in reports if message is not None]
+    assert messages[:2] == ["The model reads", "The model reads: 25 %"]
+    assert "1 line: Here it is:" in messages
+    assert "2 lines: def price(self, item):" in messages
+    assert "3 lines: return item.price or item or item or item or item or item o…" in messages
     assert messages[-1] == "Done"
 
 
@@ -660,7 +700,7 @@ def private_text(path: Path) -> str:
 async def test_an_explanation_is_shown_and_nothing_is_edited(
     start: Start, model: ScriptedModel
 ) -> None:
-    editor = await start("vscode")
+    editor = await start("neovim")
     model.text = "It takes `<T>` and <img src='https://a.test'> ![x](https://a.test)\n"
     buffer = editor.open("shop.py", STUB)
     await explained(editor, buffer)
@@ -672,6 +712,62 @@ async def test_an_explanation_is_shown_and_nothing_is_edited(
         "# price, shop.py\n\n"
         "It takes `<T>` and &lt;img src='https://a.test'> !\\[x](https://a.test)\n\n"
     )
+    assert editor.edits == []
+
+
+async def text_of(editor: FakeEditor, uri: str) -> str:
+    """Return what a client that asks servers for the texts of documents is told."""
+    params = types.TextDocumentContentParams(uri)
+    return (await editor.client.workspace_text_document_content_async(params)).text
+
+
+async def until_text(editor: FakeEditor, uri: str, part: str) -> str:
+    """Return the text of a document once it holds `part`, asking whenever there is more of it."""
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while part not in (text := await text_of(editor, uri)):
+            assert await editor.refreshed.get() == uri
+    return text
+
+
+@pytest.mark.parametrize("end", ["whole", "failed", "cancelled"])
+async def test_an_explanation_is_read_as_it_is_written(
+    start: Start, model: ScriptedModel, end: str
+) -> None:
+    editor = await start("vscode")
+    editor.client.progress_reports.clear()
+    buffer = editor.open("shop.py", STUB.replace("price", "größe"))
+    explaining = asyncio.ensure_future(explained(editor, buffer))
+    question = await asked(model)
+    question.write("It measures `<T>` and <b>")
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not editor.client.shown_documents:
+            await editor.caught_up()
+    (shown,) = editor.client.shown_documents
+    assert shown.uri.startswith("qcn:/")
+    assert shown.uri.endswith("/Explanation-of-gr%C3%B6%C3%9Fe.md")
+    question.write(" and more, in\nseveral lines ")
+    text = await until_text(editor, shown.uri, "several")
+    assert text.startswith("# größe, shop.py\n\nIt measures `<T>` and &lt;b> and more, in\n")
+    if end == "whole":
+        question.stream("of text.\n")
+        await explaining
+        text = await text_of(editor, shown.uri)
+        assert text.endswith("several lines of text.\n\n")
+        assert await text_of(editor, "qcn:/0/other.md") == (
+            "This text is no longer kept: ask for it again.\n"
+        )
+    else:
+        if end == "failed":
+            question.hang_up()
+        else:
+            token = await progress_of(editor, "Explain größe (qcn)")
+            cancel = types.WorkDoneProgressCancelParams(token)
+            editor.client.window_work_done_progress_cancel(cancel)
+        with pytest.raises(JsonRpcException):
+            await explaining
+        text = await until_text(editor, shown.uri, "(not finished)")
+        assert text.startswith("# größe, shop.py")
+    assert editor.client.shown_documents == [shown]
     assert editor.edits == []
 
 

@@ -1,14 +1,13 @@
 """Structured answers: exactly one fenced block, one retry, else the reason."""
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qcn_lsp.engine.answers import FencedBlock, MalformedAnswer, ask_for_block, one_block
-from qcn_lsp.engine.messages import ChatMessage, ChatRequest, ChatResult
+from qcn_lsp.engine.messages import ChatListener, ChatMessage, ChatRequest, ChatResult
 
 CODE = "def f():\n    return 1\n"
 
@@ -75,9 +74,7 @@ class Model:
         self.answers = list(answers)
         self.asked: list[ChatRequest] = []
 
-    async def chat(
-        self, request: ChatRequest, on_text: Callable[[str], None] | None = None
-    ) -> ChatResult:
+    async def chat(self, request: ChatRequest, listener: ChatListener | None = None) -> ChatResult:
         self.asked.append(request)
         return self.answers.pop(0)
 

@@ -8,6 +8,7 @@ import yaml
 from fix_support import scan, subject_of
 from hypothesis import given
 from hypothesis import strategies as st
+from qcn_indexer.tree import tree_of
 from sampling import examples
 
 import qcn_lsp.scan
@@ -27,7 +28,6 @@ from qcn_lsp.fixes.place import place_of, replaced
 from qcn_lsp.fixes.refusal import Reason, Refusal
 from qcn_lsp.fixes.respelled import respelled
 from qcn_lsp.fixes.suppressions import added_suppression
-from qcn_lsp.fixes.tree import tree_of
 from qcn_lsp.fixes.words import escaped
 from qcn_lsp.scan.finding import Proof
 

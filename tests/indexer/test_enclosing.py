@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from qcn_indexer.enclosing import code_alone, function_around, statement_around, syntax_errors
+from qcn_indexer.functions import functions
+from qcn_indexer.tree import tree_of
 from sampling import examples
 
 CURSOR = "‸"
@@ -44,6 +46,40 @@ def test_the_innermost_function_is_found(name: str, marked: str, function: str) 
     assert not found[2]
     text = marked.replace(CURSOR, "")
     assert text[: text.index(found[1])][-1:] in ("", "\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "marked", "function"),
+    [
+        ("a.js", "export const f = (a) => a‸\n", "f"),
+        ("a.js", "export ‸const f = (a) => a\n", "f"),
+        ("a.js", "const f = () => 1, g = () => ‸2\n", "g"),
+        ("a.py", "@‸x\ndef f():\n    return 1\n", "f"),
+        ("a.cpp", "A& A::operator=(const A& a)\n{\n  ‸return a;\n}\n", "A::operator="),
+        ("a.lua", "function M.f()\n  return ‸1\nend\n", "M.f"),
+    ],
+)
+def test_a_function_is_found_from_what_stands_around_it(
+    name: str, marked: str, function: str
+) -> None:
+    found = around(name, marked)
+    assert found is not None
+    assert found[0] == function
+    assert not found[2]  # what only answers with a value says something
+
+
+def test_a_name_is_qualified_by_types_and_functions() -> None:
+    text = (
+        "class A:\n    def f(self):\n        def g():\n            pass\n\n    def _h(self): ...\n"
+    )
+    tree = tree_of(PurePosixPath("a.py"), text)
+    assert tree is not None
+    found = [(one.qualified, one.is_public) for one in functions(tree)]
+    assert found == [("A.f", True), ("A.f.g", False), ("A._h", False)]
+
+
+def test_between_two_of_a_declaration_there_is_none() -> None:
+    assert around("a.js", "con‸st f = () => 1, g = () => 2\n") is None
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,22 @@ def stream(*events: dict[str, Any], ends: bool = True, line_end: str = "\n") -> 
     return Response(line_end.join(lines) + line_end, media_type="text/event-stream")
 
 
+class Listener:
+    """Keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.pieces: list[str] = []
+        self.read: list[tuple[int, int]] = []
+        self.heard = asyncio.Event()
+
+    def reading(self, done: int, total: int) -> None:
+        self.read.append((done, total))
+
+    def wrote(self, text: str) -> None:
+        self.pieces.append(text)
+        self.heard.set()
+
+
 @pytest.fixture
 def server(runtime: Path) -> Iterator[Endpoint]:
     with endpoint() as served:
@@ -85,9 +101,9 @@ def link_to(server: Endpoint, url: str | None = None) -> EngineLink:
 
 
 async def ask(server: Endpoint, request: ChatRequest = REQUEST) -> tuple[ChatResult, list[str]]:
-    link, heard = link_to(server), list[str]()
+    link, listener = link_to(server), Listener()
     try:
-        return await link.chat(request, heard.append), heard
+        return await link.chat(request, listener), listener.pieces
     finally:
         await link.close()
 
@@ -112,8 +128,22 @@ async def test_our_engine_is_told_the_context_the_priority_and_what_is_supersede
     body, completing = server.sent_to(PATH)
     assert completing["priority"] == "completion"
     key = body.pop("supersede")
-    assert body == BODY | {"priority": "chat", "context": "c1"}
+    assert body == BODY | {"priority": "chat", "context": "c1", "return_progress": True}
     assert key.endswith(":fix:a.py"), "keys of two windows differ"
+
+
+async def test_how_far_our_engine_reads_is_heard_without_what_it_knew(server: Endpoint) -> None:
+    as_our_engine(server)
+    counts = [{"total": 900, "cache": 500, "processed": done} for done in (500, 600)]
+    malformed = {"total": "many", "cache": None, "processed": -3}
+    told = [{**piece(None), "prompt_progress": one} for one in [*counts, malformed]]
+    server.answers[PATH] = stream(*told, *ANSWER)
+    link, listener = link_to(server), Listener()
+    assert (await link.chat(REQUEST, listener)).text == "It adds."
+    await link.chat(REQUEST)
+    await link.close()
+    assert listener.read == [(0, 400), (100, 400), (0, 0)]
+    assert ["return_progress" in body for body in server.sent_to(PATH)] == [True, False]
 
 
 async def test_an_answer_that_was_cut_short_says_so(server: Endpoint) -> None:
@@ -199,7 +229,7 @@ async def test_text_that_another_endpoint_would_take_for_a_command_is_refused(
 
 
 async def test_cancelling_closes_the_connection_in_the_middle_of_the_answer(runtime: Path) -> None:
-    closed, heard = asyncio.Event(), asyncio.Event()
+    closed = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         request = await reader.readuntil(b"\r\n\r\n")
@@ -215,8 +245,9 @@ async def test_cancelling_closes_the_connection_in_the_middle_of_the_answer(runt
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as listener:
         url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
         link = EngineLink(EngineSettings(url=url), "m", on_status=lambda _: None)
-        request = asyncio.create_task(link.chat(REQUEST, lambda _: heard.set()))
-        await asyncio.wait_for(heard.wait(), DEADLINE_SECONDS)
+        ours = Listener()
+        request = asyncio.create_task(link.chat(REQUEST, ours))
+        await asyncio.wait_for(ours.heard.wait(), DEADLINE_SECONDS)
         request.cancel()
         await asyncio.wait_for(closed.wait(), DEADLINE_SECONDS)
         await link.close()

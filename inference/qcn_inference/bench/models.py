@@ -93,7 +93,7 @@ def synthetic(
 def _offload(now: Plan, on: torch.device, slots: Slots) -> Offload | None:
     if now.placement != "gpu and host":
         return None
-    return Offload(lambda like: slots(now.slots, like, on), now.missing_on_cpu)
+    return Offload(now.slots, lambda number, like: slots(number, like, on), now.missing_on_cpu)
 
 
 def _whole(footprint: Footprint, found: Machine, placement: Placement) -> Plan:

@@ -5,8 +5,9 @@ are copied first, or computed on the CPU while the GPU computes the rest, whiche
 then one of them is brought as well, for the next time, while nobody waits for it.
 
 Prefill. A chunk needs nearly every expert of every layer. Two windows of slots, one layer's worth
-each (one where there is one layer), take turns: while a layer is computed from one, the next layer's experts are copied into the
-other. Experts that are in slots outside the windows stay there and are not copied.
+each (one where there is one layer), take turns: while a layer is computed from one, the next
+layer's experts are copied into the other. Experts that are in slots outside the windows stay there
+and are not copied.
 
 What a token gets is the sum over its experts, wherever they were computed.
 """
@@ -26,7 +27,7 @@ FEW = 4
 
 
 def windows(layers: int) -> int:
-    """Layers' worth of slots that a pass over so many layers takes turns in: the least there are."""
+    """How many layers' worth of slots a pass over so many layers takes turns in, at the least."""
     return min(2, layers)
 
 

@@ -16,6 +16,7 @@ from qcn_inference.request import (
     Finished,
     GenerationRequest,
     Prompt,
+    PromptRead,
     RequestError,
     TokenLogprobs,
 )
@@ -46,6 +47,7 @@ async def post_chat_completions(request: Request) -> Response:
         sampling=body.sampling,
         stop=tuple(body.stop or ()),
         logprobs=body.alternatives,
+        tells_reading=bool(body.stream and body.return_progress),
     )
     running = engine.submit(generation, body.rank, body.supersede)
     return await answer(request, running, _Chat(engine, body), stream=bool(body.stream))
@@ -171,6 +173,9 @@ class _Chat:
         for event in self._forced:
             yield self._delta(_written(event))
         async for chunk in chunks:
+            if chunk.reading is not None:
+                yield self._delta({}) | {"prompt_progress": _read_so_far(chunk.reading)}
+                continue
             written = [_written(event) for event in self._read(chunk.text)]
             if chunk.tokens and not written:
                 written = [{}]
@@ -249,6 +254,11 @@ _CHUNK = {"object": "chat.completion.chunk"}
 def _opened(call: Call) -> dict[str, Any]:
     function = {"name": call.name, "arguments": ""}
     return {"id": f"call_{uuid.uuid4().hex}", "type": "function", "function": function}
+
+
+def _read_so_far(reading: PromptRead) -> dict[str, int]:
+    """What llama.cpp calls a prompt's progress."""
+    return {"total": reading.total, "cache": reading.cached, "processed": reading.read}
 
 
 def _written(event: Event) -> dict[str, Any]:

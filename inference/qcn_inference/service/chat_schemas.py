@@ -128,7 +128,10 @@ _SAID_ELSEWHERE = {"messages", "tools", "add_generation_prompt"}
 
 
 class ChatBody(OpenAIBody):
-    """`POST /v1/chat/completions`, as OpenAI defines it; `chat_template_kwargs` is vLLM's."""
+    """`POST /v1/chat/completions`, as OpenAI defines it.
+
+    `chat_template_kwargs` is vLLM's, `return_progress` llama.cpp's.
+    """
 
     messages: Annotated[list[MessageBody], Field(min_length=1)]
     priority: Literal["completion", "chat", "refresh", "compaction"] = "chat"
@@ -141,6 +144,7 @@ class ChatBody(OpenAIBody):
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     response_format: ResponseFormat | None = None
     chat_template_kwargs: dict[str, bool | int | None] | None = None
+    return_progress: bool | None = False
 
     @model_validator(mode="after")
     def _fits_together(self) -> "ChatBody":

@@ -181,8 +181,9 @@ async def delete_context(request: Request) -> Response:
     engine.contexts.delete(name)  # also what is on its way here
     if context is None and repo is None:
         raise unknown_context(name)
-    for one in {repo, context and context.repo} - {None}:
-        await _forget(engine, [name], one)
+    for one in {repo, context.repo if context else None}:
+        if one is not None:
+            await _forget(engine, [name], one)
     return JSONResponse({"id": name, "deleted": True})
 
 

@@ -11,6 +11,7 @@ from lsprotocol import types
 
 from qcn_lsp.features.actions.menu import CARRY_OUT, Entry, code_actions
 from qcn_lsp.features.actions.orders import Orders, read_ticket
+from qcn_lsp.features.actions.reading import SCHEME
 from qcn_lsp.features.actions.refactoring import refactoring
 
 if TYPE_CHECKING:
@@ -38,6 +39,12 @@ def register(server: "QcnServer", providers: "Sequence[Provider]") -> None:
     @server.feature(types.CODE_ACTION_RESOLVE)
     async def resolve(action: types.CodeAction) -> types.CodeAction:
         return await orders.resolve(action)
+
+    texts = types.TextDocumentContentOptions(schemes=[SCHEME])
+
+    @server.feature(types.WORKSPACE_TEXT_DOCUMENT_CONTENT, texts)
+    def content(params: types.TextDocumentContentParams) -> types.TextDocumentContentResult:
+        return types.TextDocumentContentResult(orders.reading.text_of(params.uri))
 
     @server.command(CARRY_OUT)
     async def carry_out(ticket: Any) -> None:

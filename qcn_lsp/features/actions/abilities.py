@@ -18,6 +18,7 @@ class Abilities:
     creates: bool = False  # makes new files
     annotations: bool = False  # shows what an edit is, and asks whether to apply it
     shows_documents: bool = False  # opens a document for the user to read
+    asks_for_texts: bool = False  # has documents whose text is the server's, and may change
 
     @classmethod
     def of(cls, client: types.ClientCapabilities) -> "Abilities":
@@ -44,4 +45,5 @@ class Abilities:
                 and action.honors_change_annotations
             ),
             shows_documents=bool(window and window.show_document and window.show_document.support),
+            asks_for_texts=bool(workspace and workspace.text_document_content),
         )

@@ -26,7 +26,11 @@ Entry = types.CodeAction | types.Command
 async def code_actions(
     server: "QcnServer", providers: Iterable[Provider], params: types.CodeActionParams
 ) -> list[Entry]:
-    """Answer with what the providers offer, of the kinds that the client asks for."""
+    """Answer with what the providers offer, of the kinds that the client asks for.
+
+    One that takes partial results is sent each provider's as soon as it has them; nothing is left
+    for the answer then.
+    """
     document = server.documents.get(params.text_document.uri)
     if document is None or not server.settings.enable:
         return []
@@ -45,6 +49,9 @@ async def code_actions(
             for offer in await provider.offers(asked):
                 if _wanted(offer.kind, params.context.only):
                     entries += _entries(server, provider, asked, offer)
+        if params.partial_result_token is not None and entries:
+            server.progress(types.ProgressParams(params.partial_result_token, entries))
+            entries = []
     return entries
 
 

@@ -24,6 +24,7 @@ from qcn_lsp.context.chats import chat_in
 from qcn_lsp.documents import Document
 from qcn_lsp.engine.answers import MalformedAnswer, block_of
 from qcn_lsp.engine.messages import ChatMessage, ChatRequest, ChatResult, ContextFile
+from qcn_lsp.engine.writing import Writing
 from qcn_lsp.features.actions import prompts
 from qcn_lsp.features.actions.elsewhere import Elsewhere
 from qcn_lsp.features.actions.provider import (
@@ -48,7 +49,7 @@ from qcn_lsp.settings import Settings
 from qcn_lsp.uris import file_uri
 
 if TYPE_CHECKING:
-    from qcn_indexer.enclosing import Function
+    from qcn_indexer.functions import Function
 
     from qcn_lsp.server import QcnServer
 
@@ -65,7 +66,6 @@ LONGEST_TITLE = 60
 LONGEST_PIECE = 24_000  # characters: what a model can write anew in one answer
 EXPLANATION_TOKENS = 1_024
 TEST_TOKENS = 4_096
-REPORT_EVERY = 8  # pieces of an answer, of about a token each
 
 
 class ModelActions:
@@ -191,11 +191,16 @@ class ModelActions:
     async def _explain(self, order: Order) -> Outcome:
         piece, function = await self._piece(order)
         messages = prompts.for_explanation(piece, await self._needed(order))
-        answer = await self._chat(order, messages, EXPLANATION_TOKENS)
-        cut_short = "\n\n…" if answer.finish_reason == "length" else ""
         subject = function.name if function and order.start == order.end else "the selection"
-        heading = f"{subject}, {piece.path.as_posix()}"
-        return Shown(f"Explanation of {subject}", f"# {heading}\n\n{answer.text}{cut_short}\n")
+        heading = f"# {subject}, {piece.path.as_posix()}\n\n"
+
+        def shown(text: str) -> Shown:
+            return Shown(f"Explanation of {subject}", f"{heading}{text}\n")
+
+        answer = await self._chat(
+            order, messages, EXPLANATION_TOKENS, lambda text: order.draft(shown(text))
+        )
+        return shown(answer.text + ("\n\n…" if answer.finish_reason == "length" else ""))
 
     async def _test(self, order: Order) -> Outcome:
         piece, _ = await self._piece(order)
@@ -276,21 +281,17 @@ class ModelActions:
         raise ActionFailed(f"The model's answer cannot be used, nor its second one. {problem}")
 
     async def _chat(
-        self, order: Order, messages: tuple[ChatMessage, ...], max_tokens: int
+        self,
+        order: Order,
+        messages: tuple[ChatMessage, ...],
+        max_tokens: int,
+        so_far: Callable[[str], None] | None = None,
     ) -> ChatResult:
-        """Ask the chat model, and show the user how its answer grows."""
-        pieces = 0
-
-        def count(_text: str) -> None:
-            nonlocal pieces
-            pieces += 1
-            if pieces % REPORT_EVERY == 0:
-                order.report(f"{pieces} tokens")
-
+        """Ask the chat model, and show the user how its answer grows; `so_far` hears of it all."""
         order.report("The model reads")
         request = ChatRequest(messages, max_tokens=max_tokens)
         _, root = location(order.document, self._server.workspace_roots)
-        return await chat_in(self._server, root, request, count)
+        return await chat_in(self._server, root, request, Writing(order.report, so_far))
 
     async def _needed(self, order: Order) -> tuple[ContextFile, ...]:
         """Return the definitions of other files that the code at the place needs."""

@@ -48,7 +48,7 @@ class Orders:
     def __init__(self, server: "QcnServer", providers: Sequence[Provider]) -> None:
         self._server = server
         self._providers = {provider.name: provider for provider in providers}
-        self._reading = Reading(server)
+        self.reading = Reading(server)
         self._resolving: dict[str, asyncio.Task[object]] = {}  # by document
 
     async def resolve(self, action: types.CodeAction) -> types.CodeAction:
@@ -58,8 +58,6 @@ class Orders:
             outcome = await self._carry_out(ticket)
             if isinstance(outcome, Change):
                 action.edit = self._edit(outcome)
-            else:
-                await self._show(outcome)
         return action
 
     async def run(self, ticket: Ticket) -> None:
@@ -68,8 +66,6 @@ class Orders:
             outcome = await self._carry_out(ticket)
             if isinstance(outcome, Change):
                 await self._apply(outcome)
-            else:
-                await self._show(outcome)
 
     @contextmanager
     def _alone(self, uri: str) -> Iterator[None]:
@@ -89,6 +85,7 @@ class Orders:
                 del self._resolving[uri]
 
     async def _carry_out(self, ticket: Ticket) -> Outcome:
+        """Return what comes of a ticket; all but edits has been shown to the user then."""
         provider = self._providers.get(ticket.provider)
         if provider is None or ticket.action not in provider.actions:
             raise JsonRpcInvalidParams(f"there is no action {ticket.provider}.{ticket.action}")
@@ -99,9 +96,15 @@ class Orders:
         start = document.offset_at(ticket.range.to_lsp().start, encoding)
         end = document.offset_at(ticket.range.to_lsp().end, encoding)
         with self._server.status.working(), self._progress(ticket.title) as report:
-            order = Order(ticket, document, min(start, end), max(start, end), report)
-            outcome = await provider.carry_out(order)
-        if isinstance(outcome, Change) and not self._unchanged(ticket):
+            first, last = min(start, end), max(start, end)
+            with self.reading.draft() as draft:
+                order = Order(ticket, document, first, last, report, draft.grow)
+                outcome = await provider.carry_out(order)
+        if isinstance(outcome, Shown):
+            await draft.finish(outcome)
+        elif isinstance(outcome, NothingToDo):
+            self._tell(outcome.reason, types.MessageType.Info)
+        elif not self._unchanged(ticket):
             self._tell("The text has changed meanwhile, so nothing was edited: ask again.")
             raise _content_modified(ticket)
         return outcome
@@ -158,12 +161,6 @@ class Orders:
         if not answer.applied:
             reason = f" ({answer.failure_reason})" if answer.failure_reason else ""
             raise ActionFailed(f"The editor did not apply the edit{reason}.")
-
-    async def _show(self, outcome: Shown | NothingToDo) -> None:
-        if isinstance(outcome, Shown):
-            await self._reading.show(outcome)
-        else:
-            self._tell(outcome.reason, types.MessageType.Info)
 
     def _tell(self, message: str, kind: types.MessageType = types.MessageType.Warning) -> None:
         self._server.window_show_message(types.ShowMessageParams(kind, message))

@@ -114,7 +114,8 @@ class Offer:
 class Order:
     """An action that was chosen, for characters `start` up to `end` of `document`.
 
-    `document` is open in the version that the ticket names. `report` shows the user how far it is.
+    `document` is open in the version that the ticket names. `report` shows the user how far it is;
+    `draft` a text as far as it is written, where the client can show one that grows.
     """
 
     ticket: Ticket
@@ -122,6 +123,7 @@ class Order:
     start: int
     end: int
     report: Callable[[str], None]
+    draft: Callable[[Shown], None]
 
 
 class Provider(Protocol):

@@ -12,6 +12,7 @@ from qcn_indexer.secrets import looks_secret
 
 from qcn_lsp.engine.answers import MalformedAnswer, block_of
 from qcn_lsp.engine.messages import ChatRequest
+from qcn_lsp.engine.writing import Writing
 from qcn_lsp.features.actions import prompts
 from qcn_lsp.features.actions.model_actions import LONGEST_PIECE, cannot_chat
 from qcn_lsp.features.actions.provider import (
@@ -95,7 +96,7 @@ class SecurityReview:
         if len(piece.old) > LONGEST_PIECE:
             raise ActionFailed("The function is too long for a model to review.")
         order.report("The model reads")
-        reviewed = await self._reviewed(piece)
+        reviewed = await self._reviewed(piece, order)
         self._server.findings.take_review(document.uri, reviewed)
         count = len(reviewed.findings)
         if not count:
@@ -103,12 +104,12 @@ class SecurityReview:
         what = "one possible weakness" if count == 1 else f"{count} possible weaknesses"
         return NothingToDo(f"The model tells of {what} in {function.name}, none confirmed.")
 
-    async def _reviewed(self, piece: Piece) -> Reviewed:
+    async def _reviewed(self, piece: Piece, order: Order) -> Reviewed:
         """Ask; an answer that is not in form is asked for once more."""
         messages, problem = prompts.for_review(piece), ""
         for _ in range(2):
             request = ChatRequest(messages, max_tokens=ANSWER_TOKENS)
-            answer = await self._server.engine_for("chat").chat(request)
+            answer = await self._server.engine_for("chat").chat(request, Writing(order.report))
             try:
                 return Reviewed(piece.old, findings_in(block_of(answer).text, piece.old))
             except MalformedAnswer as refusal:

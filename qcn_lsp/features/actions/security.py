@@ -14,7 +14,8 @@ from qcn_indexer.open_files import withheld
 from qcn_indexer.secrets import looks_secret
 
 from qcn_lsp.documents import Document
-from qcn_lsp.engine.messages import ChatRequest, ChatResult
+from qcn_lsp.engine.messages import ChatListener, ChatRequest, ChatResult
+from qcn_lsp.engine.writing import Writing
 from qcn_lsp.features.actions.abilities import Abilities
 from qcn_lsp.features.actions.provider import (
     ActionFailed,
@@ -84,7 +85,7 @@ class SecurityFixes:
         no_model = self._cannot_chat() or await asyncio.to_thread(_no_model, root, subject)
         search = Search(
             self._scanner(order.document),
-            chats=None if no_model else _ChatsBehind(self._server, root),
+            chats=None if no_model else _ChatsBehind(self._server, root, order.report),
             no_model=no_model,
             trials=self._trials(subject, root),
             no_tests="the file is in no workspace folder",
@@ -179,18 +180,21 @@ class SecurityFixes:
 
 
 class _ChatsBehind:
-    """The chat model, with a workspace folder in front where it has read that."""
+    """The chat model, with a workspace folder in front where it has read that.
 
-    def __init__(self, server: "QcnServer", root: Path | None) -> None:
-        self._server, self._root = server, root
+    `report` is told how its answers grow.
+    """
 
-    async def chat(
-        self, request: ChatRequest, on_text: Callable[[str], None] | None = None
-    ) -> ChatResult:
+    def __init__(
+        self, server: "QcnServer", root: Path | None, report: Callable[[str], None]
+    ) -> None:
+        self._server, self._root, self._report = server, root, report
+
+    async def chat(self, request: ChatRequest, listener: ChatListener | None = None) -> ChatResult:
         """Answer the turns of `request`."""
         from qcn_lsp.context.chats import chat_in
 
-        return await chat_in(self._server, self._root, request, on_text)
+        return await chat_in(self._server, self._root, request, listener or Writing(self._report))
 
 
 def _at(asked: Asked, finding: Finding) -> bool:

@@ -1,27 +1,15 @@
-"""A text's syntax tree with offsets in characters, and what the checks ask of it.
+"""A text's syntax tree with offsets in characters.
 
-Bounded as `qcn_indexer.syntax` is: a text that is too long, or keeps the parser busy, has no tree.
+Bounded as `syntax.py` is: a text that is too long, or keeps the parser busy, has no tree.
 """
 
-import ast
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from qcn_indexer.syntax import grammar_language, parse
 from tree_sitter import Node
 
-# Ways to name something without doing anything with it: the ends of dotted names.
-NAMES = frozenset(
-    {"identifier", "property_identifier", "field_identifier", "shorthand_property_identifier"}
-    | {"shorthand_property_identifier_pattern", "name", "constant", "word", "type_identifier"}
-)
-CALLS = frozenset(
-    {"call", "call_expression", "method_invocation", "new_expression", "object_creation_expression"}
-    | {"function_call_expression", "member_call_expression", "scoped_call_expression", "command"}
-    | {"invocation_expression", "function_call", "macro_invocation"}
-)
+from qcn_indexer.syntax import grammar_language, parse
 
 
 @dataclass(frozen=True)
@@ -44,6 +32,11 @@ class Tree:
         if len(self.source) == len(self.text):
             return offset
         return len(self.text[:offset].encode("utf-8", "replace"))
+
+    def line_start(self, byte: int) -> int:
+        """Return the character that begins a byte's line, where nothing stands before it there."""
+        line = self.source.rfind(b"\n", 0, byte) + 1
+        return self.offset(byte if self.source[line:byte].strip() else line)
 
     def nodes(self, start: int = 0, end: int | None = None) -> Iterator[Node]:
         """Yield every node that touches the bytes from `start` to `end`, outer ones first."""
@@ -68,13 +61,3 @@ def tree_of(path: PurePosixPath, text: str) -> Tree | None:
 def words(node: Node) -> str:
     """Return a node's text."""
     return (node.text or b"").decode("utf-8", "replace")
-
-
-def python_module(text: str) -> ast.Module | None:
-    """Return Python's own tree, or None where Python does not read the text."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of escapes in somebody's strings
-        try:
-            return ast.parse(text)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return None
