@@ -53,14 +53,17 @@ def load_model(
         return build_model(config, loader, identity, mtp=mtp, offload=offload)
 
 
-def weight_bytes(folder: Path) -> int:
-    """Return about how many bytes the weights take on a GPU.
+def weight_bytes(folder: Path, *, head: bool = True) -> int:
+    """Return about how many bytes the weights take on a GPU, with or without the head for drafts.
 
     Of FP8 in blocks of 128 a tenth more: matrices that leave no whole blocks are dequantised, as
     all are in other blocks.
     """
     config = load_config(folder)
     stored = sum(path.stat().st_size for path in find_files(folder))
+    if not head:
+        files = TensorFiles(folder)
+        stored -= sum(files[name].nbytes for name in files.names if name.startswith("mtp."))
     if config.fp8_block is None:
         return stored
     return stored * 11 // 10 if config.fp8_block == (BLOCK, BLOCK) else 2 * stored

@@ -70,6 +70,7 @@ class ModelConfig:
     fp8_block: tuple[int, int] | None  # rows and columns under one scale, where weights are FP8
     # Use
     fim_order: FimOrder = "prefix_first"  # in which it completes best; a key of ours
+    has_mtp_head: bool = False  # as it says; what there is, the weights tell
 
     @property
     def linear_key_dim(self) -> int:
@@ -267,6 +268,7 @@ def _parse(keys: _Keys) -> ModelConfig:
         moe_intermediate_size=keys.integer("moe_intermediate_size"),
         shared_expert_intermediate_size=keys.integer("shared_expert_intermediate_size"),
         fp8_block=_fp8_block(keys),
+        has_mtp_head=keys.integer("mtp_num_hidden_layers", 0, at_least=0) > 0,
     )
     if config.num_attention_heads % config.num_key_value_heads:
         keys.refuse("num_key_value_heads", f"a divisor of {config.num_attention_heads} heads")

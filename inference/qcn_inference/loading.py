@@ -70,7 +70,7 @@ class Loader:
         self.dtype = dtype or self._default_dtype()
         self._in_host_memory = False
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         """Tell whether the checkpoint holds a tensor of this name."""
         return name in self._files
 

@@ -26,11 +26,13 @@ from qcn_inference.device_memory import DeviceBudget, DeviceMemory
 from qcn_inference.grid import BLOCK
 from qcn_inference.layers import DecoderLayer, Positions, Seat
 from qcn_inference.memory import HostMemory, Memory
-from qcn_inference.mtp import MtpHead
+from qcn_inference.mtp import MtpDrafter, MtpHead
+from qcn_inference.offload.layers import Offload
 from qcn_inference.pace import Pace
 from qcn_inference.pages import PAGE
 from qcn_inference.passes import BESIDE_HOST, ON_GPU, ONE_BLOCK, Pass, passes
 from qcn_inference.state import State
+from qcn_inference.step_cost import StepCost
 
 LITTLE = 64_000_000
 """Operations of one token, below which one thread decodes it. To wake and await others for products
@@ -79,7 +81,7 @@ class Model:
         norm: Tensor,
         head: Tensor,
         mtp: MtpHead | None = None,
-        offloaded: bool = False,
+        offload: Offload | None = None,
     ) -> None:
         """Take over weights; `qcn_inference.checkpoint.load_model` is the usual way to a model.
 
@@ -91,7 +93,7 @@ class Model:
             norm: [hidden] fp32, 1 + weight of the last norm.
             head: [vocab, hidden]; the embedding itself where they are tied.
             mtp: the head that drafts, if it was loaded.
-            offloaded: whether experts lie in host memory.
+            offload: how experts lie in host memory, if they do.
         """
         self.config = config
         self.fingerprint = fingerprint
@@ -103,10 +105,12 @@ class Model:
         self._head = head
         self.mtp = mtp
         self._pace = Pace(self.device)
-        self._offloaded = offloaded
-        on_gpu = BESIDE_HOST if offloaded else ON_GPU
+        self._offloaded = offload is not None
+        self.step_cost = StepCost.of(config, offload.reads if offload is not None else None)
+        on_gpu = BESIDE_HOST if self._offloaded else ON_GPU
         self.pass_limits = on_gpu if uses_triton(embedding) else ONE_BLOCK
         self._memory: Memory | None = None
+        self._memory_of_head: Memory | None = None
         self._decoder: Decoder | None = None
 
     @property
@@ -165,8 +169,22 @@ class Model:
         """Give up, on a GPU, what lies there only to save time: graphs, and what the host has."""
         if self._decoder is not None:
             self._decoder.drop_graphs()
+        self._memory_of_head = None  # requests under way hold theirs
         if isinstance(self._memory, DeviceMemory):
             self._memory.drop_resident()
+
+    def new_drafter(self) -> MtpDrafter | None:
+        """Return what drafts for one request by the head, if that was loaded."""
+        head = self.mtp
+        if head is None:
+            return None
+
+        def memory() -> Memory:
+            if self._memory_of_head is None:
+                self._memory_of_head = head.new_memory()
+            return self._memory_of_head
+
+        return MtpDrafter(head, memory)
 
     @torch.inference_mode()
     def new_state(self) -> State:

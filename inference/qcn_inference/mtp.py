@@ -15,7 +15,7 @@ request, from where `MtpDrafter.see` begins, and not the context in front, which
 state cache: h_i knows all of that already, and a guess may be wrong at no cost but its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,8 +33,8 @@ from qcn_inference.pages import PAGE
 from qcn_inference.state import State
 
 MOST_TOKENS = 1 << 15
-"""Of one request that the head is shown on a GPU, what it generates included: 64 MiB of an 80 B
-model's keys and values."""
+"""That the head may be shown on a GPU, of all requests under way together, what they generate
+included: 64 MiB of an 80 B model's keys and values. Where that is full, nothing is guessed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +50,15 @@ class MtpHead:
     norm: Tensor  # [hidden] fp32, 1 + weight
     head: Tensor  # [vocab, hidden], the model's
 
-    def new_state(self) -> State:
-        """Return what the layer keeps of an empty sequence: keys and values."""
-        memory: Memory
-        if uses_triton(self.head):
-            budget = DeviceBudget(pages=MOST_TOKENS // PAGE, checkpoint_bytes=0)
-            memory = DeviceMemory(self.config, self.head.dtype, self.head.device, budget)
-        else:
-            memory = HostMemory(self.config, self.head.dtype)
+    def new_memory(self) -> Memory:
+        """Take memory for what the layer keeps of all requests that it drafts for."""
+        if not uses_triton(self.head):
+            return HostMemory(self.config, self.head.dtype)
+        budget = DeviceBudget(pages=MOST_TOKENS // PAGE, checkpoint_bytes=0)
+        return DeviceMemory(self.config, self.head.dtype, self.head.device, budget)
+
+    def new_state(self, memory: Memory) -> State:
+        """Return what the layer keeps of an empty sequence: keys and values, in `memory`."""
         return State(self.config, memory)
 
     @torch.inference_mode()
@@ -103,10 +104,11 @@ class MtpHead:
 class MtpDrafter:
     """Guesses how one request's text goes on; belongs to the model's thread."""
 
-    def __init__(self, head: MtpHead) -> None:
-        """Begin with nothing seen."""
+    def __init__(self, head: MtpHead, memory: Callable[[], Memory]) -> None:
+        """Begin with nothing seen; `memory`, shared by all requests, is asked for when needed."""
         self._head = head
-        self._state = head.new_state()
+        self._memory = memory
+        self._state: State | None = None
         self._last: Tensor | None = None
 
     def see(self, hidden: Tensor, following: Sequence[int]) -> None:
@@ -115,15 +117,23 @@ class MtpDrafter:
         Args:
             hidden: [T, hidden] fp32, the model's hidden state behind each.
             following: the token that followed each; the last is the newest of the text.
+
+        Raises:
+            DeviceMemoryError: there is no room for them.
         """
+        if self._state is None:
+            self._state = self._head.new_state(self._memory())
         self._last = self._head.read(hidden, following, self._state)[-1:]
 
     def propose(self, count: int) -> tuple[int, ...]:
         """Return the likeliest `count` tokens behind those seen; none where none were.
 
         What was seen stays as it was.
+
+        Raises:
+            DeviceMemoryError: there is no room for the guesses.
         """
-        if self._last is None:
+        if self._last is None or self._state is None:
             return ()
         seen, read = self._state.position, self._last
         tokens: list[int] = []

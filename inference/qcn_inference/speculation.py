@@ -14,7 +14,7 @@ keeps exact matches. One draw is made for each token, so the same seed gives the
 as `Model.verify` and `Model.decode` agree: to rounding. Two tokens whose chances are so near that
 rounding decides may change places.
 
-How long a draft is. A step over more rows costs more, whether they are kept or not (`StepCost`).
+How long a draft is. A step over more rows costs more, whether kept or not (`step_cost.py`).
 What they bring depends on how often proposals come true, which is reckoned for each length of match
 apart: three tokens alike say little, thirty-two almost everything. Each proposal counts, drafted
 or not: the next token tells whether it was right, so nothing need be tried to find out that it
@@ -27,18 +27,17 @@ the same to the last bit.
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor
 
-from qcn_inference.config import ModelConfig
+from qcn_inference.errors import DeviceMemoryError
 from qcn_inference.host_copies import Arriving
 from qcn_inference.lookup import GRAM, Lookup
 from qcn_inference.model import Drafted, Model
-from qcn_inference.mtp import MtpDrafter
 from qcn_inference.sampling import Sampler
 from qcn_inference.state import State
+from qcn_inference.step_cost import HEAD_PRIOR, HEAD_ROWS, WORTH, expected_by_head
 
 ROWS = (2, 4, 8, 16)
 """Tokens of a step that verifies: the one chosen last, and a draft. Few sizes, because each is
@@ -51,13 +50,6 @@ PRIOR = (0.5, 0.65, 0.8, 0.9, 0.95)
 9,817 tokens typed in this repository's history (`python -m benchmarks lookup` takes them again)."""
 RATE = 1 / 16
 """Weight of the newest proposal in that: what was more than some 30 ago is forgotten."""
-HEAD_ROWS = (2, 4)
-"""As ROWS, where the head drafts: each of its guesses rests on the one before."""
-HEAD_PRIOR = 0.7
-"""How often the head's guess comes true, before anything is known of a request. Below what is
-published of such heads (DeepSeek-V3: 0.85 to 0.9), which see all of the text; not measured here."""
-WORTH = 1.1
-"""A draft must promise this many times what a plain step does: what costs are reckoned is rough."""
 
 
 class Acceptance:
@@ -90,76 +82,7 @@ class Acceptance:
 
     def expected_by_head(self, rows: int) -> float:
         """Tokens that a step over so many rows brings, the head's guesses behind the first."""
-        return sum(self._head_share**drafted for drafted in range(rows))
-
-
-CALLS = 1 / 3
-"""Share of a plain step that reads no weights. This and VERIFYING are fitted to qcn-nano, whose
-steps over 1, 2, 4, 8 and 16 rows behind 2,000 tokens took 7.5, 11.4, 13.9, 14.6 and 15.3 ms on one
-core of a busy machine; on a GPU they are still to be measured."""
-VERIFYING = 0.3
-"""What the calls that only a verifying step makes take, as a share of a plain step."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepCost:
-    """What a step takes, reckoned by the bytes that it reads.
-
-    Rows share what they read but for experts: each row brings in some that no other asked for. Keys
-    and values are read once, so behind a long text more rows weigh less.
-    """
-
-    weights: int  # bytes that every step reads, whatever its rows
-    layers: int  # with experts
-    experts: int  # of each of these layers
-    chosen: int  # by each row
-    expert: int  # bytes of one
-    past: int  # bytes of keys and values, for each token of the text
-    guess: int  # bytes that the head for drafts reads, once for each guess
-
-    @classmethod
-    def of(cls, config: ModelConfig) -> "StepCost":
-        """The cost of one model's steps."""
-        element = 2 if config.fp8_block is None else 1
-        full = config.layer_types.count("full_attention")
-        linear = len(config.layer_types) - full
-        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-        attention = (3 * heads + 2 * kv_heads) * config.head_dim
-        deltanet = 2 * config.linear_key_dim + 3 * config.linear_value_dim
-        sparse = len(config.layer_types) - len(config.dense_layers)
-        width = full * attention + linear * deltanet + config.vocab_size
-        width += sparse * (config.num_experts + 3 * config.shared_expert_intermediate_size)
-        width += len(config.dense_layers) * 3 * config.intermediate_size
-        state = 4 * linear * config.linear_value_dim * config.linear_key_head_dim
-        guess = attention + 2 * config.hidden_size + config.vocab_size
-        if config.num_experts:
-            mlp = config.num_experts_per_tok * config.moe_intermediate_size
-            guess += config.num_experts + 3 * (mlp + config.shared_expert_intermediate_size)
-        else:
-            guess += 3 * config.intermediate_size
-        return cls(
-            weights=element * config.hidden_size * width + state,
-            layers=sparse,
-            experts=config.num_experts,
-            chosen=config.num_experts_per_tok,
-            expert=element * 3 * config.hidden_size * config.moe_intermediate_size,
-            past=2 * 2 * full * kv_heads * config.head_dim,
-            guess=element * config.hidden_size * guess,
-        )
-
-    def verifying(self, rows: int, position: int) -> float:
-        """What verifying so many rows behind a text takes, as a multiple of a plain step."""
-        share = self._bytes(rows, position) / self._bytes(1, position)
-        return CALLS + (1 - CALLS) * share + VERIFYING
-
-    def guessing(self, position: int) -> float:
-        """What one guess of the head takes, as a multiple of a plain step."""
-        return self.guess / self._bytes(1, position)
-
-    def _bytes(self, rows: int, position: int) -> float:
-        idle = (1 - self.chosen / self.experts) ** rows if self.experts else 1.0
-        read = self.layers * self.experts * (1 - idle) * self.expert
-        return self.weights + read + position * self.past
+        return expected_by_head(self._head_share, rows)
 
 
 class Speculation:
@@ -174,11 +97,11 @@ class Speculation:
         self._model = model
         self._state = state
         self._lookup = lookup
-        self._cost = StepCost.of(model.config)
+        self._cost = model.step_cost
         self._acceptance = Acceptance()
         self._next: int | None = None  # what the lookup proposes
         # None where there is no head, or none that is worth its cost in this request.
-        self._head = None if model.mtp is None else MtpDrafter(model.mtp)
+        self._head = model.new_drafter()
         self._by_head = False  # whether the draft is the head's
         self._draft: Sequence[int] = ()
         self._verified: Drafted | None = None
@@ -241,7 +164,10 @@ class Speculation:
             if self._by_head:
                 for place in range(min(taken + 1, len(tokens))):
                     self._acceptance.count_by_head(came_true=place < taken)
-            self._head.see(verified.hidden[: 1 + taken], [*tokens[:taken], token])
+            try:
+                self._head.see(verified.hidden[: 1 + taken], [*tokens[:taken], token])
+            except DeviceMemoryError:  # what there is for guesses, other requests hold
+                self._head = None
 
     def _drafted(self, wanted: int) -> Sequence[int]:
         """The tokens to verify, by which a step promises most tokens for what it takes."""
@@ -256,8 +182,13 @@ class Speculation:
             if rows_by_head == 1:
                 self._head = None
             elif promise_by_head > promise:
-                self._by_head = True
-                return self._head.propose(rows_by_head - 1)
+                try:
+                    guessed = self._head.propose(rows_by_head - 1)
+                except DeviceMemoryError:
+                    self._head = None
+                else:
+                    self._by_head = True
+                    return guessed
         return found[: rows - 1]
 
     def _best(

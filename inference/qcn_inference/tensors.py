@@ -51,7 +51,7 @@ class TensorFiles:
                 self._stored[tensor.name] = tensor
         self._check_index()
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         """Tell whether a tensor of this name is there."""
         return name in self._stored
 

@@ -7,7 +7,7 @@ Qwen3.5 stores the same rows in that order, in four matrices. Which way a layer 
 from the names that are there, not from the family.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -62,9 +62,15 @@ def declared_model(
     for i in range(len(config.layer_types)):
         with tensors.experts_in_host_memory(offload is not None):
             layers.append(_numbered_layer(config, tensors, i))
+    drafting: list[DecoderLayer] = []
+    if mtp and has_head(tensors):
+        with tensors.experts_in_host_memory(offload is not None and offload.with_head):
+            drafting.append(_drafting_layer(config, tensors))
     if offload is not None:
-        layers = offload.applied_to(layers)
-    model = _around(config, tensors, fingerprint, layers, mtp=mtp, offloaded=offload is not None)
+        aside = drafting if offload.with_head else []  # else it lies on the device
+        placed = offload.applied_to([*layers, *aside], len(aside))
+        layers, drafting = placed[: len(layers)], placed[len(layers) :] or drafting
+    model = _around(config, tensors, fingerprint, layers, drafting, offload)
     tensors.refuse_unused()
     return model
 
@@ -72,7 +78,7 @@ def declared_model(
 def streamed_model(config: ModelConfig, tensors: Loader) -> Model:
     """Return a model that reads its layers anew in every pass over them, and keeps none."""
     layers = StreamedLayers(config, tensors)
-    model = _around(config, tensors, "", layers, mtp=False, offloaded=False)
+    model = _around(config, tensors, "", layers)
     tensors.load()
     return model
 
@@ -96,12 +102,11 @@ def _around(
     tensors: Loader,
     fingerprint: str,
     layers: Iterable[DecoderLayer],
-    *,
-    mtp: bool,
-    offloaded: bool,
+    drafting: Sequence[DecoderLayer] = (),
+    offload: Offload | None = None,
 ) -> Model:
-    """Put embedding, norm and head around layers."""
-    hidden, root = config.hidden_size, _root(tensors)
+    """Put embedding, norm and head around layers; the head for drafts around its layer, if any."""
+    hidden, root = config.hidden_size, model_root(tensors)
     embedding = tensors.matrix(f"{root}.embed_tokens.weight", config.vocab_size, hidden)
     norm = _zero_centred(tensors, f"{root}.norm.weight", hidden)
     if config.tie_word_embeddings:
@@ -116,12 +121,13 @@ def _around(
         layers=layers,
         norm=norm,
         head=head,
-        mtp=_mtp_head(config, tensors, embedding, head) if mtp else None,
-        offloaded=offloaded,
+        mtp=_mtp_head(config, tensors, drafting[0], embedding, head) if drafting else None,
+        offload=offload,
     )
 
 
-def _root(tensors: Loader) -> str:
+def model_root(tensors: Container[str]) -> str:
+    """What the names of the model's tensors begin with, but for its head's."""
     wrapped = "model.language_model.embed_tokens.weight" in tensors
     return "model.language_model" if wrapped else "model"
 
@@ -130,23 +136,30 @@ def _numbered_layer(config: ModelConfig, tensors: Loader, i: int) -> DecoderLaye
     kind = config.layer_types[i]
     slot = config.layer_types[:i].count(kind)
     dense = i in config.dense_layers
-    return _layer(config, tensors, f"{_root(tensors)}.layers.{i}", kind, slot, dense=dense)
+    return _layer(config, tensors, f"{model_root(tensors)}.layers.{i}", kind, slot, dense=dense)
+
+
+def has_head(tensors: Container[str]) -> bool:
+    """Whether there is a multi-token-prediction head that shares the model's embedding."""
+    return "mtp.fc.weight" in tensors and "mtp.embed_tokens.weight" not in tensors
+
+
+def _drafting_layer(config: ModelConfig, tensors: Loader) -> DecoderLayer:
+    dense = config.num_experts == 0
+    return _layer(config, tensors, "mtp.layers.0", "full_attention", 0, dense=dense)
 
 
 def _mtp_head(
-    config: ModelConfig, tensors: Loader, embedding: Tensor, head: Tensor
-) -> MtpHead | None:
-    """Read the multi-token-prediction head, if there is one that shares the model's embedding."""
-    if "mtp.fc.weight" not in tensors or "mtp.embed_tokens.weight" in tensors:
-        return None
-    hidden, dense = config.hidden_size, config.num_experts == 0
+    config: ModelConfig, tensors: Loader, layer: DecoderLayer, embedding: Tensor, head: Tensor
+) -> MtpHead:
+    hidden = config.hidden_size
     return MtpHead(
         config=replace(config, layer_types=("full_attention",)),
         embedding=embedding,
         embedding_norm=_zero_centred(tensors, "mtp.pre_fc_norm_embedding.weight", hidden),
         hidden_norm=_zero_centred(tensors, "mtp.pre_fc_norm_hidden.weight", hidden),
         in_proj=tensors.matrix("mtp.fc.weight", hidden, 2 * hidden),
-        layer=_layer(config, tensors, "mtp.layers.0", "full_attention", 0, dense=dense),
+        layer=layer,
         norm=_zero_centred(tensors, "mtp.norm.weight", hidden),
         head=head,
     )

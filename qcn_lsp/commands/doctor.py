@@ -31,6 +31,12 @@ MIN_PYTHON = (3, 11)
 MIN_FREE_MIB = 1024
 ASK_SECONDS = 60.0
 SLOW_SECONDS = 1.0  # for a ghost text: one has typed on by then
+HEADS = {
+    "none": "",
+    "loaded": " and its head for drafts",
+    "no room": ", none for its head for drafts",
+    "not worth it": "; its head for drafts would cost more than it brings",
+}
 SERVER_PACKAGES = (
     "pygls",
     "lsprotocol",
@@ -229,12 +235,13 @@ def explained(plan: dict[str, Any]) -> str:
             f"on the GPU with {plan['experts_on_gpu']:,} of {plan['experts']:,} experts, all of "
             f"them in {plan['host_bytes'] / 1e9:.0f} GB of host memory, missing ones {missing}"
         )
+    head = HEADS[plan["head"]]
     ghost_text = plan["ghost_text_seconds"]
     slow = ", slow while typing" if ghost_text >= SLOW_SECONDS else ""
     return (
         f"as {plan['format']} ({_number(plan['weight_bytes'] / 1e9)} GB) {where}; room for a "
-        f"context of {plan['context']:,} tokens. At best, behind {plan['position']:,} tokens: "
-        f"{_number(plan['decode_tokens_per_second'])} tokens/s, a ghost text in "
+        f"context of {plan['context']:,} tokens{head}. At best, behind {plan['position']:,} "
+        f"tokens: {_number(plan['decode_tokens_per_second'])} tokens/s, a ghost text in "
         f"{_number(ghost_text * 1000)} ms{slow}; reading "
         f"{_number(plan['prefill_tokens_per_second'])} tokens/s"
     )

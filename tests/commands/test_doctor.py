@@ -94,6 +94,7 @@ def test_a_plan_for_a_small_card_is_explained() -> None:
             "context": 65_536,
             "experts_on_gpu": 7_000,
             "experts": 24_576,
+            "head": "not worth it",
             "missing_on_cpu": True,
             "host_bytes": 43_500_000_000,
             "position": 16_384,
@@ -104,9 +105,9 @@ def test_a_plan_for_a_small_card_is_explained() -> None:
     )
     assert said == (
         "as int4 (46 GB) on the GPU with 7,000 of 24,576 experts, all of them in 44 GB of host "
-        "memory, missing ones computed on the CPU; room for a context of 65,536 tokens. At best, "
-        "behind 16,384 tokens: 98 tokens/s, a ghost text in 1,310 ms, slow while "
-        "typing; reading 5,123 tokens/s"
+        "memory, missing ones computed on the CPU; room for a context of 65,536 tokens; its head "
+        "for drafts would cost more than it brings. At best, behind 16,384 tokens: 98 tokens/s, a "
+        "ghost text in 1,310 ms, slow while typing; reading 5,123 tokens/s"
     )
 
 

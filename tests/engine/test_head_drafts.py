@@ -3,18 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from engine_support import CONTEXT_LENGTH, VOCAB_SIZE, finish, request_of, write_tokenizer
 from qcn_inference.checkpoint import load_model
+from qcn_inference.errors import DeviceMemoryError
 from qcn_inference.generate import Loaded
 from qcn_inference.grid import Grid
+from qcn_inference.memory import Memory
 from qcn_inference.model import Model
-from qcn_inference.mtp import MtpDrafter
+from qcn_inference.mtp import MtpDrafter, MtpHead
 from qcn_inference.request import Chunk, Finished, GenerationRequest, SamplingParams
-from qcn_inference.speculation import HEAD_ROWS, StepCost
 from qcn_inference.state_cache import StateCache
+from qcn_inference.step_cost import HEAD_ROWS, StepCost
 from qcn_inference.tokenizer import Tokenizer
 from random_checkpoints import draw_config, draw_mtp_head, draw_tensors, write_checkpoint
 from torch import Tensor
@@ -135,6 +138,59 @@ def test_guesses_that_come_true_save_steps_and_it_is_shown_every_token_once(
     torch.testing.assert_close(
         torch.cat(watched.hidden), states[len(PROMPT) :][:shown], atol=1e-3, rtol=0
     )
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("at", [1, 2, 7])
+def test_where_there_is_no_room_for_guesses_an_answer_goes_on_without(
+    folder: Path, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that there is for them on a GPU is held by requests under way."""
+    request = request_of(PROMPT, max_tokens=40, sampling=SAMPLED, logprobs=2)
+    want = answer(loaded(folder, mtp=False), request)
+    read, asked = MtpHead.read, list[int]()
+
+    def full_from(head: MtpHead, hidden: Tensor, *more: Any) -> Tensor:
+        asked.append(len(hidden))
+        if len(asked) == at:
+            raise DeviceMemoryError("the GPU has room for 64 tokens")
+        return read(head, hidden, *more)
+
+    monkeypatch.setattr(MtpHead, "read", full_from)
+    got = answer(loaded(folder, mtp=True), request)
+    assert got.tokens == want.tokens
+    assert len(asked) == at  # it is not asked again
+
+
+def test_all_requests_draft_within_the_same_memory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken when the first token is seen, and anew after it was given back."""
+    taken: list[Memory] = []
+    new_memory = MtpHead.new_memory
+
+    def noted(head: MtpHead) -> Memory:
+        taken.append(new_memory(head))
+        return taken[-1]
+
+    monkeypatch.setattr(MtpHead, "new_memory", noted)
+    model = load_model(folder, mtp=True)
+    hidden = torch.zeros(1, model.config.hidden_size)
+
+    def draft() -> None:
+        drafter = model.new_drafter()
+        assert drafter is not None
+        assert drafter.propose(2) == ()
+        drafter.see(hidden, [5])
+
+    assert model.new_drafter() is not None
+    assert not taken
+    draft()
+    draft()
+    assert len(taken) == 1
+    model.give_back()
+    draft()
+    assert len(taken) == 2
 
 
 def test_a_head_that_is_always_wrong_is_soon_asked_no_more(

@@ -17,8 +17,8 @@ from qcn_inference.checkpoint import load_model
 from qcn_inference.generate import Loaded
 from qcn_inference.grid import Grid
 from qcn_inference.request import Chunk, Finished, GenerationRequest, SamplingParams, TokenLogprobs
-from qcn_inference.speculation import StepCost
 from qcn_inference.state_cache import StateCache
+from qcn_inference.step_cost import StepCost
 from qcn_inference.tokenizer import Tokenizer
 from random_checkpoints import draw_config, draw_mtp_head, draw_tensors, write_checkpoint
 from sampling import examples

@@ -26,8 +26,9 @@ from qcn_inference.model import Model
 from qcn_inference.request import Chunk, Finished, GenerationRequest, SamplingParams, TokenLogprobs
 from qcn_inference.sampling import Sampler
 from qcn_inference.scheduler import Scheduler
-from qcn_inference.speculation import ROWS, Acceptance, Speculation, StepCost
+from qcn_inference.speculation import ROWS, Acceptance, Speculation
 from qcn_inference.state_cache import StateCache
+from qcn_inference.step_cost import StepCost
 from sampling import count, examples
 from torch import Tensor
 
@@ -260,11 +261,13 @@ TOKENS, LENGTH = 3, 5
 class Scripted:
     """A model whose logits are drawn for each text; it verifies as it decodes."""
 
-    mtp = None
-
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
+        self.step_cost = StepCost.of(config)
         self.verified = 0
+
+    def new_drafter(self) -> None:
+        """It has no head."""
 
     def logits(self, text: tuple[int, ...]) -> Tensor:
         seed = hash(text) % 2**31  # of integers, which Python hashes alike in every process

@@ -62,10 +62,10 @@ def test_it_agrees_with_transformers(family: str, tmp_path: Path) -> None:
     model, head = load(folder)
     hidden = hidden_states(model, IDS[:-1])
 
-    got = head.logits(head.read(hidden, IDS[1:], head.new_state()))
+    got = head.logits(head.read(hidden, IDS[1:], head.new_state(head.new_memory())))
     torch.testing.assert_close(got, want, atol=1e-4, rtol=0)
 
-    drafter = MtpDrafter(head)
+    drafter = MtpDrafter(head, head.new_memory)
     drafter.see(hidden, IDS[1:].tolist())
     assert drafter.propose(5) == tuple(chained.argmax(-1).tolist())
 
@@ -74,7 +74,7 @@ def test_what_was_guessed_leaves_no_trace(tmp_path: Path) -> None:
     """A drafter that guessed in between goes on as one that only saw, in parts or at once."""
     model, head = load(checkpoint("qwen3_5", tmp_path))
     hidden, following = hidden_states(model, IDS[:-1]), IDS[1:].tolist()
-    at_once, in_parts = MtpDrafter(head), MtpDrafter(head)
+    at_once, in_parts = (MtpDrafter(head, head.new_memory) for _ in range(2))
     assert in_parts.propose(3) == ()
     for start in range(0, len(following), 13):
         in_parts.see(hidden[start : start + 13], following[start : start + 13])

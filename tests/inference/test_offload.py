@@ -36,10 +36,14 @@ def layers() -> list[Experts]:
 
 
 def offloaded(
-    host: list[Experts], slots: int = 2 * EXPERTS, *, missing_on_cpu: bool = False
+    host: list[Experts],
+    slots: int = 2 * EXPERTS,
+    *,
+    missing_on_cpu: bool = False,
+    aside: int = 0,
 ) -> tuple[OffloadedExperts, SimulatedDevice]:
     device = SimulatedDevice(slots, host[0], link=ONE)  # an expert a second
-    return OffloadedExperts(host, device, missing_on_cpu=missing_on_cpu), device
+    return OffloadedExperts(host, device, missing_on_cpu=missing_on_cpu, aside=aside), device
 
 
 def chosen_for(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,6 +98,36 @@ def test_any_run_of_prompts_and_tokens_gives_what_whole_layers_give(
             prefill_everywhere(on_device, host, tokens)
         else:
             step_everywhere(on_device, host)
+
+
+@pytest.mark.long
+@examples(sample=30, full=600)
+@given(
+    slots=st.integers(2 * EXPERTS, LAYERS * EXPERTS),
+    layers_before=st.lists(st.integers(0, LAYERS - 1), min_size=1, max_size=4),
+    tokens=st.sampled_from([1, 3, 16]),
+    seed=st.integers(0, 2**31),
+)
+def test_a_head_that_drafts_takes_its_experts_from_the_same_slots(
+    slots: int, layers_before: list[int], tokens: int, seed: int
+) -> None:
+    """It reads a few tokens in the middle of a prompt that it interrupts, or between tokens; no
+    pass copies its layer, which is the last."""
+    torch.manual_seed(seed)
+    host = layers()
+    on_device, device = offloaded(host, slots, aside=1)
+    for before in layers_before:
+        x = torch.randn(40, HIDDEN)
+        for layer in range(LAYERS - 1):
+            if layer == before:
+                prefill_layer(on_device, LAYERS - 1, host[-1], torch.randn(tokens, HIDDEN))
+            prefill_layer(on_device, layer, host[layer], x)
+        step_everywhere(on_device, host[:-1])
+        prefill_layer(on_device, LAYERS - 1, host[-1], torch.randn(tokens, HIDDEN))
+    alone, device = offloaded(host, slots, aside=1)
+    for layer in range(LAYERS - 1):
+        prefill_layer(alone, layer, host[layer], torch.randn(200, HIDDEN))
+    assert device.copied_bytes == (LAYERS - 1) * EXPERTS * ONE
 
 
 def test_a_prompt_that_is_interrupted_by_a_token_goes_on() -> None:

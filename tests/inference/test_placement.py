@@ -124,7 +124,7 @@ def test_a_head_that_drafts_mixes_nothing_of_the_host_into_it(
     with torch.inference_mode(), OnePlace(copies=True):
         model = load_model(write_checkpoint(tmp_path, config, tensors), device="meta", mtp=True)
         assert model.mtp is not None
-        state = model.mtp.new_state()
+        state = model.mtp.new_state(model.mtp.new_memory())
         read = model.mtp.read(
             torch.zeros(5, model.config.hidden_size, device="meta"), [1] * 5, state
         )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from qcn_inference.config import load_config
-from qcn_inference.planning.footprint import FORMATS, Footprint
+from qcn_inference.planning.footprint import FORMATS, DraftHead, Footprint
 from qcn_inference.planning.machine import Gpu, Machine
 from qcn_inference.planning.plan import (
     CHECKPOINTS,
@@ -95,6 +95,29 @@ def test_where_nothing_fits_it_says_what_is_missing(coder_next: dict[str, Footpr
     assert "convert" not in refused.remedy
 
 
+def test_a_head_for_drafts_is_loaded_where_there_is_room_and_it_pays(
+    coder_next: dict[str, Footprint],
+) -> None:
+    """Experts that a draft needs come over the link where few have slots: then it does not pay."""
+
+    def decided(name: str, gpu: Gpu | None) -> tuple[str, str]:
+        foot = coder_next[name]
+        foot = replace(foot, head=DraftHead.of_shape(foot.config, foot.format))
+        found = plan(foot, machine(gpu, 250 * GB))
+        assert isinstance(found, Plan)
+        return found.placement, found.head
+
+    assert decided("fp8", H200) == ("gpu", "loaded")
+    full = plan(coder_next["fp8"], machine(H200))
+    assert isinstance(full, Plan)
+    just = replace(H200, free_bytes=H200.free_bytes - full.cache_bytes)
+    assert decided("fp8", just) == ("gpu", "no room")
+    assert decided("int4", RTX_4090) == ("gpu and host", "not worth it")
+    fast = replace(RTX_4090, link=1e15, bandwidth=1e11)
+    assert decided("int4", replace(fast, free_bytes=12 * GB))[1] == "no room"
+    assert decided("fp8", None) == ("cpu", "loaded")
+
+
 sizes = st.integers(0, 400).map(lambda gb: gb * GB)
 gpus = st.none() | st.builds(
     Gpu,
@@ -113,14 +136,17 @@ longests = st.sampled_from([1000, 8192, 65_536, 262_144])
 
 @pytest.mark.long
 @examples(sample=200, full=5000)
-@given(on=machines, name=formats, longest=longests)
+@given(on=machines, name=formats, longest=longests, with_head=st.booleans())
 def test_no_plan_takes_more_memory_than_there_is(
-    coder_next: dict[str, Footprint], on: Machine, name: str, longest: int
+    coder_next: dict[str, Footprint], on: Machine, name: str, longest: int, with_head: bool
 ) -> None:
     foot = coder_next[name]
+    if with_head:
+        foot = replace(foot, head=DraftHead.of_shape(foot.config, foot.format))
     found = plan(foot, on, longest=longest)
     if isinstance(found, Refusal):
         return
+    assert (found.head == "none") is not with_head
     assert 0 < found.context <= longest
     assert found.host_bytes <= PINNED_SHARE * on.free_bytes
     if found.placement == "cpu":
@@ -130,6 +156,13 @@ def test_no_plan_takes_more_memory_than_there_is(
     assert on.gpu is not None
     on_gpu = foot.resident_bytes + found.slots * foot.expert_bytes + foot.working_bytes
     on_gpu += found.context * foot.kv_bytes + found.cache_bytes
+    if found.head == "loaded":
+        assert foot.head is not None
+        on_gpu += foot.head.core_bytes + foot.head_cache_bytes
+        in_slots = found.placement == "gpu and host" and foot.head.alike
+        on_gpu += 0 if in_slots else foot.head.expert_bytes
+        experts = foot.experts * foot.expert_bytes + foot.head.expert_bytes
+        assert not in_slots or found.host_bytes >= experts
     assert on_gpu <= on.gpu.free_bytes
     assert found.slots * foot.expert_bytes + found.host_bytes >= foot.experts * foot.expert_bytes
 

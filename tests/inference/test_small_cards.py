@@ -1,6 +1,7 @@
 """A model whose experts lie in host memory: what it answers, and what becomes of lacking memory."""
 
 import gc
+import logging
 import weakref
 from collections.abc import Generator
 from dataclasses import replace
@@ -9,21 +10,30 @@ from typing import Any
 
 import pytest
 import torch
-from qcn_inference.checkpoint import load_model
+from qcn_inference import device as devices
+from qcn_inference.checkpoint import load_model, weight_bytes
 from qcn_inference.config import load_config
 from qcn_inference.errors import DeviceMemoryError
 from qcn_inference.layers import DecoderLayer, SparseMoe
 from qcn_inference.model import Model
 from qcn_inference.offload.device import Experts
 from qcn_inference.offload.layers import Offload
-from qcn_inference.planning import footprint
+from qcn_inference.planning import footprint, onto_gpu
 from qcn_inference.planning.footprint import Footprint, as_loaded
 from qcn_inference.planning.machine import Gpu, Machine
-from qcn_inference.planning.onto_gpu import load_beside_host
+from qcn_inference.planning.onto_gpu import footprint_of, load_beside_host, load_onto_gpu
 from qcn_inference.planning.placing import placed
 from qcn_inference.planning.plan import CHECKPOINTS, Plan, Refusal, plan
 from qcn_kernels.groupwise import concatenate, quantise
-from random_checkpoints import random_checkpoint
+from qcn_kernels.moe import Matrices
+from random_checkpoints import (
+    draw_config,
+    draw_mtp_head,
+    draw_qwen3_5,
+    draw_tensors,
+    random_checkpoint,
+    write_checkpoint,
+)
 from simulated_device import SimulatedDevice
 from torch import Tensor
 
@@ -51,6 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def no_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside gigabytes for the work, an eighth less would leave nothing for a model so small."""
     monkeypatch.setattr(footprint, "working_bytes", lambda _: 0)
+    monkeypatch.setattr(footprint, "MOST_TOKENS", 64)
 
 
 def with_slots(folder: Path, slots: int, *, link: float, cpu_bandwidth: float = 1e9) -> Machine:
@@ -86,6 +97,86 @@ def test_a_model_answers_as_if_its_experts_lay_on_the_device(
     torch.testing.assert_close(answers(model), answers(load_model(folder)), rtol=1e-4, atol=1e-4)
 
 
+@pytest.fixture(scope="module")
+def with_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = draw_config(11) | SHAPE
+    tensors = draw_tensors(config, 11, deviation=0.05) | draw_mtp_head(config, 12, deviation=0.05)
+    return write_checkpoint(tmp_path_factory.mktemp("with a head"), config, tensors)
+
+
+def guesses(model: Model) -> tuple[int, ...]:
+    """What the head drafts behind a prompt that it has seen."""
+    drafter = model.new_drafter()
+    assert drafter is not None
+    hidden = to_the_end(model.hidden_steps(IDS[:-1], model.new_state(), all_tokens=True))
+    drafter.see(hidden[-16:], IDS[-16:])
+    return drafter.propose(4)
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_the_head_drafts_as_if_all_experts_lay_on_the_device(
+    with_head: Path, alike: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own lie with the others in host memory, or on the device where they are stored so that
+    they cannot share slots."""
+    foot = footprint_of(with_head)
+    head = foot.head
+    assert head is not None
+    assert head.alike
+    if not alike:  # and weigh nothing, or with room for them all of the model would fit
+        head = replace(head, alike=False, expert_bytes=0)
+    foot = replace(foot, head=head)
+    monkeypatch.setattr(onto_gpu, "footprint_of", lambda _: foot)
+    monkeypatch.setattr(Plan, "head_pays", True)
+    machine = with_slots(with_head, 40, link=1e12)
+    assert machine.gpu is not None
+    free = machine.gpu.free_bytes + head.core_bytes + foot.head_cache_bytes
+    machine = replace(machine, gpu=replace(machine.gpu, free_bytes=free))
+    there = load_beside_host(with_head, machine, CPU, slots=simulated)
+    whole = load_model(with_head, mtp=True)
+    assert there.mtp is not None
+    assert isinstance(there.mtp.layer.mlp, SparseMoe)
+    assert (there.mtp.layer.mlp.elsewhere is not None) is alike
+    assert guesses(there) == guesses(whole)
+    torch.testing.assert_close(answers(there), answers(whole), rtol=1e-4, atol=1e-4)
+    assert guesses(there) == guesses(whole)  # after its experts have come and gone
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_a_head_is_left_where_it_lies_if_it_has_no_room_or_does_not_pay(
+    with_head: Path, pays: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(Plan, "head_pays", pays)
+    slots = 2 * 17 if pays else 40
+    model = load_beside_host(
+        with_head, with_slots(with_head, slots, link=1e12), CPU, slots=simulated
+    )
+    assert model.mtp is None
+    assert f"the head for drafts: {'no room' if pays else 'not worth it'}" in caplog.text
+
+
+def test_a_dense_model_that_fits_without_its_head_is_loaded_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = draw_qwen3_5(7, dense=True)
+    tensors = draw_tensors(config, 7, deviation=0.05) | draw_mtp_head(config, 8, deviation=0.05)
+    folder = write_checkpoint(tmp_path, config, tensors)
+    room = weight_bytes(folder) - 1
+
+    def require(_: torch.device, weights: int, __: int) -> None:
+        if weights > room:
+            raise DeviceMemoryError("too little")
+
+    monkeypatch.setattr(devices, "require_room", require)
+    assert load_onto_gpu(folder, CPU).mtp is None
+    room += 1
+    assert load_onto_gpu(folder, CPU).mtp is not None
+    room = weight_bytes(folder, head=False) - 1
+    with pytest.raises(DeviceMemoryError, match="too little"):
+        load_onto_gpu(folder, CPU)
+
+
 @pytest.mark.parametrize("missing_on_cpu", [True, False])
 def test_layers_of_two_formats_have_slots_of_their_own(
     missing_on_cpu: bool, tmp_path: Path
@@ -96,13 +187,12 @@ def test_layers_of_two_formats_have_slots_of_their_own(
     whole, there, made = load_model(folder), load_model(folder), list[int]()
 
     def in_4_bits(layer: DecoderLayer) -> DecoderLayer:
+        def quantised(stack: Matrices) -> Matrices:
+            assert isinstance(stack, Tensor)
+            return concatenate([quantise(one, torch.float32) for one in stack], dim=0)
+
         assert isinstance(layer.mlp, SparseMoe)
-        stacks = [layer.mlp.gate_up, layer.mlp.down]
-        gate_up, down = (
-            concatenate([quantise(stack[i], torch.float32) for i in range(17)], dim=0)
-            for stack in stacks
-            if isinstance(stack, torch.Tensor)
-        )
+        gate_up, down = quantised(layer.mlp.gate_up), quantised(layer.mlp.down)
         return replace(layer, mlp=replace(layer.mlp, gate_up=gate_up, down=down))
 
     def device(slots: int, like: Experts) -> SimulatedDevice:

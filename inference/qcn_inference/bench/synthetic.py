@@ -38,7 +38,8 @@ class RandomTensors(Loader):
         self._in_host_memory = False
         self._fp8, self._int4 = stored == "fp8", stored == "int4"
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
+        name = str(name)
         return name == "lm_head.weight" or (not self._fp8 and name.endswith(_PACKED))
 
     def find(self, name: str, *shape: int) -> StoredTensor:

@@ -9,6 +9,9 @@ each (one where there is one layer), take turns: while a layer is computed from 
 layer's experts are copied into the other. Experts that are in slots outside the windows stay there
 and are not copied.
 
+A head for drafts is a layer that no pass goes through: it reads a few tokens at a time, whose
+experts alone are copied.
+
 What a token gets is the sum over its experts, wherever they were computed.
 """
 
@@ -27,16 +30,22 @@ FEW = 4
 
 
 def windows(layers: int) -> int:
-    """How many layers' worth of slots a pass over so many layers takes turns in, at the least."""
-    return min(2, layers)
+    """The layers' worth of slots that a pass through so many takes turns in; at least one."""
+    return max(1, min(2, layers))
 
 
 class OffloadedExperts:
     """All layers' experts, of one format. One thread uses it."""
 
     def __init__(
-        self, layers: Sequence[Experts], device: ExpertDevice, *, missing_on_cpu: bool
+        self,
+        layers: Sequence[Experts],
+        device: ExpertDevice,
+        *,
+        missing_on_cpu: bool,
+        aside: int = 0,
     ) -> None:
+        """Run layers' experts; the last `aside` of them are no part of a pass."""
         self.slots = ExpertSlots(len(device.slots))
         self.copied = 0
         """Experts that were copied to the device so far."""
@@ -44,7 +53,8 @@ class OffloadedExperts:
         self._device = device
         self._missing_on_cpu = missing_on_cpu
         self._size = len(layers[0])
-        self._in_windows = range(windows(len(layers)) * self._size)
+        self._passed = len(layers) - aside
+        self._in_windows = range(windows(self._passed) * self._size)
         if len(device.slots) < len(self._in_windows):
             raise ValueError(
                 f"{len(device.slots)} slots, fewer than the {len(self._in_windows)} of the windows"
@@ -121,11 +131,13 @@ class OffloadedExperts:
         The other shapes are as in `step`, with T in front.
         """
         needed: list[int] = torch.unique(chosen).tolist()
-        if FEW * len(needed) < self._size and not self._streaming:
+        if layer >= self._passed:
+            self._end_streaming()  # of a pass that was interrupted: it begins to copy anew
+        if layer >= self._passed or (FEW * len(needed) < self._size and not self._streaming):
             slots = self._few(layer, needed)
         else:
             slots = self._window(layer)
-            if layer + 1 < len(self._layers):
+            if layer + 1 < self._passed:
                 self._window(layer + 1)
         used = [slots[expert] for expert in needed]
         self._wait_for(used)
@@ -142,7 +154,7 @@ class OffloadedExperts:
         )
         self._used(list(slots.values()))
         self._windows.pop(layer, None)
-        if layer + 1 == len(self._layers):
+        if layer + 1 == self._passed:
             self._end_streaming()
 
     def _few(self, layer: int, needed: list[int]) -> dict[int, int]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from qcn_inference.layers import DecoderLayer, SparseMoe
 from qcn_inference.offload.device import ExpertDevice, Experts
 from qcn_inference.offload.experts import OffloadedExperts, windows
+from qcn_inference.step_cost import ExpertReads
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,28 +23,35 @@ class Offload:
     slots: int  # on the device, of all layers together
     device: Callable[[int, Experts], ExpertDevice]  # makes so many for experts like these
     missing_on_cpu: bool  # whether decode computes there what is in no slot
+    reads: ExpertReads | None = None  # what experts take that lie so
+    with_head: bool = False  # whether those of the head for drafts do so too
 
-    def applied_to(self, layers: Sequence[DecoderLayer]) -> list[DecoderLayer]:
+    def applied_to(self, layers: Sequence[DecoderLayer], aside: int = 0) -> list[DecoderLayer]:
         """Return layers that run their experts in slots; theirs lie in host memory.
+
+        The last `aside` of them are no part of a pass.
 
         Raises:
             torch.OutOfMemoryError: there is no room for the slots.
         """
+        passed = len(layers) - aside
         sparse = [at for at, layer in enumerate(layers) if isinstance(layer.mlp, SparseMoe)]
         mixtures = {at: _mixture(layers[at]) for at in sparse}
         stacks = {at: Experts(mlp.gate_up, mlp.down) for at, mlp in mixtures.items()}
         placed = list(layers)
         for alike in _by_format(stacks):
-            shared = self._in_slots([stacks[at] for at in alike], len(alike) / len(sparse))
+            share = len(alike) / len(sparse)
+            own_aside = sum(at >= passed for at in alike)
+            shared = self._in_slots([stacks[at] for at in alike], share, own_aside)
             for number, at in enumerate(alike):
                 mlp = replace(_mixture(layers[at]), elsewhere=LayerExperts(shared, number))
                 placed[at] = replace(layers[at], mlp=mlp)
         return placed
 
-    def _in_slots(self, stacks: Sequence[Experts], share: float) -> OffloadedExperts:
-        slots = max(int(self.slots * share), windows(len(stacks)) * len(stacks[0]))
-        device = self.device(slots, stacks[0])
-        return OffloadedExperts(stacks, device, missing_on_cpu=self.missing_on_cpu)
+    def _in_slots(self, stacks: Sequence[Experts], share: float, aside: int) -> OffloadedExperts:
+        least = windows(len(stacks) - aside) * len(stacks[0])
+        device = self.device(max(int(self.slots * share), least), stacks[0])
+        return OffloadedExperts(stacks, device, missing_on_cpu=self.missing_on_cpu, aside=aside)
 
 
 def _mixture(layer: DecoderLayer) -> SparseMoe:

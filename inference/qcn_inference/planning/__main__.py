@@ -16,13 +16,10 @@ from typing import Any
 from qcn_inference.config import ModelConfig, load_config
 from qcn_inference.embedded import EMBEDDED
 from qcn_inference.errors import CheckpointError
-from qcn_inference.planning.footprint import FORMATS, Footprint, WeightFormat
+from qcn_inference.planning.footprint import FORMATS, DraftHead, Footprint, WeightFormat
 from qcn_inference.planning.machine import Machine, measure
-from qcn_inference.planning.plan import Plan, plan
+from qcn_inference.planning.plan import POSITION, Plan, plan
 from qcn_inference.planning.shapes import SHAPES
-
-POSITION = 16_384
-"""Tokens of context behind which times are predicted, or all there is room for."""
 
 
 def main(folders: list[Path]) -> int:
@@ -34,7 +31,7 @@ def main(folders: list[Path]) -> int:
         return 1
     machine = measure()
     plans = [
-        {"model": name, "format": stored.name} | _described(Footprint(config, stored), machine)
+        {"model": name, "format": stored.name} | _described(_footprint(config, stored), machine)
         for name, config in configs.items()
         for stored in _formats(name, config)
     ]
@@ -45,6 +42,11 @@ def main(folders: list[Path]) -> int:
 def _formats(name: str, config: ModelConfig) -> Iterable[WeightFormat]:
     """Those that there are: only experts stay smaller; the embedded model is as it is."""
     return FORMATS if config.num_experts and name != EMBEDDED else FORMATS[:1]
+
+
+def _footprint(config: ModelConfig, stored: WeightFormat) -> Footprint:
+    head = DraftHead.of_shape(config, stored) if config.has_mtp_head else None
+    return Footprint(config, stored, head)
 
 
 def _described(footprint: Footprint, machine: Machine) -> dict[str, Any]:
@@ -58,6 +60,7 @@ def _described(footprint: Footprint, machine: Machine) -> dict[str, Any]:
         "weight_bytes": found.footprint.all_bytes,
         "experts_on_gpu": found.slots,
         "experts": footprint.experts,
+        "head": found.head,
         "missing_on_cpu": found.placement == "gpu and host" and found.missing_on_cpu,
         "host_bytes": found.host_bytes,
         "position": position,

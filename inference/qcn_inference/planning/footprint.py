@@ -6,6 +6,7 @@ from qcn_kernels.fp8 import BLOCK
 
 from qcn_inference.config import ModelConfig
 from qcn_inference.device import working_bytes
+from qcn_inference.mtp import MOST_TOKENS
 
 FP8_BITS = 8 + 32 / BLOCK**2  # a scale of 32 bits for each block of 128 x 128
 FOUR_BITS = 4 + 16 / 32 + 32 / 256  # ours: two scales for each 32 weights, two for each 256
@@ -55,11 +56,46 @@ def as_loaded(config: ModelConfig, bits: int, expert_bits: float | None = None) 
 
 
 @dataclass(frozen=True, slots=True)
+class DraftHead:
+    """The checkpoint's head for multi-token prediction (`mtp.py`)."""
+
+    core_bytes: int  # of all but its experts
+    expert_bytes: int  # of all of them
+    alike: bool  # they may share slots with the model's
+
+    @classmethod
+    def of_shape(cls, config: ModelConfig, stored: WeightFormat) -> "DraftHead":
+        """Count it from the model's shape: who quantises a model's experts leaves the head's."""
+        heads = config.num_attention_heads * config.head_dim
+        kv = config.num_key_value_heads * config.head_dim
+        width = 3 * heads + 2 * kv + 2 * config.hidden_size
+        width += 3 * (
+            config.shared_expert_intermediate_size
+            if config.num_experts
+            else config.intermediate_size
+        )
+        experts = 3 * config.num_experts * config.moe_intermediate_size
+        bits = config.hidden_size * stored.other_bits
+        gates = config.hidden_size * config.num_experts * stored.table_bits
+        return cls(
+            core_bytes=round((width * bits + gates) / 8),
+            expert_bytes=round(experts * bits / 8),
+            alike=stored.expert_bits == stored.other_bits,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Footprint:
     """Bytes of a model in one format. Sizes of KV and state are those of its caches here."""
 
     config: ModelConfig
     format: WeightFormat
+    head: DraftHead | None = None  # beside all that is counted here
+
+    @property
+    def head_cache_bytes(self) -> int:
+        """What the head for drafts keeps of requests."""
+        return 4 * self.config.num_key_value_heads * self.config.head_dim * MOST_TOKENS
 
     @property
     def sparse_layers(self) -> int:

@@ -1,7 +1,7 @@
 """Loading a checkpoint onto a GPU that may be too small for it."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -13,16 +13,18 @@ from qcn_inference.checkpoint import (
     stored_expert_bits,
     weight_bytes,
 )
-from qcn_inference.config import load_config
+from qcn_inference.config import ModelConfig, load_config
 from qcn_inference.errors import DeviceMemoryError
 from qcn_inference.loading import Progress
 from qcn_inference.model import Model
 from qcn_inference.offload.device import CudaDevice, ExpertDevice, Experts
 from qcn_inference.offload.layers import Offload
-from qcn_inference.planning.footprint import Footprint, as_loaded
+from qcn_inference.planning.footprint import DraftHead, Footprint, as_loaded
 from qcn_inference.planning.machine import Machine, measure
 from qcn_inference.planning.placing import placed
 from qcn_inference.planning.plan import Plan, plan
+from qcn_inference.tensors import StoredTensor, TensorFiles
+from qcn_inference.weights import has_head, model_root
 
 log = logging.getLogger(__name__)
 
@@ -37,31 +39,59 @@ def footprint_of(folder: Path) -> Footprint:
     """Count a checkpoint as a GPU would hold it. Raises CheckpointError."""
     config = load_config(folder)
     stored = as_loaded(config, stored_bits(folder), stored_expert_bits(folder))
-    return Footprint(config, stored)
+    return Footprint(config, stored, _head_in(folder, config))
+
+
+def _head_in(folder: Path, config: ModelConfig) -> DraftHead | None:
+    """Look at the head for drafts; None where there is none that can be loaded."""
+    files = TensorFiles(folder)
+    if not has_head(files.names):
+        return None
+    first = min(set(range(len(config.layer_types))) - config.dense_layers, default=0)
+    own = {name for name in files.names if name.startswith("mtp.")}
+    experts = _experts_in(files, "mtp.layers.0")
+    expert_bytes = sum(tensor.nbytes for tensor in experts)
+    others = _experts_in(files, f"{model_root(files.names)}.layers.{first}")
+    return DraftHead(
+        core_bytes=sum(files[name].nbytes for name in own) - expert_bytes,
+        expert_bytes=expert_bytes,
+        alike=_formats(experts) == _formats(others),
+    )
+
+
+def _experts_in(files: TensorFiles, layer: str) -> list[StoredTensor]:
+    return [files[name] for name in files.names if name.startswith(f"{layer}.mlp.experts.")]
+
+
+def _formats(experts: Iterable[StoredTensor]) -> set[tuple[str, str, tuple[int, ...]]]:
+    return {(one.name.partition(".experts.")[2], one.dtype, one.shape) for one in experts}
 
 
 def load_onto_gpu(folder: Path, device: torch.device, progress: Progress | None = None) -> Model:
     """Load a checkpoint; experts for which the GPU has no room lie in host memory.
 
-    The head for drafts is loaded where there is room for everything.
+    The head for drafts is loaded where there is room, and where it pays: see `plan.py`.
 
     Raises:
         CheckpointError: it cannot be loaded.
         DeviceMemoryError: no plan that uses the GPU fits it; says what is missing.
     """
     config = load_config(folder)
+    working, head = devices.working_bytes(config), True
     try:
-        devices.require_room(device, weight_bytes(folder), devices.working_bytes(config))
+        devices.require_room(device, weight_bytes(folder), working)
     except DeviceMemoryError:
-        if not config.num_experts:
+        if config.num_experts:
+            try:
+                return load_beside_host(folder, measure(device), device, progress)
+            except _OnlyOnTheCpuError:
+                pass
             raise
-        try:
-            return load_beside_host(folder, measure(device), device, progress)
-        except _OnlyOnTheCpuError:
-            pass
-        raise
+        devices.require_room(device, weight_bytes(folder, head=False), working)
+        head = False
+        log.info("the head for drafts: no room")
     devices.make_current(device)
-    return load_model(folder, device=str(device), mtp=True, progress=progress)
+    return load_model(folder, device=str(device), mtp=head, progress=progress)
 
 
 def load_beside_host(
@@ -92,6 +122,7 @@ def load_beside_host(
         if found.placement == "cpu":
             raise _OnlyOnTheCpuError
         log.info("%d of %d experts have a place on the GPU", found.slots, footprint.experts)
+        log.info("the head for drafts: %s", found.head)
         if device.type == "cuda":
             torch.cuda.empty_cache()  # of what an attempt before had taken
         offload = None
@@ -100,7 +131,15 @@ def load_beside_host(
                 slots=found.slots,
                 device=lambda count, like: slots(count, like, device),
                 missing_on_cpu=found.missing_on_cpu,
+                reads=found.expert_reads,
+                with_head=footprint.head is not None and footprint.head.alike,
             )
-        return load_model(folder, device=str(device), progress=progress, offload=offload)
+        return load_model(
+            folder,
+            device=str(device),
+            mtp=found.head == "loaded",
+            progress=progress,
+            offload=offload,
+        )
 
     return placed(plan(footprint, machine), place)

@@ -11,15 +11,18 @@ themselves, which makes it less.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from qcn_inference.passes import BESIDE_HOST, ON_GPU, PassLimits
-from qcn_inference.planning.footprint import Footprint
+from qcn_inference.planning.footprint import DraftHead, Footprint
 from qcn_inference.planning.machine import Gpu, Machine
+from qcn_inference.step_cost import ExpertReads, StepCost
 
 Placement = Literal["gpu", "gpu and host", "cpu"]
+Head = Literal["none", "loaded", "no room", "not worth it"]
+"""What becomes of the checkpoint's head for drafts."""
 
 HOST_SHARE = 0.75
 """Of the host memory that is free: the rest is the editor's, the builds', and the page cache's."""
@@ -30,6 +33,8 @@ LONGEST, SHORTEST = 262_144, 8_192
 """Tokens of a context: halved from the first on until it fits, down to the second."""
 CHECKPOINTS = 4
 """The fewest there must be room for on the GPU: what is resumed, what is read, two between."""
+POSITION = 16_384
+"""Tokens of context behind which times are predicted, or all there is room for."""
 GHOST_PROMPT, GHOST_TOKENS = 300, 20
 """Tokens read and generated for a ghost text behind a context."""
 
@@ -45,6 +50,7 @@ class Plan:
     slots: int  # experts that have a place on the GPU at a time; all of them, or 0 on the CPU
     cache_bytes: int  # left over for checkpoints and further contexts
     host_bytes: int  # host memory that is taken: weights and copies of the context's caches
+    head: Head = "none"
 
     @property
     def slot_share(self) -> float:
@@ -82,6 +88,26 @@ class Plan:
         # Both compute at once; at best the CPU gets no fewer than end when the GPU's do.
         share = min(self.slot_share, self._expert_on_cpu / (self._expert_on_cpu + on_gpu))
         return max(share * on_gpu, (1 - share) * self._expert_on_cpu)
+
+    @property
+    def expert_reads(self) -> ExpertReads | None:
+        """What an expert takes, where only some have slots; a verifying step copies all others."""
+        if self.placement != "gpu and host":
+            return None
+        on_gpu = float(self.footprint.expert_bytes)
+        over_link = (1 - self.slot_share) * self._expert_over_link * self._bandwidth
+        copied, head = max(on_gpu, over_link), self.footprint.head
+        return ExpertReads(
+            stepping=self._expert_seconds() * self._bandwidth,
+            verifying=copied,
+            guessing=copied if head is None or head.alike else on_gpu,
+        )
+
+    @property
+    def head_pays(self) -> bool:
+        """Whether drafts by the head promise to pay for what they read."""
+        cost = StepCost.of(self.footprint.config, self.expert_reads)
+        return cost.head_pays(min(POSITION, self.context))
 
     def prefill_seconds(self, tokens: int, position: int = 0) -> float:
         """The least time to read so many tokens behind so many."""
@@ -133,6 +159,9 @@ class Plan:
         return max(read, self.footprint.expert_operations / self.machine.rate)
 
 
+Place = Callable[[Footprint, Machine, int, DraftHead | None], Plan | None]
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """No plan fits; what is missing, and what to do."""
@@ -150,10 +179,25 @@ def plan(footprint: Footprint, machine: Machine, *, longest: int = LONGEST) -> P
     longest = min(longest, footprint.config.max_position_embeddings)
     for place in (_on_gpu, _beside_host, _on_cpu):
         for context in _lengths(longest):
-            found = place(footprint, machine, context)
+            found = place(footprint, machine, context, None)
             if found is not None:
-                return found
+                return _with_head(found, place, footprint)
     return _refusal(footprint, machine, _lengths(longest)[-1])
+
+
+def _with_head(found: Plan, place: Place, foot: Footprint) -> Plan:
+    """Give the head for drafts room where there is some, never at the cost of the context.
+
+    Beside experts in host memory it has to pay: what it drafts brings more of them over the link.
+    """
+    if foot.head is None:
+        return found
+    with_head = place(foot, found.machine, found.context, foot.head)
+    if with_head is None:
+        return replace(found, head="no room")
+    if with_head.placement == "gpu and host" and not with_head.head_pays:
+        return replace(found, head="not worth it")
+    return with_head
 
 
 def _passes(start: int, stop: int, limits: PassLimits) -> Iterator[tuple[int, int]]:
@@ -194,39 +238,62 @@ def _lengths(longest: int) -> Sequence[int]:
     return list(halved())
 
 
-def _on_gpu(foot: Footprint, machine: Machine, context: int) -> Plan | None:
+def _on_gpu(foot: Footprint, machine: Machine, context: int, head: DraftHead | None) -> Plan | None:
     if machine.gpu is None:
         return None
     left = machine.gpu.free_bytes - foot.working_bytes - foot.all_bytes - _caches(foot, context)
     host = min(_caches(foot, context), int(PINNED_SHARE * machine.free_bytes))  # or fewer are kept
-    return Plan(foot, machine, "gpu", context, foot.experts, left, host) if left >= 0 else None
+    if head is not None:
+        left -= head.core_bytes + head.expert_bytes + foot.head_cache_bytes
+    if left < 0:
+        return None
+    return Plan(foot, machine, "gpu", context, foot.experts, left, host, _loaded(head))
 
 
-def _beside_host(foot: Footprint, machine: Machine, context: int) -> Plan | None:
+def _beside_host(
+    foot: Footprint, machine: Machine, context: int, head: DraftHead | None
+) -> Plan | None:
     """Experts in host memory. Slots for two whole layers are the least: one is read while the next
-    is on its way."""
-    experts = foot.experts * foot.expert_bytes
-    host = experts + _caches(foot, context)
+    is on its way. The head's lie there too if they may share the slots, else on the GPU."""
     if machine.gpu is None or not foot.experts:
         return None
-    if experts > HOST_SHARE * machine.free_bytes or host > PINNED_SHARE * machine.free_bytes:
-        return None
+    experts = foot.experts * foot.expert_bytes
     left = (
         machine.gpu.free_bytes - foot.working_bytes - foot.resident_bytes - _caches(foot, context)
     )
+    if head is not None:
+        experts += head.expert_bytes if head.alike else 0
+        left -= head.core_bytes + foot.head_cache_bytes + (0 if head.alike else head.expert_bytes)
+    host = experts + _caches(foot, context)
+    if experts > HOST_SHARE * machine.free_bytes or host > PINNED_SHARE * machine.free_bytes:
+        return None
     slots = min(foot.experts, left // foot.expert_bytes)
     least = min(foot.experts, 2 * foot.config.num_experts)
     if slots < least:
         return None
     spare = left - slots * foot.expert_bytes
-    return Plan(foot, machine, "gpu and host", context, slots, spare, host)
+    return Plan(foot, machine, "gpu and host", context, slots, spare, host, _loaded(head))
 
 
-def _on_cpu(foot: Footprint, machine: Machine, context: int) -> Plan | None:
-    foot = replace(foot, format=foot.format.on_cpu())
-    taken = foot.all_bytes + _caches(foot, context) + CPU_WORKSPACE
-    left = int(HOST_SHARE * machine.free_bytes) - taken
-    return Plan(foot, machine, "cpu", context, 0, 0, taken) if left >= 0 else None
+def _on_cpu(foot: Footprint, machine: Machine, context: int, head: DraftHead | None) -> Plan | None:
+    """With the head for drafts, which is small there beside the rest."""
+    del head
+    taken = _bytes_on_cpu(foot, context)
+    if taken > int(HOST_SHARE * machine.free_bytes):
+        return None
+    there = replace(foot, format=foot.format.on_cpu())
+    return Plan(there, machine, "cpu", context, 0, 0, taken, _loaded(foot.head))
+
+
+def _bytes_on_cpu(foot: Footprint, context: int) -> int:
+    there = replace(foot, format=foot.format.on_cpu())
+    head = 0 if foot.head is None else foot.head.core_bytes + foot.head.expert_bytes
+    head = round(head * there.format.other_bits / foot.format.other_bits)
+    return there.all_bytes + head + _caches(there, context) + CPU_WORKSPACE
+
+
+def _loaded(head: DraftHead | None) -> Head:
+    return "none" if head is None else "loaded"
 
 
 def _caches(foot: Footprint, context: int) -> int:
@@ -235,8 +302,7 @@ def _caches(foot: Footprint, context: int) -> int:
 
 
 def _refusal(foot: Footprint, machine: Machine, context: int) -> Refusal:
-    there = replace(foot, format=foot.format.on_cpu())
-    on_cpu = there.all_bytes + _caches(there, context) + CPU_WORKSPACE
+    on_cpu = _bytes_on_cpu(foot, context)
     usable = int(HOST_SHARE * machine.free_bytes)
     missing = (
         f"on the CPU it takes {_gb(on_cpu)} of memory with a context of {context:,} tokens; "
