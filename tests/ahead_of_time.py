@@ -49,6 +49,7 @@ class Compiled:
     products: frozenset[str]  # tensor-core instructions in the PTX
     loads_ahead: bool  # whether loads are asynchronous copies
     exponents: dict[str, int]  # of powers of 2 in the PTX: how many by what makes them
+    stores: dict[str, int]  # to global memory in the PTX: how many of each width, `v4.b32` the most
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,7 @@ def _compile(launch: _Launch, capability: int) -> Compiled:
         products=frozenset(PRODUCT.findall(ptx)),
         loads_ahead="cp.async" in ptx,
         exponents=_exponents(ptx),
+        stores=Counter(re.findall(r"\bst\.global\.([\w.]+)", ptx)),
     )
 
 

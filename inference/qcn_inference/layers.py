@@ -173,7 +173,7 @@ class SparseMoe:
     """Routed experts and one shared expert behind a sigmoid gate."""
 
     config: ModelConfig
-    in_proj: Weight  # [experts + 1 + 2 · shared intermediate, hidden], see `_split`
+    in_proj: Weight  # [2 · shared intermediate + experts + 1, hidden], see `_split`
     gate_up: Matrices  # [experts, 2 · intermediate, hidden], the gate's rows first
     down: Matrices  # [experts, hidden, intermediate]
     shared_down: Weight  # [hidden, shared intermediate]
@@ -220,10 +220,13 @@ class SparseMoe:
         )
 
     def _split(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Cut what `in_proj` gives into router's logits, shared expert's gate, its gate and up."""
+        """Cut what `in_proj` gives into router's logits, shared expert's gate, its gate and up.
+
+        The one column of the gate comes last: on a GPU all others then begin aligned.
+        """
         size = self.config.shared_expert_intermediate_size
-        logits, gate, gate_up = projected.split_with_sizes(
-            (self.config.num_experts, 1, 2 * size), dim=-1
+        gate_up, logits, gate = projected.split_with_sizes(
+            (2 * size, self.config.num_experts, 1), dim=-1
         )
         return logits, gate, gate_up
 

@@ -267,10 +267,10 @@ def _moe(config: ModelConfig, tensors: Loader, prefix: str) -> SparseMoe:
     else:
         gate_up, down = _stacked_experts(config, tensors, f"{prefix}.experts")
     rows = {
-        f"{prefix}.gate.weight": count,
-        f"{prefix}.shared_expert_gate.weight": 1,
         f"{prefix}.shared_expert.gate_proj.weight": shared_size,
         f"{prefix}.shared_expert.up_proj.weight": shared_size,
+        f"{prefix}.gate.weight": count,
+        f"{prefix}.shared_expert_gate.weight": 1,
     }
     return SparseMoe(
         config=config,

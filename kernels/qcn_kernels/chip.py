@@ -28,6 +28,9 @@ OPERAND: Any = tl.float32 if INTERPRETED else tl.bfloat16
 ones show the mathematics exactly, and hardware adds the rounding of operands to bf16."""
 STORED_OPERAND = torch.float32 if INTERPRETED else torch.bfloat16
 """The same for tensors that hold operands."""
+ALIGNED = 16
+"""Elements. A stride or a width that is a multiple of it a kernel is compiled for as such: a thread
+then moves 16 bytes at once, where else it moves element by element."""
 
 
 def capability(x: Tensor) -> int:
@@ -36,6 +39,11 @@ def capability(x: Tensor) -> int:
         return 90
     major, minor = torch.cuda.get_device_capability(x.device)
     return 10 * major + minor
+
+
+def empty_rows(x: Tensor, columns: int) -> Tensor:
+    """Return memory for as many rows as x has, of x's dtype: of columns rounded up to ALIGNED."""
+    return x.new_empty(len(x), triton.cdiv(columns, ALIGNED) * ALIGNED)
 
 
 def configuration(shipped: Mapping[int, T], x: Tensor) -> T:

@@ -18,7 +18,8 @@ def linear(x: Tensor, weight: Fp8Matrices, out: Tensor | None = None) -> Tensor:
         x: [T, columns] bf16. Where the chip multiplies FP8 (compute capability 8.9 and later) it
             is quantised, 128 columns to a scale; elsewhere the weight becomes bf16 on the way.
         weight: [rows, columns].
-        out: [T, rows] in x's dtype, a part of a wider tensor, say; none is a new one.
+        out: [T, rows] in x's dtype, a part of a wider tensor, say, the last of which may be wider
+            than its rows by what rounds the whole up to 16; none is a new one.
 
     Returns:
         [T, rows] in x's dtype. A token's result does not depend on the others.

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qcn_kernels.chip import configuration
+from qcn_kernels.chip import ALIGNED, configuration, empty_rows
 from qcn_kernels.fp8.matrices import BLOCK, Fp8Matrices
 from qcn_kernels.matrices.triton import (
     STEP,
@@ -69,11 +69,12 @@ def _quantise(
 def _linear(
     activations,
     weights,
-    p_out,  # [T, ROWS]
+    p_out,  # [T, STORED]
     tokens,
     stride,
     stride_out,
     ROWS: tl.constexpr,
+    STORED: tl.constexpr,  # ROWS, and anything behind them up to a multiple of 16
     COLUMNS: tl.constexpr,
     FORMAT: tl.constexpr,
     BM: tl.constexpr,
@@ -109,7 +110,7 @@ def _linear(
         BK,
         OPERAND,
     )
-    mask = (o_t < tokens)[:, None] & (o_r < ROWS)[None, :]
+    mask = (o_t < tokens)[:, None] & (o_r < STORED)[None, :]
     p_out += o_t[:, None] * stride_out + o_r[None, :]
     tl.store(p_out, acc.to(p_out.dtype.element_ty), mask=mask)
 
@@ -145,15 +146,19 @@ def activations(x: Tensor, format_name: str) -> tuple[Tensor, ...]:
 
 
 def linear(x: Tensor, weight: Fp8Matrices, out: Tensor | None = None) -> Tensor:
-    """Return `x · weightᵀ` in x's dtype, in `out` if given; x [T, columns] without inner gaps."""
+    """Return `x · weightᵀ` in x's dtype, in `out` if given; x [T, columns] without inner gaps.
+
+    `out` as for the `linear` of plain weights.
+    """
     tokens, columns = x.shape
     rows = len(weight)
     assert weight.shape == (rows, columns)
     weights, format_name = stored(weight)
     given = activations(x, format_name)
     tile = configuration(PREFILL, x)
-    out = x.new_empty(tokens, rows) if out is None else out
-    assert out.shape == (tokens, rows)
+    out = empty_rows(x, rows) if out is None else out
+    assert len(out) == tokens
+    assert rows <= out.shape[1] < rows + ALIGNED
     assert out.stride(1) == 1
     _linear[(triton.cdiv(tokens, tile.tokens) * triton.cdiv(rows, tile.rows),)](
         given,
@@ -163,6 +168,7 @@ def linear(x: Tensor, weight: Fp8Matrices, out: Tensor | None = None) -> Tensor:
         given[0].stride(0),
         out.stride(0),
         ROWS=rows,
+        STORED=out.shape[1],
         COLUMNS=columns,
         FORMAT=format_name,
         BM=tile.tokens,
@@ -173,4 +179,4 @@ def linear(x: Tensor, weight: Fp8Matrices, out: Tensor | None = None) -> Tensor:
         num_warps=tile.warps,
         num_stages=tile.stages,
     )
-    return out
+    return out[:, :rows]

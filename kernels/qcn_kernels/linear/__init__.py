@@ -81,13 +81,18 @@ def add_linear_step(
 
 def _stacked(x: Tensor, weight: Stacked, bias: Tensor | None) -> Tensor:
     """A product for each part, each where it belongs."""
+    from qcn_kernels.chip import empty_rows
     from qcn_kernels.linear import triton
 
-    out = x.new_empty(len(x), weight.shape[0])
-    products = out.split_with_sizes([len(part) for part in weight.parts], dim=1)
-    for part, product in zip(weight.parts, products, strict=True):
+    rows = weight.shape[0]
+    whole, at = empty_rows(x, rows), 0
+    for part in weight.parts:
+        end = at + len(part)
+        product = whole[:, at : end if end < rows else None]
         if isinstance(part, Fp8Matrices):
             fp8.linear(x, part, product)
         else:
             triton.linear(x, part, None, product)
+        at = end
+    out = whole[:, :rows]
     return out if bias is None else out.add_(bias)

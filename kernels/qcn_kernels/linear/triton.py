@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qcn_kernels.chip import INTERPRETED, OPERAND, configuration
+from qcn_kernels.chip import ALIGNED, INTERPRETED, OPERAND, configuration, empty_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,12 @@ def _linear(
     p_x,  # [T, COLUMNS]
     p_weight,  # [ROWS, COLUMNS]
     p_bias,  # [ROWS]; p_weight where there is none
-    p_out,  # [T, ROWS]
+    p_out,  # [T, STORED]
     tokens,
     stride_x,
     stride_out,
     ROWS: tl.constexpr,
+    STORED: tl.constexpr,  # ROWS, and zeros behind them up to a multiple of 16
     COLUMNS: tl.constexpr,
     BIASED: tl.constexpr,
     BT: tl.constexpr,
@@ -71,7 +72,7 @@ def _linear(
         acc += tl.dot(b_x, tl.trans(b_w), input_precision=PRECISION)
     if BIASED:
         acc += tl.load(p_bias + o_r, mask=o_r < ROWS, other=0.0).to(tl.float32)[None, :]
-    mask = (o_t < tokens)[:, None] & (o_r < ROWS)[None, :]
+    mask = (o_t < tokens)[:, None] & (o_r < STORED)[None, :]
     p_out += o_t[:, None] * stride_out + o_r[None, :]
     tl.store(p_out, acc.to(p_out.dtype.element_ty), mask=mask)
 
@@ -79,7 +80,8 @@ def _linear(
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
     """Return `x · weightᵀ + bias` in x's dtype; x [T, columns], its columns without gaps.
 
-    It is written to `out`, if that is given: a part of a wider tensor, say.
+    It is written to `out`, if that is given: a part of what `empty_rows` returned, up to its end
+    if it is the last part.
     """
     tokens, columns = x.shape
     rows = len(weight)
@@ -90,8 +92,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = 
     assert bias is None or bias.shape == (rows,)
     whole = x.dtype == torch.float32
     tile = FP32 if whole or INTERPRETED else configuration(BF16, x)
-    out = x.new_empty(tokens, rows) if out is None else out
-    assert out.shape == (tokens, rows)
+    out = empty_rows(x, rows) if out is None else out
+    assert len(out) == tokens
+    assert rows <= out.shape[1] < rows + ALIGNED
     assert out.stride(1) == 1
     grid = (triton.cdiv(tokens, tile.tokens) * triton.cdiv(rows, tile.rows),)
     _linear[grid](
@@ -103,6 +106,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = 
         x.stride(0),
         out.stride(0),
         ROWS=rows,
+        STORED=out.shape[1],
         COLUMNS=columns,
         BIASED=bias is not None,
         BT=tile.tokens,
@@ -114,4 +118,4 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = 
         num_warps=tile.warps,
         num_stages=tile.stages,
     )
-    return out
+    return out[:, :rows]

@@ -47,6 +47,7 @@ PLAIN_COLUMNS = 64  # at once in prefill, where no blocks of scales say otherwis
 ROUTED_TOKENS, ROUTED_WARPS = (4 if INTERPRETED else 1), 1
 MOST_STEP_TOKENS = 16
 DOWN_COLUMNS = 512  # at once in decode, of all of a token's experts
+CUT_EXPERTS = 1024  # at once; slots on a small card may be as many as all layers have experts
 COMBINED = 1024  # elements of a program that adds up
 
 
@@ -178,14 +179,17 @@ def _cut(
 ):
     """The tiles of one expert, or, of the program behind the last, those that are left."""
     i_expert = tl.program_id(0)
-    o_e, o_t = tl.arange(0, BE), tl.arange(0, BT)
-    in_front = o_e < i_expert
-    b_ends = tl.load(p_ends + o_e, mask=o_e < EXPERTS, other=0)
-    b_starts = tl.load(p_ends + o_e - 1, mask=(o_e > 0) & (o_e < EXPERTS), other=0)
-    b_tiles = (b_ends - b_starts + ROWS - 1) // ROWS
-    at = tl.sum(tl.where(in_front, b_tiles, 0), axis=0)
-    start = tl.sum(tl.where(o_e == i_expert, b_starts, 0), axis=0)
-    count = tl.sum(tl.where(o_e == i_expert, b_tiles, 0), axis=0)
+    o_t = tl.arange(0, BT)
+    at = tl.zeros([], dtype=tl.int32)
+    start, count = at, at
+    for first in range(0, i_expert + 1, BE):
+        o_e = first + tl.arange(0, BE)
+        b_ends = tl.load(p_ends + o_e, mask=o_e < EXPERTS, other=0)
+        b_starts = tl.load(p_ends + o_e - 1, mask=(o_e > 0) & (o_e < EXPERTS), other=0)
+        b_tiles = (b_ends - b_starts + ROWS - 1) // ROWS
+        at += tl.sum(tl.where(o_e < i_expert, b_tiles, 0), axis=0)
+        start += tl.sum(tl.where(o_e == i_expert, b_starts, 0), axis=0)
+        count += tl.sum(tl.where(o_e == i_expert, b_tiles, 0), axis=0)
     if i_expert == EXPERTS:
         count = tiles - at
     for i in range(0, count, BT):
@@ -210,7 +214,7 @@ def _plan(chosen: Tensor, experts: int, rows: int) -> _Plan:
         most,
         ROWS=rows,
         EXPERTS=experts,
-        BE=triton.next_power_of_2(experts + 1),
+        BE=min(CUT_EXPERTS, triton.next_power_of_2(experts + 1)),
         BT=64,
         num_warps=4,
     )

@@ -134,7 +134,7 @@ def test_of_an_fp8_checkpoint_only_what_is_stored_as_floats_is_not_fp8(
     fp8, plain = torch.float8_e4m3fn, torch.float32
     assert formats["linear_attention in_proj"] == [(fp8, 1024), (plain, 4)]
     assert formats["full_attention in_proj"] == [(fp8, 768)]
-    assert formats["mlp in_proj"] == [(plain, 3), (fp8, 256)]
+    assert formats["mlp in_proj"] == [(fp8, 256), (plain, 3)]
     for name in ("linear_attention out_proj", "full_attention out_proj", "mlp shared_down"):
         assert formats[name] == [(fp8, 160)]
 

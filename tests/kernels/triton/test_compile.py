@@ -14,7 +14,7 @@ import torch
 from ahead_of_time import SHARED_MEMORY, compile_launches
 from groupwise_stacks import eight_bit, four_bit, mxfp4
 from qcn_kernels.causal_conv1d.triton import causal_conv1d_step
-from qcn_kernels.chip import CHIPS
+from qcn_kernels.chip import CHIPS, empty_rows
 from qcn_kernels.fp8 import Fp8Matrices
 from qcn_kernels.fp8.triton import linear as linear_fp8
 from qcn_kernels.gated_delta_net import triton as gated_delta_net
@@ -54,6 +54,11 @@ EXPERTS, TOP_K, INTERMEDIATE = 8, 10, 512  # fewer experts than the model's 512:
 
 def bf16(*shape: int) -> Tensor:
     return torch.zeros(shape, dtype=torch.bfloat16)
+
+
+def in_a_layer(tokens: int) -> Tensor:
+    """What a layer's router, shared expert and its gate are cut from: see `SparseMoe`."""
+    return empty_rows(bf16(tokens, HIDDEN), 1537)[:, :1537]
 
 
 WEIGHTS = DeltaNetWeights(
@@ -114,8 +119,8 @@ def projection() -> None:
 
 
 def gates() -> None:
-    projected = bf16(TOKENS, 1537)
-    gated(projected[:, 1025:], gate=projected[:, 513:1025], gating="silu")
+    projected = in_a_layer(TOKENS)
+    gated(projected[:, 512:1024], gate=projected[:, :512], gating="silu")
 
 
 def rotary() -> None:
@@ -191,8 +196,8 @@ def step_with(down: Tensor | Stacked) -> Callable[..., Tensor]:
 
     def launcher(x: Tensor, **given: Any) -> Tensor:
         now = Normed(x.float(), torch.zeros(HIDDEN), 1e-6)
-        projected = bf16(1, 513 + 2 * INTERMEDIATE)
-        shared = SharedExpert(projected[:, 512:513], projected[:, 513:], down)
+        projected = in_a_layer(1)
+        shared = SharedExpert(projected[:, 1536:], projected[:, :1024], down)
         return moe.experts_step(now, **given, shared=shared, to=torch.zeros(1, HIDDEN))
 
     return launcher
@@ -226,8 +231,13 @@ def experts_step_groupwise() -> None:
         run_experts(moe.experts_step, 1, stack)
 
 
+def plan_of_slots() -> None:
+    """Where experts lie in host memory: slots of all layers together."""
+    moe._plan(torch.zeros(TOKENS, TOP_K, dtype=torch.int64), 23_000, FEW)
+
+
 def router() -> None:
-    moe.route(bf16(TOKENS, 1537)[:, :512], top_k=TOP_K, normalise=True)
+    moe.route(in_a_layer(TOKENS)[:, 1024:1536], top_k=TOP_K, normalise=True)
 
 
 def linears_fp8() -> None:
@@ -239,7 +249,7 @@ def steps() -> None:
     now = Normed(torch.zeros(HIDDEN), torch.zeros(HIDDEN), 1e-6)
     to, mixed = torch.zeros(HIDDEN), bf16(2 * HIDDEN)
     linear_step(now, Stacked((fp8(12_288, HIDDEN), bf16(64, HIDDEN)), torch.bfloat16), None)
-    linear_step(now, Stacked((bf16(513, HIDDEN), fp8(1024, HIDDEN)), torch.bfloat16), None)
+    linear_step(now, Stacked((fp8(1024, HIDDEN), bf16(513, HIDDEN)), torch.bfloat16), None)
     out = Stacked((fp8(HIDDEN, 2 * HIDDEN),), torch.bfloat16)
     add_linear_step(to, mixed, out, None, gate=None, gating="sigmoid")
     add_linear_step(to, mixed, out, None, gate=mixed, gating="sigmoid")
@@ -271,6 +281,7 @@ OPERATIONS: dict[Callable[[], None], dict[str, str]] = {
     experts_step_fp8: {},
     experts_many_int4: {"_gate_up": "wgmma", "_down": "wgmma"},
     experts_step_int4: {},
+    plan_of_slots: {},
     router: {},
     linears_fp8: {"_linear": "wgmma"},
     steps: {},
@@ -322,3 +333,18 @@ def test_a_key_weighs_the_same_in_a_tile_that_masks_others(
     attend = compile_launches(chip, operation)[0]
     assert attend.name == "_attend"
     assert attend.exponents["fma"] > attend.exponents["sub"], attend
+
+
+def uneven_projection() -> None:
+    """As many rows as a router with its shared expert has, the last of them alone."""
+    linear(bf16(TOKENS, HIDDEN), bf16(1537, HIDDEN), None)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("operation", [uneven_projection, gates, linears_fp8])
+def test_a_thread_stores_16_bytes_at_once(
+    operation: Callable[[], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    *_, kernel = compile_launches(90, operation)
+    assert set(kernel.stores) == {"v4.b32"}, kernel

@@ -11,6 +11,7 @@ from interpreted import Caller, as_on
 from kernel_tolerances import assert_agrees
 from qcn_kernels.fp8 import Fp8Matrices
 from qcn_kernels.linear import Stacked
+from qcn_kernels.moe import triton as moe
 from qcn_kernels.moe.reference import mixture
 from qcn_kernels.moe.shared import SharedExpert
 from qcn_kernels.moe.tiles import FEW
@@ -214,6 +215,32 @@ def test_only_chosen_experts_are_read(call: Caller, function: Any, kind: str) ->
     chosen = torch.tensor([[2, 5], [5, 2], [2, 7]])
     out = drawn.run(call, function, torch.randn(3, 24), (torch.rand(3, 2), chosen))
     assert out.isfinite().all()
+
+
+def plan_in_pieces(chosen: Tensor, count: int, rows: int) -> tuple[Tensor, ...]:
+    """The plan, found by looking at few experts at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(moe, "CUT_EXPERTS", 16)
+        plan = moe._plan(chosen, count, rows)
+    return plan.order, plan.ends, plan.expert, plan.first
+
+
+def test_every_pair_is_in_one_tile_of_its_expert_however_many_experts_there_are(
+    call: Caller,
+) -> None:
+    """As on a small card: more slots than are looked at at once, few of them chosen."""
+    count, rows = 41, 16
+    chosen = torch.randint(7, 33, (25, 4))  # some experts have no pair, the first ones and the last
+    order, ends, expert, first = call(plan_in_pieces, chosen=chosen, count=count, rows=rows)
+    tiles = [(int(of), int(start)) for of, start in zip(expert, first, strict=True) if of < count]
+    pairs: list[int] = []
+    for of, start in tiles:
+        taken = order[start : min(start + rows, int(ends[of]))]
+        assert (chosen.flatten()[taken] == of).all()
+        assert len(taken) > 0
+        pairs += taken.tolist()
+    assert sorted(pairs) == list(range(chosen.numel()))
+    assert (expert[len(tiles) :] == count).all()  # and the rest of the launch does nothing
 
 
 @pytest.mark.gpu
