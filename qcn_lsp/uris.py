@@ -7,28 +7,31 @@ document. Only the `file` scheme is taken apart; `untitled:`, `vscode-notebook-c
 
 import re
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 _DRIVE = re.compile(r"/[A-Za-z]:(?=/|$)")
 
 
 def file_path(uri: str) -> Path | None:
-    """Return the path of a `file` URI, drive letter in lower case; None for other schemes."""
+    """Return the path of a `file` URI, drive letter in lower case; None for other schemes.
+
+    Also for a path that is no UTF-8: neither the model nor the protocol can name it.
+    """
     try:
-        parts = urlsplit(uri)
-    except ValueError:  # an unbalanced bracket in the host, say
+        parts = urlsplit(uri)  # ValueError: an unbalanced bracket in the host, say
+        if parts.scheme.lower() != "file":
+            return None
+        # urlsplit takes "?" and "#" for query and fragment; a client that means them in a path
+        # writes %3F and %23, so what is left after the path is no part of it.
+        host, path = (unquote_to_bytes(part).decode() for part in (parts.netloc, parts.path))
+    except ValueError:
         return None
-    if parts.scheme.lower() != "file":
-        return None
-    # urlsplit takes "?" and "#" for query and fragment; a client that means them in a path
-    # writes %3F and %23, so what is left after the path is no part of it.
-    path = unquote(parts.path)
     if "\0" in path or not path:
         return None
     if _DRIVE.match(path):
         path = path[1].lower() + path[2:]
-    if parts.netloc not in ("", "localhost"):
-        path = f"//{unquote(parts.netloc)}{path}"
+    if host not in ("", "localhost"):
+        path = f"//{host}{path}"
     return Path(path)
 
 

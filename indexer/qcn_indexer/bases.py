@@ -32,10 +32,7 @@ class Base:
 
     def changed_since(self, now: Snapshot) -> frozenset[PurePosixPath]:
         """Return the files whose text may not be what it was when this base was packed."""
-        found = difference(self.snapshot, now)
-        names = {*found.added, *found.changed, *found.removed}
-        names.update(name for pair in found.renamed for name in pair)
-        return self.unlike_disk.union(map(PurePosixPath, names))
+        return self.unlike_disk.union(map(PurePosixPath, difference(self.snapshot, now).paths))
 
 
 NOTHING = Base((), EMPTY, frozenset(), {}, ())

@@ -73,6 +73,12 @@ class Difference:
         """How many files are another, have come or gone, or have another path."""
         return len(self.added) + len(self.changed) + len(self.removed) + len(self.renamed)
 
+    @property
+    def paths(self) -> frozenset[str]:
+        """All of them, of a renamed file both."""
+        renamed = (path for pair in self.renamed for path in pair)
+        return frozenset((*self.added, *self.changed, *self.removed, *renamed))
+
 
 def look_again(
     root: Path,

@@ -20,7 +20,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from qcn_indexer.bases import NOTHING, Base, Bases
@@ -51,6 +51,15 @@ MOST_EVENTS = 100
 Texts = Mapping[PurePosixPath, str]
 Report = Callable[[str], None]
 """Hears how far the first reading is, and may raise to end it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """A base that may be put in force, what is behind it, and what was on disk when it was made."""
+
+    base: Base
+    overlay: Overlay
+    seen: Snapshot = field(repr=False)
 
 
 class Repository:
@@ -119,7 +128,7 @@ class Repository:
 
         self._snapshot = look_again(self.root, EMPTY, noticed=found)
         found(len(self._snapshot))
-        self._base = self._packed(buffers, report)
+        self._base = self._packed(buffers, self._snapshot, report)
         self._overlay = self._over(self._base)
         self._buffers = {path for path in buffers if path in self._overlay.shows}
 
@@ -166,31 +175,37 @@ class Repository:
         """Whether too much of the layout says what is no longer so."""
         return self.outdated or self._overlay.compaction_due() is not None
 
-    def compacted(self, buffers: Texts) -> tuple[Base, Overlay]:
+    def compacted(self, buffers: Texts) -> Compacted:
         """Return another base, and what is behind it; `swap` puts them in force."""
+        seen = self._snapshot  # others are taken in meanwhile
         why = "much has changed at once" if self.outdated else self._overlay.compaction_due()
-        if earlier := self._earlier():
+        if earlier := self._earlier(seen):
             logger.info("%s: laid out as before: %s", self.root.name, why)
-            return earlier
+            return Compacted(*earlier, seen)
         logger.info("%s: laid out anew: %s", self.root.name, why)
-        base = self._packed(buffers)
-        return base, self._over(base)
+        base = self._packed(buffers, seen)
+        return Compacted(base, self._over(base), seen)
 
-    def swap(self, new: tuple[Base, Overlay], old: Layout) -> bool:
-        """Put a base in force, unless the layout has changed since it was made."""
+    def swap(self, new: Compacted, old: Layout) -> bool:
+        """Put a base in force, unless the layout, or what it shows, has changed meanwhile."""
         if self.layout != old:
+            return False
+        # Of a file that only the new base shows, the present layout does not tell that it is gone,
+        # or must not be shown any more.
+        changed = difference(new.seen, self._snapshot).paths
+        if any(str(path) in changed for path in new.overlay.shows):
             return False
         if not self.purge:
             self._bases.keep(self._base)
-        self._base, self._overlay = new
+        self._base, self._overlay = new.base, new.overlay
         self._bases.drop(self._base)
         self.outdated = False
         return True
 
-    def _earlier(self) -> tuple[Base, Overlay] | None:
+    def _earlier(self, now: Snapshot) -> tuple[Base, Overlay] | None:
         """The earlier base with the least behind it, where that leaves room for changes to come."""
         fitting = []
-        for base, changed in self._bases.nearest(self._snapshot, most=MOST_EVENTS):
+        for base, changed in self._bases.nearest(now, most=MOST_EVENTS):
             overlay = self._brought_up(base, changed)
             if overlay is None:
                 return None  # and no base is kept any more
@@ -218,11 +233,12 @@ class Repository:
     def _over(self, base: Base) -> Overlay:
         return Overlay.over(base.segments, limits=self._limits, count=self._count)
 
-    def _packed(self, buffers: Texts, report: Report = lambda stage: None) -> Base:
+    def _packed(
+        self, buffers: Texts, snapshot: Snapshot, report: Report = lambda stage: None
+    ) -> Base:
         # The last entry of an overlay may exceed its budget by half: one file takes no more.
         budget = self._budget - 3 * self._limits.budget // 2
-        snapshot = self._snapshot
-        files = self._ranked(buffers, report)
+        files = self._ranked(buffers, snapshot, report)
         report(f"choosing from {len(files):,} files")
         packing = pack(files, budget=budget, count=self._count, front=self._overlay.base)
         segments = packing.layout.segments
@@ -236,12 +252,10 @@ class Repository:
             packing.left_out,
         )
 
-    def _ranked(self, buffers: Texts, report: Report) -> list[Ranked]:
+    def _ranked(self, buffers: Texts, snapshot: Snapshot, report: Report) -> list[Ranked]:
         past = history(self.root, commits=COMMITS)
         times = {
-            path: version.mtime_ns / 1e9
-            for path, version in self._snapshot.items()
-            if version.digest
+            path: version.mtime_ns / 1e9 for path, version in snapshot.items() if version.digest
         }
         opened = {str(path) for path in buffers}
         files = []

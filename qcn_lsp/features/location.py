@@ -16,7 +16,9 @@ def location(document: Document, roots: Sequence[Path]) -> tuple[PurePosixPath, 
     """
     path = file_path(document.uri)
     if path is None:
-        return PurePosixPath(document.uri.rpartition("/")[2].rpartition(":")[2] or "untitled"), None
+        name = document.uri.rpartition("/")[2].rpartition(":")[2]
+        # A lone surrogate is no character, and the engine takes none.
+        return PurePosixPath(name.encode(errors="replace").decode() or "untitled"), None
     root = root_of(path, roots)
     return PurePosixPath(path.relative_to(root).as_posix() if root else path.name), root
 

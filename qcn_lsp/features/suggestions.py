@@ -129,13 +129,15 @@ class Suggestions:
             return "qcn is turned off"
         if document.language_id in settings.completion.excluded_languages:
             return f"the language {document.language_id} is excluded"
+        if reason := unfit(document.text, cursor):
+            return reason
         path, _ = location(document, self._server.workspace_roots)
         if reason := looks_secret(path, document.text):
             if document.uri not in self._secrets_told:
                 self._secrets_told.add(document.uri)
                 logger.info("nothing is completed in %s: %s", document.uri, reason)
             return reason
-        return unfit(document.text, cursor)
+        return None
 
     def _is_outgrown(self, document: Document) -> bool:
         now = self._server.documents.get(document.uri)

@@ -150,6 +150,7 @@ def folder(path: str) -> dict[str, str]:
         ({"workspaceFolders": None, "rootUri": "file:///z", "rootPath": "/y"}, "/z"),
         ({"rootPath": "/y"}, "/y"),
         ({"workspaceFolders": []}, ""),
+        ({"workspaceFolders": [folder("/\ud800"), folder("/%FF"), folder("/a")]}, "/a"),
     ],
 )
 def test_roots(params: dict[str, Any], roots: str) -> None:

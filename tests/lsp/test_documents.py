@@ -347,6 +347,8 @@ def test_the_server_says_nothing_about_a_text_it_has_lost() -> None:
         ("", ""),
         ("no uri at all [", "no uri at all ["),
         ("file://[", "file://["),
+        ("file:///\ud800", "file:///\ud800"),
+        ("file:///%FF.py", "file:///%FF.py"),
     ],
 )
 def test_one_document_by_all_its_names(opened_as: str, asked_as: str) -> None:
@@ -361,10 +363,12 @@ def test_one_document_by_all_its_names(opened_as: str, asked_as: str) -> None:
 
 def test_other_documents_stay_apart() -> None:
     names = ["untitled:a", "untitled:A", "vscode-notebook-cell:/n#1", "vscode-notebook-cell:/n#2"]
+    names += ["file:///%FE.py", "file:///%FF.py", "file:///\ufffd.py"]  # the first two: no UTF-8
     store = DocumentStore()
     for name in names:
         store.open(types.TextDocumentItem(name, "plaintext", 1, name))
-    assert [store.get(name) is not None and name for name in names] == names
+    found = [store.get(name) for name in names]
+    assert [document and document.text for document in found] == names
 
 
 def test_the_document_used_last_is_the_last() -> None:

@@ -91,6 +91,9 @@ PROBES = {
         INLINE, {**ASKED, "position": {"line": 2**32, "character": 2**40}}, "ok"
     ),
     "a document that is not open": asked(INLINE, ASKED, "ok"),
+    "a name that is no text": asked(
+        INLINE, {**ASKED, "textDocument": {"uri": "file:///\ud800"}}, "ok"
+    ),
     "context of words": asked(INLINE, {**ASKED, "context": "now"}, INVALID_PARAMS),
     "unknown command": asked("workspace/executeCommand", {"command": "invented"}, INVALID_PARAMS),
     "command without its argument": asked(
