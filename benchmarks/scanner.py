@@ -72,7 +72,11 @@ class Counts:
         """Take in what a tool found in one text."""
         hit = any(first <= case.line <= last for first, last in lines)
         self.elsewhere += sum(not first <= case.line <= last for first, last in lines)
-        if case.weak:
+        self.take(weak=case.weak, hit=hit)
+
+    def take(self, *, weak: bool, hit: bool) -> None:
+        """Take in whether a tool found anything at one place."""
+        if weak:
             self.found, self.missed = self.found + hit, self.missed + (not hit)
         else:
             self.mistaken, self.passed = self.mistaken + hit, self.passed + (not hit)
