@@ -5,10 +5,12 @@
     built       a string put together from parts of which one is not constant
     untrusted   something of it comes from outside: a request, the command line, standard input
     anchored    an address whose host, or a path whose first folder, is constant
+    made:NAME   what the call of that name (a pattern, spelled out as the imports say) returned
 
 A name is followed to the values that it may have been given before, in its own function or around
 it, not through calls. What a sanitizer returns is trusted; so is a name that a condition has
-looked at before, where the rule says that this is how it is checked.
+looked at before, where the rule says that this is how it is checked, and one that was given to a
+call which by its name checks it and whose answer nobody takes (`validate_name(name)`).
 """
 
 import re
@@ -18,13 +20,14 @@ from functools import cached_property
 
 from ast_grep_py import Rule, SgNode
 
-from qcn_lsp.scan.source import Source, Span, of_kinds, span_of
+from qcn_lsp.scan.source import Call, Source, Span, of_kinds, span_of
 
 _DEEPEST = 8  # names followed one after another
 _CONSTANT_NAME = re.compile(r"(?:[\w.]*\.)?_?[A-Z][A-Z0-9_]+")
+_CHECKS = re.compile(r"(?i)(?:.*\.)?_*(?:validate|check|ensure|assert|verify|require)(?:_?\w*)")
 _FORMATS = re.compile(
     r".*\.format|(?:fmt|log)\.Sprintf?(?:ln)?|String\.format|.*\.formatted|.*\.concat|"
-    r"s(?:n)?printf|strn?c(?:at|py)|.*\.join|textwrap\.dedent|.*\.strip|str|text|sqlalchemy\.text"
+    r"s(?:n)?printf|strn?c(?:at|py)|.*\.join|.*\.replace|textwrap\.dedent|.*\.strip|str|text|sqlalchemy\.text"
 )
 _QUOTES = "\"'`"
 _KEYS = {"subscript": "subscript", "subscript_expression": "index", "index_expression": "index"}
@@ -59,6 +62,8 @@ class Flow:
         A value nested too deeply to be followed is taken for what a rule looks for.
         """
         try:
+            if question.startswith("made:"):
+                return self.made(re.compile(question[5:]), node)
             return self._answers[question](node)
         except RecursionError:
             return question in ("variable", "built")
@@ -90,6 +95,8 @@ class Flow:
             return self._constant_children(node, depth)
         text = node.text()
         if _CONSTANT_NAME.fullmatch(text):
+            return True
+        if kind in grammar.names and self._validated(node):
             return True
         if kind in grammar.names and depth < _DEEPEST:
             values = self.source.reaching(text, span_of(node))
@@ -128,11 +135,16 @@ class Flow:
 
     def _formats(self, node: SgNode, depth: int) -> bool:
         """Whether a call puts a string together from others."""
-        call = next((one for one in self.source.calls if span_of(one.node) == span_of(node)), None)
+        call = self.source.call_at(node)
         if call is None or not _FORMATS.fullmatch(call.name):
             return False
         receiver = node.field("object") or call.callee.child(0)
         parts = [*call.positional, *call.named.values()]
+        if call.name.endswith(".join") and self.source.grammar.name != "python" and receiver:
+            return not self.constant(receiver, depth)  # the list; in Python that is an argument
+        if call.name.endswith(".replace"):
+            text = receiver is not None and receiver.kind() in self.source.grammar.strings
+            return text and len(parts) == 2 and not self.constant(parts[1], depth)
         if call.name.endswith((".format", ".formatted")):
             return any(not self.constant(part, depth) for part in parts)
         if len(parts) == 1 and call.name in ("text", "sqlalchemy.text", "str", "textwrap.dedent"):
@@ -140,6 +152,17 @@ class Flow:
         if call.name.endswith(".strip"):
             return receiver is not None and self.built(receiver, depth)
         return any(not self.constant(part, depth) for part in parts)
+
+    def made(self, wanted: re.Pattern[str], node: SgNode, depth: int = 0) -> bool:
+        """Whether the value is, or may be, what a call of that name returned."""
+        grammar = self.source.grammar
+        if node.kind() in grammar.calls:
+            call = self.source.call_at(node)
+            return call is not None and bool(wanted.fullmatch(call.name))
+        if node.kind() in grammar.names | {"attribute"} and depth < _DEEPEST:
+            values = self.source.reaching(node.text(), span_of(node))
+            return any(self.made(wanted, one.value, depth + 1) for one in values)
+        return False
 
     def _has_text(self, node: SgNode, depth: int) -> bool:
         """Whether a string literal, or a name that stands for one, is among the operands."""
@@ -196,7 +219,7 @@ class Flow:
             place = span_of(name)
             if any(span.holds(place) for span in clean):
                 continue
-            if self.checked and self._looked_at(name):
+            if (self.checked and self._looked_at(name)) or self._validated(name):
                 continue
             if self._is_handlers_parameter(name):
                 return True
@@ -272,6 +295,27 @@ class Flow:
             if word.search(text) and not _TRIVIAL_CHECK.fullmatch(text.strip()):
                 return True
         return False
+
+    def _validated(self, name: SgNode) -> bool:
+        """Whether a call in front, in the same function, checks what the name stands for."""
+        text, place = name.text(), span_of(name)
+        return any(
+            span_of(call.node).end <= place.start
+            and any(one.text() == text for one in call.positional)
+            and self.source.function_around(call.node) == self.source.function_around(name)
+            for call in self._checks
+        )
+
+    @cached_property
+    def _checks(self) -> list[Call]:
+        """The calls of checks that raise: nobody takes what they return."""
+        return [
+            call
+            for call in self.source.calls
+            if _CHECKS.fullmatch(call.name)
+            and (around := call.node.parent())
+            and (around.kind() == "expression_statement" or around.kind() == "await")
+        ]
 
     def _made_of(self, name: str, around: SgNode) -> Iterator[str]:
         scope = span_of(around)
