@@ -121,7 +121,8 @@ _PLACEHOLDER = re.compile(
     re.IGNORECASE,
 )
 _NO_PASSWORD = re.compile(
-    r"(?:admin|bar|foo|guest|mysql|pass|postgres|pwd|root|test|user|word)+\d{0,3}", re.IGNORECASE
+    r"(?:admin|bar|foo|guest|mysql|pass|postgres|pwd|root|test|tiger|user|word)+\d{0,3}",
+    re.IGNORECASE,
 )
 # A random token of 16 letters has fewer once in many millions.
 _FEWEST_CHARACTERS = 6

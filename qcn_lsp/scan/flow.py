@@ -5,10 +5,12 @@
     built       a string put together from parts of which one is not constant
     untrusted   something of it comes from outside: a request, the command line, standard input
     anchored    an address whose host, or a path whose first folder, is constant
+    made:NAME   what the call of that name (a pattern, spelled out as the imports say) returned
 
 A name is followed to the values that it may have been given before, in its own function or around
 it, not through calls. What a sanitizer returns is trusted; so is a name that a condition has
-looked at before, where the rule says that this is how it is checked.
+looked at before, where the rule says that this is how it is checked, and one that was given to a
+call which by its name checks it and whose answer nobody takes (`validate_name(name)`).
 """
 
 import re
@@ -16,42 +18,37 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from ast_grep_py import Rule, SgNode
+from ast_grep_py import SgNode
 
+from qcn_lsp.scan.facts import Facts
 from qcn_lsp.scan.source import Source, Span, of_kinds, span_of
 
 _DEEPEST = 8  # names followed one after another
 _CONSTANT_NAME = re.compile(r"(?:[\w.]*\.)?_?[A-Z][A-Z0-9_]+")
 _FORMATS = re.compile(
     r".*\.format|(?:fmt|log)\.Sprintf?(?:ln)?|String\.format|.*\.formatted|.*\.concat|"
-    r"s(?:n)?printf|strn?c(?:at|py)|.*\.join|textwrap\.dedent|.*\.strip|str|text|sqlalchemy\.text"
+    r"s(?:n)?printf|strn?c(?:at|py)|.*\.join|.*\.replace|textwrap\.dedent|.*\.strip|str|text|sqlalchemy\.text"
 )
 _QUOTES = "\"'`"
-_KEYS = {"subscript": "subscript", "subscript_expression": "index", "index_expression": "index"}
 _ANCHOR = re.compile(r"(?:[a-z+]+:)?//[^/\s]+/|/[^/\\]")
 _TRIVIAL_CHECK = re.compile(
     r"(?:not\s+|!)?[\w.]+(?:\s*(?:is not|is|[=!]==?)\s*(?:None|null|nil|\"\"|''))?"
 )
 
 
-@dataclass(frozen=True)
-class Outside:
-    """What a language takes from outside, and what makes it harmless; from `flow.yml`."""
-
-    sources: list[Rule] = field(default_factory=list)
-    sanitizers: str = ""  # a pattern of names of calls
-    handlers: str = ""  # a pattern of decorators and annotations: parameters come from outside
-
-
 @dataclass
 class Flow:
     """Answers the questions for one text; `via` collects the values that names were followed to."""
 
-    source: Source
-    outside: Outside
+    facts: Facts
     sanitizers: re.Pattern[str] | None = None
     checked: bool = False
     via: list[Span] = field(default_factory=list)
+
+    @property
+    def source(self) -> Source:
+        """The text."""
+        return self.facts.source
 
     def asked(self, question: str, node: SgNode) -> bool:
         """Whether the answer to `question` is yes for a node.
@@ -59,6 +56,8 @@ class Flow:
         A value nested too deeply to be followed is taken for what a rule looks for.
         """
         try:
+            if question.startswith("made:"):
+                return self.made(re.compile(question[5:]), node)
             return self._answers[question](node)
         except RecursionError:
             return question in ("variable", "built")
@@ -90,6 +89,8 @@ class Flow:
             return self._constant_children(node, depth)
         text = node.text()
         if _CONSTANT_NAME.fullmatch(text):
+            return True
+        if kind in grammar.names and self._validated(node):
             return True
         if kind in grammar.names and depth < _DEEPEST:
             values = self.source.reaching(text, span_of(node))
@@ -128,11 +129,16 @@ class Flow:
 
     def _formats(self, node: SgNode, depth: int) -> bool:
         """Whether a call puts a string together from others."""
-        call = next((one for one in self.source.calls if span_of(one.node) == span_of(node)), None)
+        call = self.source.call_at(node)
         if call is None or not _FORMATS.fullmatch(call.name):
             return False
         receiver = node.field("object") or call.callee.child(0)
         parts = [*call.positional, *call.named.values()]
+        if call.name.endswith(".join") and self.source.grammar.name != "python" and receiver:
+            return not self.constant(receiver, depth)  # the list; in Python that is an argument
+        if call.name.endswith(".replace"):
+            text = receiver is not None and receiver.kind() in self.source.grammar.strings
+            return text and len(parts) == 2 and not self.constant(parts[1], depth)
         if call.name.endswith((".format", ".formatted")):
             return any(not self.constant(part, depth) for part in parts)
         if len(parts) == 1 and call.name in ("text", "sqlalchemy.text", "str", "textwrap.dedent"):
@@ -140,6 +146,17 @@ class Flow:
         if call.name.endswith(".strip"):
             return receiver is not None and self.built(receiver, depth)
         return any(not self.constant(part, depth) for part in parts)
+
+    def made(self, wanted: re.Pattern[str], node: SgNode, depth: int = 0) -> bool:
+        """Whether the value is, or may be, what a call of that name returned."""
+        grammar = self.source.grammar
+        if node.kind() in grammar.calls:
+            call = self.source.call_at(node)
+            return call is not None and bool(wanted.fullmatch(call.name))
+        if node.kind() in grammar.names | {"attribute"} and depth < _DEEPEST:
+            values = self.source.reaching(node.text(), span_of(node))
+            return any(self.made(wanted, one.value, depth + 1) for one in values)
+        return False
 
     def _has_text(self, node: SgNode, depth: int) -> bool:
         """Whether a string literal, or a name that stands for one, is among the operands."""
@@ -189,14 +206,14 @@ class Flow:
         clean = [span for span in self._clean if whole.holds(span) or span.holds(whole)]
         if any(span.holds(whole) for span in clean):
             return False
-        for origin in self._origins:
+        for origin in self.facts.origins:
             if whole.holds(origin) and not any(span.holds(origin) for span in clean):
                 return True
         for name in self._names(node):
             place = span_of(name)
             if any(span.holds(place) for span in clean):
                 continue
-            if self.checked and self._looked_at(name):
+            if (self.checked and self._looked_at(name)) or self._validated(name):
                 continue
             if self._is_handlers_parameter(name):
                 return True
@@ -210,32 +227,16 @@ class Flow:
         return of_kinds(node, self.source.grammar.names)
 
     @cached_property
-    def _origins(self) -> list[Span]:
-        if not self.outside.sources:
-            return []
-        return [span_of(node) for node in self.source.root.find_all(any=self.outside.sources)]
-
-    @cached_property
     def _clean(self) -> list[Span]:
-        """The calls of sanitizers, and keys: what is found by a key is not the key."""
-        calls = [span_of(call.node) for call in self.source.calls if self._is_sanitizer(call.name)]
-        lookups = of_kinds(self.source.root, self.source.grammar.lookups)
-        keys = (key for node in lookups for key in node.field_children(_KEYS[node.kind()]))
-        return calls + [span_of(key) for key in keys]
-
-    def _is_sanitizer(self, name: str) -> bool:
-        general = self.outside.sanitizers
-        return bool(
-            (general and re.fullmatch(general, name))
-            or (self.sanitizers and self.sanitizers.fullmatch(name))
-        )
+        own = self.facts.calls_of(self.sanitizers) if self.sanitizers else []
+        return own + self.facts.clean
 
     def _sanitized(self, node: SgNode) -> bool:
         return span_of(node) in self._clean
 
     def _is_handlers_parameter(self, name: SgNode) -> bool:
         """Whether a name is a parameter of a function that a web framework calls."""
-        if not self.outside.handlers:
+        if not self.facts.outside.handlers:
             return False
         function = self.source.function_around(name)
         parameters = function.field("parameters") if function else None
@@ -249,10 +250,10 @@ class Flow:
             head = decorated.text()[: span_of(function).start - span_of(decorated).start]
         elif self.source.grammar.name != "java":
             return False
-        if not re.search(self.outside.handlers, head):
+        if not re.search(self.facts.outside.handlers, head):
             return False
         return self.source.grammar.name != "java" or bool(
-            re.search(rf"(?:{self.outside.handlers})[^,]*\b{re.escape(name.text())}\b", head)
+            re.search(rf"(?:{self.facts.outside.handlers})[^,]*\b{re.escape(name.text())}\b", head)
         )
 
     def _looked_at(self, name: SgNode) -> bool:
@@ -264,14 +265,20 @@ class Flow:
         place = span_of(name)
         names = {name.text(), *self._made_of(name.text(), around)}
         word = re.compile(r"\b(?:" + "|".join(map(re.escape, sorted(names))) + r")\b")
-        for check in of_kinds(around, self.source.grammar.conditions):
-            condition = check.field("condition") or check
-            if span_of(condition).end > place.start:
-                continue
-            text = condition.text().strip("()")
-            if word.search(text) and not _TRIVIAL_CHECK.fullmatch(text.strip()):
-                return True
-        return False
+        return any(
+            end <= place.start and word.search(text) and not _TRIVIAL_CHECK.fullmatch(text)
+            for end, text in self.facts.conditions(around)
+        )
+
+    def _validated(self, name: SgNode) -> bool:
+        """Whether a call in front, in the same function, checks what the name stands for."""
+        text, place = name.text(), span_of(name)
+        return any(
+            span_of(call.node).end <= place.start
+            and any(one.text() == text for one in call.positional)
+            and self.source.function_around(call.node) == self.source.function_around(name)
+            for call in self.facts.checks
+        )
 
     def _made_of(self, name: str, around: SgNode) -> Iterator[str]:
         scope = span_of(around)

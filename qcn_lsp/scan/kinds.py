@@ -43,7 +43,8 @@ def _kind(node: SgNode, source: Source, depth: int) -> str:
     if node.kind() == "call":
         if _ENCODED.fullmatch(text):
             return "bytes"
-        name = next((one.name for one in source.calls if span_of(one.node) == span_of(node)), "")
+        call = source.call_at(node)
+        name = call.name if call else ""
         return next((kind for kind, made in _MADE_BY.items() if made.fullmatch(name)), "")
     if node.kind() == "identifier" and depth < _DEEPEST:
         place = span_of(node)

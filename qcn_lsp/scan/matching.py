@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from ast_grep_py import SgNode
 
 from qcn_lsp.scan.edits import edits_of
+from qcn_lsp.scan.facts import Facts
 from qcn_lsp.scan.finding import Finding
 from qcn_lsp.scan.flow import Flow
 from qcn_lsp.scan.grammars import Grammar
@@ -33,7 +34,7 @@ def matches_in(text: str, grammar: Grammar) -> Iterator[Match]:
     if not rules:
         return
     source = Source(text, grammar)
-    flow = Flow(source, outside_of(grammar.rules[0]))
+    flow = Flow(Facts(source, outside_of(grammar.rules[0])))
     for rule in rules:
         one = replace(flow, sanitizers=rule.sanitizers, checked=rule.checked, via=[])
         for node, part, call in _candidates(rule, source):

@@ -18,7 +18,7 @@ A file is a list of rules:
 What may be asked of an argument or metavariable: a question of `flow.py`; `present`, `absent`; or
 `/pattern/`, which must match its text as a whole; several joined by ` and `.
 
-`flow.yml` in a folder says what comes from outside: see `Outside`.
+`flow.yml` in a folder says what comes from outside: see `Outside` in `facts.py`.
 """
 
 import re
@@ -29,8 +29,8 @@ from typing import Any
 
 import yaml
 
+from qcn_lsp.scan.facts import Outside
 from qcn_lsp.scan.finding import Proof, Severity
-from qcn_lsp.scan.flow import Outside
 
 _FLOW = "flow.yml"
 

@@ -86,6 +86,14 @@ class Source:
         found = of_kinds(self.root, self.grammar.calls)
         return [call for node in found if (call := self._call(node))]
 
+    def call_at(self, node: SgNode) -> Call | None:
+        """Return the call that a node is."""
+        return self._calls_by_place.get(span_of(node))
+
+    @cached_property
+    def _calls_by_place(self) -> dict[Span, Call]:
+        return {span_of(call.node): call for call in self.calls}
+
     def _call(self, node: SgNode) -> Call | None:
         fields, arguments_field = self.grammar.calls[node.kind()]
         parts = [part for name in fields if (part := node.field(name))]
@@ -146,17 +154,34 @@ class Source:
                 yield name.text() if name else whole.rpartition("/")[2], whole
 
     def _script_imports(self) -> Iterator[tuple[str, str]]:
+        known = {**dict(self._script_statements()), **dict(self._required())}
+        yield from known.items()
+        for item in self.root.find_all(kind="variable_declarator"):
+            name, value = item.field("name"), item.field("value")
+            if name and value and value.kind() in ("member_expression", "identifier"):
+                first, dot, rest = value.text().partition(".")
+                if first in known:  # const { exec } = cp, or exec = cp.exec
+                    yield from _script_names(name, known[first] + dot + rest)
+
+    def _script_statements(self) -> Iterator[tuple[str, str]]:
         for statement in self.root.find_all(kind="import_statement"):
             origin = statement.field("source")
             clause = next((c for c in statement.children() if c.kind() == "import_clause"), None)
             if origin and clause:
                 yield from _script_names(clause, _module(origin))
+
+    def _required(self) -> Iterator[tuple[str, str]]:
+        """Yield what is loaded by `require(…)`, or by `require(…).member`."""
         for item in self.root.find_all(kind="variable_declarator", regex=r"require\("):
             name, value = item.field("name"), item.field("value")
+            member = ""
+            if value and value.kind() == "member_expression":
+                field = value.field("property")
+                value, member = value.field("object"), f".{field.text()}" if field else ""
             arguments = value.field("arguments") if value else None
             modules = [a for a in arguments.children() if a.kind() == "string"] if arguments else []
             if name and modules:
-                yield from _script_names(name, _module(modules[0]))
+                yield from _script_names(name, _module(modules[0]) + member)
 
     # --- Definitions ---------------------------------------------------------------------------
 

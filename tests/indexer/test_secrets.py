@@ -84,6 +84,7 @@ HARMLESS = [
     ".SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c",
     "postgres://postgres:postgres@localhost/db",
     "postgres://user:password@localhost/db",
+    "mysql+pymysql://scott:tiger@192.168.0.134/test",
     "postgres://user:pass123@localhost/db",
     "postgres://app:${DB_PASSWORD}@db/app",
     "postgres://app:%s@db/app",
