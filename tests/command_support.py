@@ -1,5 +1,7 @@
 """How the tests of the commands run `qcn`: as a process, as a user does."""
 
+import contextlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,3 +19,23 @@ def qcn(*arguments: str | Path, cwd: Path | None = None) -> "subprocess.Complete
         stdin=subprocess.DEVNULL,
         timeout=DEADLINE_SECONDS,
     )
+
+
+def qcn_with_errors_on_a_terminal(*arguments: str | Path, cwd: Path) -> tuple[str, str]:
+    """Run `qcn` with standard error on a terminal; return what it printed, and what came there."""
+    terminal, inner = os.openpty()
+    try:
+        command = [sys.executable, "-m", "qcn_lsp.cli", *map(str, arguments)]
+        with subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=inner, cwd=cwd
+        ) as process:
+            os.close(inner)
+            assert process.stdout is not None
+            shown = b""
+            with contextlib.suppress(OSError):  # the terminal's end, on Linux
+                while more := os.read(terminal, 1 << 16):
+                    shown += more
+            printed = process.stdout.read()
+    finally:
+        os.close(terminal)
+    return printed.decode(), shown.decode()

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,6 +18,7 @@ from qcn_indexer.secrets import looks_secret
 from qcn_indexer.walk import Found, walk
 
 from qcn_lsp.commands.complete import workspace_of
+from qcn_lsp.commands.console import make_console, progress_on
 from qcn_lsp.commands.errors import CommandError
 from qcn_lsp.engine.link import EngineLink
 from qcn_lsp.engine.runtime import EMBEDDED_MODEL
@@ -34,6 +35,7 @@ from qcn_lsp.settings import EngineSettings
 
 SIDE_BY_SIDE = os.cpu_count() or 1  # files with findings that are worked on at once
 MOST_READ = 64  # files that are held at once
+NO_MODEL = f"{EMBEDDED_MODEL} only completes code; {CAPABLE} (--model or --engine-url)"
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Means:
 
     link: EngineLink | None
     find: Callable[[], Awaitable[ProvingGround]]
+    show: Callable[[str, int | None], None] = lambda activity, percentage: None
 
 
 @dataclass(frozen=True)
@@ -116,32 +119,43 @@ def parse(what: str) -> tuple[Path, Spot | None]:
 async def fixed(wanted: Wanted, options: Mapping[str, Any], *, as_json: bool) -> int:
     """Do what `run` says; one file's findings in turn, as many files at once as there are cores."""
     told: list[dict[str, Any]] = []
-    complete, found = True, False
+    all_done: list[Done] = []
     async with _model(wanted, options) as link:
         means = Means(link, cache(lambda: asyncio.create_task(ProvingGround.find())))
-        for batch in _batches(wanted):
-            results = await _side_by_side(wanted, means, batch)
-            for file, (text, done) in zip(batch, results, strict=True):
+        batches = _batches(wanted)
+        while found := await _next(wanted, means, batches):
+            for file, (text, done) in found:
                 path, source = file.path, file.source
-                found = found or bool(done)
-                complete = complete and all(one.outcome.accepted for one in done)
+                all_done += done
                 diff = unified(path, source.text, text) if text != source.text else ""
                 if wanted.apply and diff:
                     _write(source, text)
                 if as_json:
                     told.append(_plain(file.root / path, done, diff, wanted.apply and bool(diff)))
                 else:
-                    print(diff, end="")
+                    print(diff, end="", flush=True)
                     for one in done:
                         print(_line(path, one), file=sys.stderr)
     if as_json:
         print(json.dumps(told, ensure_ascii=False))
-    if not found:
-        if (spot := wanted.spot) is not None:
-            what = spot.rule or f"column {spot.column}"
-            raise CommandError(f"{wanted.path}:{spot.line}: no finding there ({what})")
-        print("no findings", file=sys.stderr)
-    return 0 if complete else 1
+    if not all_done and (spot := wanted.spot) is not None:
+        what = spot.rule or f"column {spot.column}"
+        raise CommandError(f"{wanted.path}:{spot.line}: no finding there ({what})")
+    print(_summary(all_done, wanted), file=sys.stderr)
+    return 0 if all(one.outcome.accepted for one in all_done) else 1
+
+
+async def _next(
+    wanted: Wanted, means: Means, batches: Iterator[list[File]]
+) -> list[tuple[File, tuple[str, list[Done]]]]:
+    """Fix the next batch, which is shown while it lasts; return nothing where there is none."""
+    console = make_console(stderr=True)
+    with progress_on(console) as show:
+        if console.is_terminal:
+            show("Looking for findings", None)
+        batch = next(batches, [])
+        results = await _side_by_side(wanted, replace(means, show=show), batch)
+    return list(zip(batch, results, strict=True))
 
 
 @asynccontextmanager
@@ -219,14 +233,14 @@ async def _fix(wanted: Wanted, means: Means, file: File) -> tuple[str, list[Done
 async def _search(wanted: Wanted, means: Means, root: Path, subject: Subject) -> Outcome:
     reason = withheld(root, subject.path) or looks_secret(subject.path, subject.text)
     if means.link is None:
-        reason = f"{EMBEDDED_MODEL} only completes code; {CAPABLE} (--model or --engine-url)"
+        reason = NO_MODEL
     search = Search(
         _scan,
         chats=None if reason else means.link,
         no_model=reason or "",
         trials=Trials(means.find, root, subject, {}),
         exploit=wanted.exploit,
-        report=lambda activity: print(f"{subject.path}: {activity}", file=sys.stderr),
+        report=lambda activity: means.show(f"{subject.path}: {activity}", None),
     )
     around = None if reason else await asyncio.to_thread(surroundings, root, subject, {})
     return await search.run(subject, around)
@@ -291,10 +305,27 @@ def _line(path: PurePosixPath, done: Done) -> str:
     """What is told of a finding: its place, and the evidence or what was tried."""
     head = f"{path}:{done.line}:{done.finding.rule}: "
     if (accepted := done.outcome.accepted) is None:
+        if done.outcome.no_model == NO_MODEL:  # told once, at the end
+            return head + "\n  ".join(no_fix(replace(done.outcome, no_model="")))
         return head + "\n  ".join(no_fix(done.outcome))
     unchecked = unchecked_words(accepted.evidence)
     tail = f"\n  not checked: {unchecked}" if unchecked else ""
     return f"{head}fixed by {accepted.candidate.origin}: {level_words(accepted.evidence)}{tail}"
+
+
+def _summary(done: Sequence[Done], wanted: Wanted) -> str:
+    """Return in sentences how many findings have a fix, whether it is written, and what lacks."""
+    if not done:
+        return "no findings"
+    fixed = sum(one.outcome.accepted is not None for one in done)
+    count = f"{fixed} of {len(done)} finding{'s' * (len(done) > 1)}"
+    if wanted.apply:
+        sentences = [f"Fixed {count}."]
+    else:
+        sentences = [f"Found fixes of {count}{'; --apply writes them' * bool(fixed)}."]
+    if any(one.outcome.no_model == NO_MODEL for one in done):
+        sentences.append(f"No model was asked for the others: {NO_MODEL}.")
+    return " ".join(sentences)
 
 
 def _plain(path: Path, done: Sequence[Done], diff: str, written: bool) -> dict[str, Any]:

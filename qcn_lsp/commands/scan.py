@@ -15,6 +15,7 @@ from qcn_indexer.languages import language_of
 from qcn_indexer.read import Text, read_text
 from qcn_indexer.walk import EMPTY_FILE, Found, Skipped, walk
 
+from qcn_lsp.commands.console import Show, make_console, progress_on
 from qcn_lsp.scan.finding import Severity
 from qcn_lsp.scan.process import ScanFailed, ScanProcess
 from qcn_lsp.scan.reports import FORMATS, Report, ScannedFile, printable
@@ -27,7 +28,10 @@ _SEVERITIES = [Severity.NOTE, Severity.WARNING, Severity.ERROR]
 
 def run(paths: Sequence[Path], format_: str, fail_on: str) -> int:
     """Scan, print what was found in the format asked for, and return the exit code."""
-    report = asyncio.run(scan(paths or [Path()]))
+    console = make_console(stderr=True)
+    with progress_on(console) as show:
+        told = show if console.is_terminal else None
+        report = asyncio.run(scan(paths or [Path()], told))
     sys.stdout.write(FORMATS[format_](report))
     for path, why in report.failed:
         print(f"qcn: {printable(path)} was not scanned: {printable(why)}", file=sys.stderr)
@@ -37,18 +41,22 @@ def run(paths: Sequence[Path], format_: str, fail_on: str) -> int:
     return FOUND if any(finding.severity in enough for _, finding in report.findings) else 0
 
 
-async def scan(paths: Sequence[Path]) -> Report:
+async def scan(paths: Sequence[Path], show: Show | None = None) -> Report:
     """Scan what lies at and below some paths, on as many cores as there are."""
+    if show:
+        show("Looking for files", None)
     skipped: list[tuple[str, str]] = []
     failed: list[tuple[str, str]] = []
     files = list(dict.fromkeys(_files(paths, skipped, failed)))
     scanned: dict[Path, ScannedFile] = {}
-    left = iter(files)
+    left = iter(enumerate(files))
 
     async def work() -> None:
         process = ScanProcess()
         try:
-            for path in left:  # shared: each file goes to who is free
+            for number, path in left:  # shared: each file goes to who is free
+                if show:
+                    show(f"Scanning {len(files):,} files", 100 * number // len(files))
                 await one(process, path)
         finally:
             await process.close()

@@ -27,6 +27,7 @@ _LOOKS = (
     *("import ast", "co_code", "co_names"),
 )
 _NO_PYTEST = "No module named pytest"
+LAST_LINE = 120  # characters of a log's last line that are told
 NAMED = 3  # broken tests that a refusal names
 
 
@@ -147,7 +148,7 @@ class Trials:
         why = ""
         for self._suite in suites:
             outcome = await self._run(self._subject.text, None)
-            unfit = _no_baseline(outcome)
+            unfit = _no_baseline(outcome, self._suite.runner)
             if unfit is None:
                 return outcome
             why = why or unfit  # of the likeliest
@@ -186,15 +187,23 @@ def unfit_exploit(test: str) -> str | None:
     return f"the test looks at the source (`{found}`) instead of running it" if found else None
 
 
-def _no_baseline(outcome: TestOutcome) -> str | None:
+def _no_baseline(outcome: TestOutcome, runner: str) -> str | None:
     """Why tests that were run without the change can be compared with nothing, or None."""
     if outcome.run.ended_by is not None:
         return f"they do not end without the change either (limit: {outcome.run.ended_by})"
     if outcome.named and not outcome.passed:
-        return "none passes without the change"
+        count = len(outcome.failed)
+        what = f"none of {count} passes without the change" if count else f"{runner} ran none"
+        return what + _last_words(outcome.run)
     if not outcome.named and not outcome.run.succeeded:
-        return "they fail without the change"
+        return f"they fail without the change{_last_words(outcome.run)}"
     return None
+
+
+def _last_words(run: Run) -> str:
+    """Return the last line of a log in which something went wrong: mostly the reason; untrusted."""
+    last = next((line for line in reversed(run.log.splitlines()) if line.strip()), "").strip()
+    return f" ({last[:LAST_LINE]})" if last and not run.succeeded else ""
 
 
 def _broken(baseline: TestOutcome, outcome: TestOutcome) -> Refusal | None:

@@ -23,9 +23,7 @@ def edits_of(
     """Return the edits that mend this place; none where the fix is not safe there."""
 
     def named(name: str) -> SgNode | None:
-        if name == "match":
-            return node
-        return call.callee if name == "callee" and call else part(name)
+        return node if name == "match" else _called(name, call) or part(name)
 
     def text_of(name: str) -> str:
         found = named(name)
@@ -54,6 +52,13 @@ def edits_of(
     if edit is None:
         return ()
     return (*_import(fix.imports, source), edit)
+
+
+def _called(name: str, call: Call | None) -> SgNode | None:
+    """Return what a call calls, or the object whose method that is."""
+    if call is None or name not in ("callee", "object"):
+        return None
+    return call.callee if name == "callee" else call.callee.field("object")
 
 
 def _append(argument: str, source: Source, call: Call | None) -> TextEdit | None:

@@ -3,6 +3,7 @@
     bytes   bytes
     ascii   a str of ASCII characters
     text    a str
+    tar     a `tarfile.TarFile`
 
 Told from how the value is made, and from the annotations of parameters; a name is followed only
 where one of its values surely reaches the place. Anything else has no kind.
@@ -22,10 +23,11 @@ _MADE_BY = {
     ),
     "ascii": re.compile(r".*\.hexdigest|secrets\.token_(?:hex|urlsafe)"),
     "text": re.compile(r"str|.*\.decode"),
+    "tar": re.compile(r"tarfile\.open|tarfile\.TarFile(?:\.\w+)?"),
 }
 _ENCODED = re.compile(r"(?s).*\.encode\(\s*(?:[\"'][\w-]+[\"'])?\s*\)")
 _LITERAL = re.compile(r"(?s)(\w*)[\"'].*")
-_ANNOTATED = {"bytes": "bytes", "str": "text"}
+_ANNOTATED = {"bytes": "bytes", "str": "text", "tarfile.TarFile": "tar"}
 
 
 def surely(kind: str, node: SgNode, source: Source) -> bool:
@@ -71,5 +73,5 @@ def _annotated(name: SgNode, source: Source) -> str:
         if parameter.kind() != "typed_parameter" or annotation is None or written is None:
             continue
         if written.kind() == "identifier" and written.text() == name.text():
-            return _ANNOTATED.get(annotation.text(), "")
+            return _ANNOTATED.get(source.full_name(annotation.text()), "")
     return ""

@@ -6,6 +6,7 @@ somebody else's: in text output whatever a terminal would obey is written as an 
 
 import json
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from qcn_lsp.positions import split_lines, without_line_end
-from qcn_lsp.scan.finding import Finding, Proof, identity
+from qcn_lsp.scan.finding import Finding, Proof, Severity, identity
 from qcn_lsp.uris import file_uri
 
 _SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
@@ -74,7 +75,7 @@ def as_text(report: Report) -> str:
             f"    {printable(source)}\n    {printable(finding.rationale)}\n"
         )
     found, files = len(report.findings), len(report.files)
-    parts.append(f"{_count(found, 'finding')} in {_count(files, 'file')}.\n")
+    parts.append(f"{_count(found, 'finding')} in {_count(files, 'file')}{_severities(report)}.\n")
     return "\n".join(parts)
 
 
@@ -84,6 +85,13 @@ def printable(text: str) -> str:
         letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
         for letter in text
     )
+
+
+def _severities(report: Report) -> str:
+    """Return how many findings are of each severity, the worst first; nothing where none are."""
+    numbers = Counter(finding.severity for _, finding in report.findings)
+    listed = [_count(numbers[one], str(one)) for one in Severity if numbers[one]]
+    return f": {', '.join(listed)}" if listed else ""
 
 
 def _count(number: int, what: str) -> str:

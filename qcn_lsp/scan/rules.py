@@ -39,8 +39,8 @@ _FLOW = "flow.yml"
 class Fix:
     """Edits that remove the weakness and change nothing else.
 
-    `replace`: `match`, `callee`, an argument or a metavariable. `by`: its new text, in which
-    `$NAME` stands for the text of a metavariable or argument. `append`: a further argument.
+    `replace`: `match`, `callee`, its `object`, an argument or a metavariable. `by`: its new text,
+    in which `$NAME` stands for that of a metavariable or argument. `append`: a further argument.
     `only_if`: texts that must match for the fix to be safe; of `name:PART` the dotted name as the
     imports spell it out. `kinds`: what parts must surely be, see `kinds.py`. `imports`: a module
     that it needs.

@@ -4,10 +4,11 @@ import asyncio
 import json
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from command_support import qcn
+from command_support import qcn, qcn_with_errors_on_a_terminal
 from deadlines import DEADLINE_SECONDS
 from scripted_model import scripted_model
 
@@ -100,7 +101,30 @@ def test_what_has_no_acceptable_fix_is_told_and_is_exit_code_1(
     told = capsys.readouterr()
     assert told.out == ""
     assert "No acceptable fix found." in told.err
-    assert "a capable model" in told.err
+    assert told.err.splitlines()[-1].startswith("Found fixes of 0 of 1 finding. ")
+    assert told.err.count("a capable model") == 1
+
+
+def test_at_the_end_it_says_how_much_has_a_fix_and_whether_it_is_written(
+    source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source.write_text(f"{TEXT}\n\ndef again(text):\n    return yaml.load(text)\n")
+    assert main(["fix", str(source)]) == 0
+    assert capsys.readouterr().err.endswith(
+        "Found fixes of 2 of 2 findings; --apply writes them.\n"
+    )
+    assert main(["fix", str(source), "--apply"]) == 0
+    assert capsys.readouterr().err.endswith("\nFixed 2 of 2 findings.\n")
+    assert main(["fix", str(source), "--apply"]) == 0
+    assert capsys.readouterr().err == "no findings\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such terminals there")
+def test_on_a_terminal_progress_leaves_the_diff_alone(source: Path) -> None:
+    diff, shown = qcn_with_errors_on_a_terminal("fix", "load.py", cwd=source.parent)
+    assert diff == qcn("fix", "load.py", cwd=source.parent).stdout
+    assert "Looking for findings" in shown
+    assert "Fixed" not in shown
 
 
 def test_a_model_named_on_the_command_line_is_asked(source: Path) -> None:

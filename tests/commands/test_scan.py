@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from command_support import qcn
+from command_support import qcn, qcn_with_errors_on_a_terminal
 
 TOKEN = "ghp_" + "h7Jk2Lm9Qw4Er6Ty1Ui3Op5As8Df0Gh2Jk4L"
 
@@ -102,7 +103,15 @@ def test_the_text_says_where_what_and_why(shop: Path) -> None:
         "lib/load.py:3:1: error: This call builds any Python object that the text names. "
         "[qcn.python.yaml-load-bare, CWE-502]\n    yaml.load(text)\n" in done.stdout
     )
-    assert done.stdout.endswith("\n3 findings in 5 files.\n")
+    assert done.stdout.endswith("\n3 findings in 5 files: 3 errors.\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such terminals there")
+def test_on_a_terminal_it_shows_how_far_it_is(shop: Path) -> None:
+    printed, shown = qcn_with_errors_on_a_terminal("scan", "--format", "json", cwd=shop)
+    assert json.loads(printed)["files"] == 5
+    assert re.search(r"Scanning \d files", shown)
+    assert "Scanning" not in qcn("scan", cwd=shop).stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such names there")

@@ -1,5 +1,6 @@
 """The ladder: the level that a good fix reaches, and why bad ones are refused."""
 
+import re
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -358,3 +359,25 @@ async def test_tests_that_fail_without_the_change_are_told_and_not_held_against_
     assert outcome.accepted is not None
     assert outcome.accepted.evidence.level is Level.TESTS
     assert outcome.accepted.evidence.unchecked == ("1 tests that fail without the change too",)
+
+
+@pytest.mark.parametrize(
+    ("tests", "why"),
+    [
+        (
+            "def test_run():\n    assert False\n",
+            r"none of 1 passes without the change \(1 failed.*",
+        ),
+        ("import absent\n", r"none of 1 passes without the change \(1 error.*"),
+        ("x = 1\n", r"pytest ran none \(no tests ran.*"),
+    ],
+)
+async def test_tests_that_say_nothing_without_the_change_are_told_with_the_reason(
+    subject: Subject, project: Path, tests: str, why: str
+) -> None:
+    (project / "test_app.py").write_text(tests)
+    (project / "conftest.py").write_text("")  # for pytest, and nothing else
+    outcome, _ = await fixed(subject, block(GOOD), root=project)
+    assert outcome.accepted is not None
+    [unchecked] = outcome.accepted.evidence.unchecked
+    assert re.fullmatch(f"the project's tests: {why}", unchecked)

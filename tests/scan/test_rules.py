@@ -102,6 +102,14 @@ def test_every_rule_with_a_fix_has_a_case_that_it_mends() -> None:
         "    return given == api_token",
         "def f(given: str, api_token: str):\n    given += more\n    return given == api_token",
         "import jwt\ndef f(api_token: bytes):\n    return jwt.encode(p, k) == api_token",
+        # No archive but tarfile's takes `filter`.
+        "import tarfile, zipfile\nwith zipfile.ZipFile(p) as a:\n    a.extractall(d)",
+        "import tarfile\nwith Archive(p) as a:\n    a.extract(m)",
+        "import tarfile\ndef unpack(a):\n    a.extract(m)",
+        "import tarfile, zipfile\na = tarfile.open(p) if t else zipfile.ZipFile(p)\na.extractall()",
+        "import shutil\nshutil.unpack_archive(p, d)",
+        "import shutil\nshutil.unpack_archive('a.zip' if z else 'a.tar', d)",
+        "import shutil\nshutil.unpack_archive(p, d, format='zip')",
     ],
 )
 def test_where_a_fix_is_not_safe_there_is_none(text: str) -> None:
