@@ -28,7 +28,7 @@ async def code_actions(
 ) -> list[Entry]:
     """Answer with what the providers offer, of the kinds that the client asks for."""
     document = server.documents.get(params.text_document.uri)
-    if document is None or not server.settings.enable:
+    if document is None or not server.settings_for(document.uri).enable:
         return []
     start = document.offset_at(params.range.start, server.encoding)
     end = document.offset_at(params.range.end, server.encoding)
