@@ -3,16 +3,20 @@
 The options sent with `initialize` hold until the client says more, and go on holding for what it
 does not mention. A client that answers `workspace/configuration` is asked, at the start and
 after each change; from any other, the settings are taken out of `didChangeConfiguration`.
+
+Where there are several workspace folders, a client that is asked is asked for each one's as well.
+One that knows no difference answers the same for all.
 """
 
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsprotocol import types
 
-from qcn_lsp.settings import SECTION, parse_settings
+from qcn_lsp.settings import SECTION, in_folder, parse_settings
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -42,18 +46,27 @@ class Configuration:
         change = workspace.did_change_configuration if workspace else None
         if change and change.dynamic_registration:
             self._watch_changes()
-        if workspace and workspace.configuration:
+        if self._can_ask:
             self._ask()
         else:
             self._apply(None)
 
     def on_change(self, params: types.DidChangeConfigurationParams) -> None:
         """Hear that the configuration changed."""
-        workspace = self._server.client_capabilities.workspace
-        if workspace and workspace.configuration:
+        if self._can_ask:
             self._ask()
         elif isinstance(params.settings, Mapping) and SECTION in params.settings:
             self._apply(params.settings[SECTION])
+
+    def on_folders(self) -> None:
+        """Hear that there are other workspace folders than before."""
+        if self._can_ask:
+            self._ask()
+
+    @property
+    def _can_ask(self) -> bool:
+        workspace = self._server.client_capabilities.workspace
+        return bool(workspace and workspace.configuration)
 
     def _watch_changes(self) -> None:
         registration = types.Registration(
@@ -72,23 +85,35 @@ class Configuration:
         behind it is looked at.
         """
         self._questions += 1
+        roots = self._server.workspace_roots
+        folders = roots if len(roots) > 1 else []
+        scopes = [None, *(root.as_uri() for root in folders)]
+        items = [types.ConfigurationItem(scope_uri=scope, section=SECTION) for scope in scopes]
         self._server.workspace_configuration(
-            types.ConfigurationParams(items=[types.ConfigurationItem(section=SECTION)])
-        ).add_done_callback(partial(self._take_answer, self._questions))
+            types.ConfigurationParams(items=items)
+        ).add_done_callback(partial(self._take_answer, self._questions, folders))
 
-    def _take_answer(self, question: int, answer: "Future[Sequence[object]]") -> None:
+    def _take_answer(
+        self, question: int, folders: Sequence[Path], answer: "Future[Sequence[object]]"
+    ) -> None:
         if question != self._questions or answer.cancelled():
             return
         if error := answer.exception():
             logger.warning("the client did not tell its settings: %s", error)
             self._apply(None)  # the options we started with
         else:
-            section, *_ = [*(answer.result() or ()), None]
-            self._apply(section)
+            section, *of_folders = [*(answer.result() or ()), None]
+            # Less than was asked for leaves the rest as everywhere.
+            self._apply(section, dict(zip(folders, of_folders[:-1], strict=False)))
 
-    def _apply(self, section: object) -> None:
+    def _apply(self, section: object, of_folders: Mapping[Path, object] | None = None) -> None:
         settings, problems = parse_settings(_merged(self._initial, section))
-        self._server.apply_settings(settings)
+        in_folders = {}
+        for root, own_section in (of_folders or {}).items():
+            own, own_problems = parse_settings(_merged(self._initial, own_section))
+            in_folders[root] = in_folder(settings, own)
+            problems += [f"{root.name}: {one}" for one in own_problems if one not in problems]
+        self._server.apply_settings(settings, in_folders)
         _set_log_level(self._server)
         self._server.status.tell(problems)
 

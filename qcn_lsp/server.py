@@ -6,13 +6,14 @@ State is changed on the event loop's thread only. Handlers read immutable values
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsprotocol import types
 from pygls.lsp.server import LanguageServer
+from qcn_indexer.open_files import root_of
 
 from qcn_lsp.configuration import Configuration
 from qcn_lsp.context.contexts import RepositoryContexts
@@ -48,6 +49,8 @@ class QcnServer(LanguageServer):
         )
         self.documents = DocumentStore()
         self.settings = Settings()
+        """Those that hold outside of workspace folders, and for the whole server."""
+        self._settings_in: dict[Path, Settings] = {}
         self.status = StatusReporter(self)
         self.tally = Tally()
         self.workspace_roots: list[Path] = []
@@ -105,11 +108,27 @@ class QcnServer(LanguageServer):
         link = EngineLink(self.settings.engine, model, on_status=report, budgets=budgets)
         return link
 
-    def apply_settings(self, settings: Settings) -> None:
-        """Work with these settings from now on."""
-        old, self.settings = self.settings, settings
-        self.status.set_enabled(settings.enable)
-        if old.context != settings.context or old.models != settings.models:
+    def settings_in(self, root: Path | None) -> Settings:
+        """Return the settings of a workspace folder; None: outside of all."""
+        return self.settings if root is None else self._settings_in.get(root, self.settings)
+
+    def settings_for(self, uri: str) -> Settings:
+        """Return the settings that hold for a document."""
+        path = file_path(uri)
+        return self.settings_in(None if path is None else root_of(path, self.workspace_roots))
+
+    def apply_settings(
+        self, settings: Settings, in_folders: Mapping[Path, Settings] | None = None
+    ) -> None:
+        """Work with these settings from now on; those `in_folders` differ in resource settings."""
+        places = (None, *self.workspace_roots)
+        before = [self.settings_in(place) for place in places]
+        old, self.settings, self._settings_in = self.settings, settings, dict(in_folders or {})
+        now = [self.settings_in(place) for place in places]
+        self.status.set_enabled(any(one.enable for one in now[1:] or now))
+        if [one.context for one in before] != [one.context for one in now] or (
+            old.models != settings.models
+        ):
             self.contexts.end_all()  # begun anew with the next completion
             self.chat_contexts.end_all()
         linked, wanted = ((one.engine, one.models, one.engine_budgets) for one in (old, settings))
@@ -118,7 +137,7 @@ class QcnServer(LanguageServer):
             for model, link in links.items():
                 self.status.engine_changed(model, EngineStatus(EngineState.STOPPED))
                 asyncio.ensure_future(link.close()).add_done_callback(_log_failure)
-        if old != settings:
+        if before != now:
             for tell in self.when_settings_change:
                 tell()
 
@@ -210,6 +229,7 @@ class QcnServer(LanguageServer):
         added = _paths(folder.uri for folder in params.event.added)
         kept = [root for root in self.workspace_roots if root not in removed]
         self.workspace_roots = kept + [root for root in added if root not in kept]
+        self._configuration.on_folders()
 
 
 def create_server() -> QcnServer:

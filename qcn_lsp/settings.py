@@ -7,13 +7,13 @@ at its default: a typing error never takes the server down, nor the other settin
 
 Scopes. `user`: names a model, an endpoint or a token, or spends the machine's memory; only the
 user's own configuration may set it, never a file of the workspace. `window`: one value for the
-whole server. `resource`: may differ between workspace folders.
+whole server. `resource`: may differ between workspace folders, where the client tells of each.
 """
 
 import re
 from collections.abc import Iterator, Mapping
 from types import NoneType
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StrictStr, ValidationError
 from pydantic.alias_generators import to_camel
@@ -35,6 +35,9 @@ class _Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, strict=True, extra="forbid", alias_generator=to_camel, populate_by_name=True
     )
+
+
+_S = TypeVar("_S", bound=_Section)
 
 
 class EngineSettings(_Section):
@@ -223,6 +226,24 @@ class Settings(_Section):
         models = {self.models.of("completion"), self.models.of("chat")}
         memory = self.context.memory_mib
         return memory and max(1, memory // len(models)), self.context.disk_mib
+
+
+def scope_of(field: FieldInfo) -> Scope | None:
+    """Return whose configuration may set a setting; None for a section."""
+    extra = field.json_schema_extra
+    return extra["scope"] if isinstance(extra, dict) else None  # type: ignore[return-value]
+
+
+def in_folder(everywhere: _S, folder: _S) -> _S:
+    """Return the settings `everywhere`, with those of scope `resource` taken from `folder`."""
+    differing: dict[str, object] = {}
+    for name, field in type(everywhere).model_fields.items():
+        general, own = getattr(everywhere, name), getattr(folder, name)
+        if _section_of(field):
+            differing[name] = in_folder(general, own)
+        elif scope_of(field) == "resource":
+            differing[name] = own
+    return everywhere.model_copy(update=differing)
 
 
 def leaves(

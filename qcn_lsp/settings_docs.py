@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
-from qcn_lsp.settings import SECTION, Settings, leaves
+from qcn_lsp.settings import SECTION, Settings, leaves, scope_of
 
 MANIFEST = Path("editors", "vscode", "package.json")
 LSP4IJ = Path("editors", "jetbrains", "settings.schema.json")
@@ -31,7 +31,9 @@ or malformed is reported, and only that one falls back to its default.
 
 **Scope** says whose configuration may set it: `user` settings name a model, an endpoint or a token
 and belong in the user's own configuration, never in a file of a workspace; `window` settings hold
-for the whole server; `resource` settings may differ between workspace folders.
+for the whole server; `resource` settings may differ between the workspace folders of a window,
+where the editor tells of each folder's: VS Code does. What lies in no folder, a notebook's cells
+too, has those of the window.
 """
 
 _EXAMPLE = """
@@ -54,7 +56,7 @@ def markdown() -> str:
     texts = []
     for path, field in leaves():
         name = ".".join((SECTION, *path))
-        rows.append(f"| `{name}` | {_type(field)} | {_default(field)} | {_scope(field)} |")
+        rows.append(f"| `{name}` | {_type(field)} | {_default(field)} | {scope_of(field)} |")
         texts.append(f"### `{name}`\n{field.description}\n")
     table = "\n".join(rows)
     details = "\n".join(texts)
@@ -106,7 +108,7 @@ def _property(path: tuple[str, ...], field: FieldInfo) -> dict[str, Any]:
         [value] = [choice for choice in choices if choice["type"] != "null"]
         value = {name: part for name, part in value.items() if name not in _UNKNOWN_TO_VSCODE}
         described |= {**value, "type": [value["type"], "null"]}
-    scope = "machine" if _scope(field) == "user" else _scope(field)
+    scope = "machine" if scope_of(field) == "user" else scope_of(field)
     default = list(field.default) if isinstance(field.default, tuple) else field.default
     text = re.sub(
         rf"`((?:{'|'.join(_SECTIONS)})\.\w+)`", rf"`#{SECTION}.\1#`", field.description or ""
@@ -135,11 +137,6 @@ def _limits(part: object) -> list[tuple[str, float]]:
 
 def _default(field: FieldInfo) -> str:
     return "not set" if field.default is None else f"`{json.dumps(field.default)}`"
-
-
-def _scope(field: FieldInfo) -> str:
-    extra = field.json_schema_extra
-    return str(extra["scope"]) if isinstance(extra, dict) else ""
 
 
 def write(repository: Path) -> None:

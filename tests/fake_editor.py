@@ -192,9 +192,13 @@ class FakeEditor:
         for uri in list(self.opened):
             self.close(uri)
 
-    async def configure(self, settings: dict[str, Any]) -> None:
-        """Change the user's settings; returns when the server works with them."""
-        self.client.set_configuration(settings, section="qcn")
+    async def configure(self, settings: dict[str, Any], folder: Path | None = None) -> None:
+        """Change the settings, of a workspace folder where one is named; returns when they hold.
+
+        A folder that has none of its own has the general ones.
+        """
+        scope = None if folder is None else folder.as_uri()
+        self.client.set_configuration(settings, section="qcn", scope_uri=scope)
         self.asked_for_settings.clear()
         self.client.workspace_did_change_configuration(
             types.DidChangeConfigurationParams({"qcn": settings})
@@ -272,7 +276,10 @@ async def fake_editor(
 
     def configuration(params: types.ConfigurationParams) -> list[Any]:
         editor.asked_for_settings.set()
-        return [client.get_configuration(section=item.section) for item in params.items]
+        return [
+            client.get_configuration(section=item.section, scope_uri=item.scope_uri)
+            for item in params.items
+        ]
 
     def register_capability(_params: types.RegistrationParams) -> None:
         """Agree to be asked for changes of settings."""

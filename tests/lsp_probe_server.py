@@ -50,6 +50,10 @@ def add_views(server: QcnServer) -> None:
             "roots": [str(root) for root in server.workspace_roots],
             "encoding": server.encoding,
             "maxTokens": server.settings.completion.max_tokens,
+            "maxTokensIn": {
+                str(root): server.settings_in(root).completion.max_tokens
+                for root in server.workspace_roots
+            },
             "popup": server.settings.completion.popup,
             "open": [document.uri for document in server.documents.open_documents()],
         }

@@ -42,7 +42,7 @@ async def chat_in(
 async def _context(server: "QcnServer", root: Path) -> str | None:
     """The name of the context of a root, if it is read."""
     engine = server.engine_for("chat").own_engine
-    if engine is None or not server.settings.context.repository:
+    if engine is None or not server.settings_in(root).context.repository:
         return None
     server.chat_contexts.begin(root, engine)
     name = await server.chat_contexts.name_for(root, None)

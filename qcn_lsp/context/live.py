@@ -282,7 +282,7 @@ class LiveContext:
         from qcn_lsp.context.repository import Repository
 
         limit = await self.engine.context_limit()
-        wanted = self._server.settings.context.tokens
+        wanted = self._server.settings_in(self._root).context.tokens
         if not wanted and limit < LEAST_LIMIT:
             raise EngineUnavailable(
                 f"the model takes {limit} tokens of one, less than is worth it; "
@@ -327,7 +327,10 @@ class LiveContext:
             self._server.status.tell([NOTHING_KEPT.format(problem=problem)])
 
     def _roots(self) -> int:
-        return max(1, len(self._server.workspace_roots))
+        """How many workspace folders are read, which share what fits."""
+        server = self._server
+        read = [one for one in server.workspace_roots if server.settings_in(one).context.repository]
+        return max(1, len(read))
 
     async def _watch(self) -> None:
         """Have the system tell of changes, where the client does not."""

@@ -40,7 +40,10 @@ async def completion(
     # Incomplete: what was typed since may deserve another suggestion.
     answer = types.CompletionList(is_incomplete=True, items=[])
     document = server.documents.get(params.text_document.uri)
-    if document is None or not server.settings.completion.popup:
+    if document is None:
+        return answer
+    settings = server.settings_for(document.uri).completion
+    if not settings.popup:
         return answer
     cursor = document.offset_at(params.position, server.encoding)
     capabilities = server.client_capabilities.text_document
@@ -48,7 +51,7 @@ async def completion(
     text = await suggestions.at(
         Place(document, cursor),
         automatic=True,
-        may_ask=not (has_ghost_text and server.settings.completion.inline),
+        may_ask=not (has_ghost_text and settings.inline),
     )
     if text:
         markdown = _reads_markdown(capabilities)

@@ -61,7 +61,7 @@ async def diagnostic(
 ) -> types.DocumentDiagnosticReport:
     """Answer with what is found in the newest text, or that it is what it was."""
     document = server.documents.get(params.text_document.uri)
-    if document is None or not _wanted(server):
+    if document is None or not _wanted(server, document.uri):
         return types.RelatedFullDocumentDiagnosticReport(items=[])
     while True:
         found = await _findings(server, document)
@@ -86,14 +86,14 @@ class PushedDiagnostics:
     def changed(self, uri: str) -> None:
         """Tell what is found in a document's new text."""
         key = same_document_key(uri)
-        if not self._asks and _wanted(self._server) and key not in self._tasks:
+        if not self._asks and _wanted(self._server, uri) and key not in self._tasks:
             self._tasks[key] = asyncio.ensure_future(self._keep_up(uri, key))
 
     def closed(self, uri: str) -> None:
         """Take back what was told of a document."""
         if task := self._tasks.pop(same_document_key(uri), None):
             task.cancel()
-        if not self._asks and _wanted(self._server):
+        if not self._asks and _wanted(self._server, uri):
             self._publish(uri, None, [])
 
     def tell_anew(self) -> None:
@@ -104,7 +104,7 @@ class PushedDiagnostics:
                 self._server.workspace_diagnostic_refresh(None)
             return
         for document in self._server.documents.open_documents():
-            if _wanted(self._server):
+            if _wanted(self._server, document.uri):
                 self.changed(document.uri)
             else:
                 self._publish(document.uri, document.version, [])
@@ -121,7 +121,7 @@ class PushedDiagnostics:
             while (document := self._server.documents.get(uri)) is not None and document != told:
                 found = await _findings(self._server, document)
                 told = document
-                if self._server.documents.get(uri) == document and _wanted(self._server):
+                if self._server.documents.get(uri) == document and _wanted(self._server, uri):
                     items = [_diagnostic(self._server, document, finding) for finding in found]
                     self._publish(document.uri, document.version, items)
         except Exception:
@@ -144,8 +144,9 @@ async def _findings(server: "QcnServer", document: Document) -> tuple[Finding, .
     return (*await server.findings.of(document), *server.findings.reviewed(document))
 
 
-def _wanted(server: "QcnServer") -> bool:
-    return server.settings.enable and server.settings.security.findings
+def _wanted(server: "QcnServer", uri: str) -> bool:
+    settings = server.settings_for(uri)
+    return settings.enable and settings.security.findings
 
 
 def _diagnostic(server: "QcnServer", document: Document, finding: Finding) -> types.Diagnostic:

@@ -32,7 +32,7 @@ async def inline_completion(
     """
     nothing = types.InlineCompletionList(items=[])
     document = server.documents.get(params.text_document.uri)
-    if document is None or not server.settings.completion.inline:
+    if document is None or not server.settings_for(document.uri).completion.inline:
         return nothing
     automatic = params.context.trigger_kind is not types.InlineCompletionTriggerKind.Invoked
     selected = params.context.selected_completion_info

@@ -112,7 +112,7 @@ class Suggestions:
             return ""
         await self._judge_others(document)
         here = around(document.text, cursor)
-        key = Key(document.uri, self._server.settings, self._behind(document))
+        key = Key(document.uri, self._server.settings_for(document.uri), self._behind(document))
         deleted = self._deletions.before(document.uri, here)
         text = self._cache.find(key, document.text, here)
         if text is None and may_ask:
@@ -124,7 +124,7 @@ class Suggestions:
         return text
 
     def _refusal(self, document: Document, cursor: int) -> str | None:
-        settings = self._server.settings
+        settings = self._server.settings_for(document.uri)
         if not settings.enable:
             return "qcn is turned off"
         if document.language_id in settings.completion.excluded_languages:
@@ -198,7 +198,8 @@ class Suggestions:
             return await self._complete_by_chat(document, here)
         engine, contexts = self._server.engine, self._server.contexts
         path, root = location(document, self._server.workspace_roots)
-        own = engine.own_engine if self._server.settings.context.repository else None
+        read = self._server.settings_in(root).context.repository
+        own = engine.own_engine if read else None
         if root is None or own is None:
             return await engine.complete(self._request(document, here, self._others(document)))
         contexts.begin(root, own)
@@ -280,7 +281,7 @@ class Suggestions:
     def _others(self, document: Document) -> tuple[ShownFile, ...]:
         """Return the other open files to show the model, in their order."""
         path, root = location(document, self._server.workspace_roots)
-        if root is None or not self._server.settings.context.open_files:
+        if root is None or not self._server.settings_in(root).context.open_files:
             return ()
         return self._server.open_files.beside(root / path, root)
 
@@ -299,7 +300,7 @@ class Suggestions:
             repo=root.name if root else "",
             context=context,
             extra=tuple(ContextFile(file.path.as_posix(), plain(file.text)) for file in others),
-            max_tokens=self._server.settings.completion.max_tokens,
+            max_tokens=self._server.settings_in(root).completion.max_tokens,
             stop=("\n",) if here.mid_line else (),
             supersede=document.uri,
         )

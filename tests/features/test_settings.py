@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sampling import examples
 
 from qcn_lsp import settings_docs
-from qcn_lsp.settings import Settings, leaves, parse_settings
+from qcn_lsp.settings import Settings, in_folder, leaves, parse_settings, scope_of
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = jsonschema.Draft202012Validator(settings_docs.schema())
@@ -125,6 +125,59 @@ def test_settings_arrive_under_the_names_the_client_uses(wrapped: bool) -> None:
 )
 def test_each_problem_names_setting_value_and_expectation(raw: object, sentence: str) -> None:
     assert parse_settings(raw) == (Settings(), [sentence])
+
+
+def test_a_folder_has_its_own_of_what_may_differ_and_everybodys_of_the_rest() -> None:
+    raw: dict[str, Any] = {
+        "enable": False,
+        "engine": {
+            "url": "http://127.0.0.1:1",
+            "token": "t",
+            "device": "cpu",
+            "deviceMemoryMiB": 1,
+            "idleMinutes": 1,
+        },
+        "models": {"completion": "/m", "chat": "/c"},
+        "completion": {
+            "inline": False,
+            "popup": False,
+            "format": "chat",
+            "maxTokens": 1,
+            "excludedLanguages": ["c"],
+        },
+        "context": {
+            "openFiles": False,
+            "repository": False,
+            "tokens": 1,
+            "memoryMiB": 1,
+            "diskMiB": 1,
+        },
+        "security": {"findings": False, "sandbox": "off"},
+        "log": {"level": "error"},
+    }
+    folder, problems = parse_settings(raw)
+    assert problems == []
+    both = in_folder(Settings(), folder)
+    taken = {
+        path
+        for path, _ in leaves()
+        if value(both, path) == value(folder, path) != value(Settings(), path)
+    }
+    left = {
+        path
+        for path, _ in leaves()
+        if value(both, path) == value(Settings(), path) != value(folder, path)
+    }
+    assert taken == {path for path, field in leaves() if scope_of(field) == "resource"}
+    assert left == {path for path, _ in leaves()} - taken
+
+
+def value(settings: Settings, path: tuple[str, ...]) -> object:
+    """Return a setting by its path, with a token as it is compared."""
+    dumped: Any = settings.model_dump(by_alias=True)
+    for step in path:
+        dumped = dumped[step]
+    return dumped
 
 
 def test_a_malformed_setting_leaves_the_others_alone() -> None:

@@ -158,6 +158,39 @@ def test_roots(params: dict[str, Any], roots: str) -> None:
         assert ",".join(server.ask(1, "test/state")["roots"]) == roots
 
 
+def test_each_of_several_folders_is_asked_for_and_a_new_one_too() -> None:
+    with session(capabilities=ASKS, workspaceFolders=[folder("/a")]) as server:
+        question = server.asked("workspace/configuration")
+        assert question["params"] == {
+            "items": [{"section": "qcn"}]
+        }  # the folder's are all there are
+        reply(server, question, result=[{}])
+        server.messages.clear()
+        event = {"removed": [], "added": [folder("/b c")]}
+        server.send(notification("workspace/didChangeWorkspaceFolders", {"event": event}))
+        question = server.asked("workspace/configuration")
+        scopes = [item.get("scopeUri") for item in question["params"]["items"]]
+        assert scopes == [None, "file:///a", "file:///b%20c"]
+        reply(server, question, result=[completion(maxTokens=9), completion(maxTokens=3)])
+        state_with(server, maxTokens=9, maxTokensIn={"/a": 3, "/b c": 9})  # the last was not told
+
+
+def test_a_folders_mistake_is_told_with_its_name_and_everybodys_once() -> None:
+    folders = [folder("/a"), folder("/b")]
+    with session(capabilities=ASKS, workspaceFolders=folders) as server:
+        everywhere, there = completion(popup=1), completion(popup=1, maxTokens=0)
+        question = server.asked("workspace/configuration")
+        reply(server, question, result=[everywhere, everywhere, there])
+        server.ask("state", "test/state")
+        told = [
+            m["params"]["message"] for m in server.messages if "showMessage" in m.get("method", "")
+        ]
+        assert [one.partition(" expected")[0] for one in told] == [
+            "qcn.completion.popup:",
+            "b: qcn.completion.maxTokens:",
+        ]
+
+
 def test_roots_come_and_go() -> None:
     with session(workspaceFolders=[folder("/a"), folder("/b")]) as server:
         event = {"removed": [folder("/a"), folder("/gone")], "added": [folder("/c"), folder("/b")]}

@@ -29,7 +29,7 @@ class Elsewhere:
         from qcn_indexer.needed import NeededDefinitions
 
         path, root = location(document, self._server.workspace_roots)
-        if root is None or not self._server.settings.context.repository:
+        if root is None or not self._server.settings_in(root).context.repository:
             return ()
         if root not in self._finders:
             self._finders[root] = NeededDefinitions(root), asyncio.Lock()

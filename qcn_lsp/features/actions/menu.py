@@ -32,7 +32,7 @@ async def code_actions(
     for the answer then.
     """
     document = server.documents.get(params.text_document.uri)
-    if document is None or not server.settings.enable:
+    if document is None or not server.settings_for(document.uri).enable:
         return []
     start = document.offset_at(params.range.start, server.encoding)
     end = document.offset_at(params.range.end, server.encoding)

@@ -50,8 +50,8 @@ class SecurityReview:
         """Return the review of the function at the place, where actions were asked for by hand."""
         from qcn_indexer.enclosing import function_around
 
-        settings = self._server.settings
         document = asked.document
+        settings = self._server.settings_for(document.uri)
         covered = document.language_id in BY_LANGUAGE
         if asked.automatic or not covered or not settings.security.findings:
             return []

@@ -59,9 +59,9 @@ class SecurityFixes:
 
     async def offers(self, asked: Asked) -> Sequence[Offer]:
         """Return a fix for each finding at the place, by the rule where it knows one."""
-        if not self._server.settings.security.findings:
-            return []
         document, offers = asked.document, list[Offer]()
+        if not self._server.settings_for(document.uri).security.findings:
+            return []
         resolves = Abilities.of(self._server.client_capabilities).resolves
         for finding in await self._server.findings.of(document):
             if not _at(asked, finding):

@@ -93,6 +93,24 @@ const TESTS: Record<string, (folder: string) => Promise<void>> = {
     assert.match(prompts.at(-1) ?? "", /<\|repo_name\|>other\n/);
   },
 
+  "a folder's settings hold in it alone": async (folder) => {
+    const weak = "import hashlib\n\ndigest = hashlib.md5(name)\n";
+    const other = path.join(path.dirname(folder), "other");
+    const [here, there] = [written(path.join(folder, "weak.py"), weak), written(path.join(other, "weak.py"), weak)];
+    await vscode.window.showTextDocument(there, { preview: false });
+    await vscode.window.showTextDocument(here, { preview: false });
+    const found = (): number[] => [here, there].map((uri) => vscode.languages.getDiagnostics(uri).length);
+    await until(() => found().join() === "1,1");
+    const settings = vscode.workspace.getConfiguration("qcn.security", vscode.Uri.file(other));
+    await settings.update("findings", false, vscode.ConfigurationTarget.WorkspaceFolder);
+    await until(() => found()[1] === 0);
+    await vscode.commands.executeCommand("type", { text: "\neval(x)\n" });
+    await until(() => found()[0] === 2);
+    assert.deepEqual(found(), [2, 0]);
+    await vscode.commands.executeCommand("workbench.action.files.saveAll");
+    await vscode.commands.executeCommand("workbench.action.closeAllEditors");
+  },
+
   "a report holds no token and no path of the home folder": async () => {
     const settings = vscode.workspace.getConfiguration("qcn");
     await settings.update("engine.token", "t0p-secret", vscode.ConfigurationTarget.Global);
