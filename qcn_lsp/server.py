@@ -87,6 +87,12 @@ class QcnServer(LanguageServer):
         """The link to the engine that completes."""
         return self.engine_for("completion")
 
+    @property
+    def completes_by_chat(self) -> bool:
+        """Whether completions are asked for by chats, as far as the engine is known."""
+        wanted = self.settings.completion.format
+        return wanted == "chat" or (wanted == "auto" and not self.engine.infills)
+
     def engine_for(self, role: Role) -> "EngineLink":
         """The link to the engine of a role's model; made, not started, when first used.
 

@@ -119,11 +119,12 @@ class CompletionSettings(_Section):
         "Offer a completion in the editor's list. Where the editor shows inline completions too, "
         "only what was computed for them is listed, so that the list never waits for the model.",
     )
-    format: Literal["fim", "chat"] = _setting(
-        "fim",
+    format: Literal["auto", "fim", "chat"] = _setting(
+        "auto",
         "user",
         "How the model is asked for a completion: `fim`, to fill in the middle, or `chat`, for a "
-        "checkpoint that chats and completes better by a search-and-replace of the cursor's place.",
+        "checkpoint that chats and completes better by a search-and-replace of the cursor's place. "
+        "`auto` fills in the middle where the model can, by its tokenizer, and chats elsewhere.",
     )
     max_tokens: int = _setting(
         64, "resource", "Longest completion, in tokens of the model.", ge=1, le=2048

@@ -3,6 +3,7 @@
 Macros, loop controls, `tojson`, `items`, `trim`, keys printed as tags, messages sliced, refusals.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from engine_support import CONTEXT_LENGTH, write_model
@@ -81,9 +82,13 @@ CHATML = """\
 
 
 def write_chat_model(
-    folder: Path, *, template: str = CHATML, context_length: int = CONTEXT_LENGTH
+    folder: Path,
+    *,
+    template: str = CHATML,
+    context_length: int = CONTEXT_LENGTH,
+    without: Iterable[str] = (),
 ) -> Path:
-    """Write a random checkpoint that brings a chat template."""
-    write_model(folder, context_length=context_length)
+    """Write a random checkpoint that brings a chat template; `without` these special tokens."""
+    write_model(folder, context_length=context_length, without=without)
     (folder / "chat_template.jinja").write_text(template)
     return folder

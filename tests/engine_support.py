@@ -84,12 +84,19 @@ def write_tokenizer(folder: Path, *, without: Iterable[str] = ()) -> Path:
     return folder
 
 
-def write_model(folder: Path, seed: int = 7, *, context_length: int = CONTEXT_LENGTH) -> Path:
+def write_model(
+    folder: Path,
+    seed: int = 7,
+    *,
+    context_length: int = CONTEXT_LENGTH,
+    without: Iterable[str] = (),
+) -> Path:
     """Write a random checkpoint with a tokenizer; fp32, a few hundred thousand parameters.
 
     Greedily it repeats itself and never ends but with its context, at a thousand tokens a second.
+    `without` leaves out special tokens.
     """
-    write_tokenizer(folder)
+    write_tokenizer(folder, without=without)
     random_checkpoint(
         folder,
         seed,

@@ -59,8 +59,8 @@ class Asked:
         self._begun = True
         write_events(self._writer, *events)
 
-    def fail(self, status: int, message: str) -> None:
-        send(self._writer, status, {"error": {"message": message, "type": "x", "code": status}})
+    def fail(self, status: int, message: str, kind: str = "x") -> None:
+        send(self._writer, status, {"error": {"message": message, "type": kind, "code": status}})
 
     def hang_up(self) -> None:
         """Die behind what was written."""

@@ -46,9 +46,10 @@ class Grid:
     """The grid of one tokenizer's ids."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._typed = frozenset(map(tokenizer.control_id, TYPED_OPENERS))
-        self._suffix = tokenizer.control_id(FIM_SUFFIX)
-        self._openers = self._typed.union(map(tokenizer.control_id, PART_OPENERS))
+        known = tokenizer.control_names  # not all where the model does not fill in the middle
+        self._typed = frozenset(known[name] for name in TYPED_OPENERS if name in known)
+        self._suffix = known.get(FIM_SUFFIX)
+        self._openers = self._typed.union(known[name] for name in PART_OPENERS if name in known)
 
     def blocks(self, ids: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Start and end of each block, in order; together they are `ids`."""

@@ -51,7 +51,9 @@ STOP_TOKENS = (
     END_OF_TEXT,
     IM_END,
 )
-REQUIRED_TOKENS = (*STOP_TOKENS, IM_START)
+REQUIRED_TOKENS = (END_OF_TEXT, IM_START, IM_END)
+INFILL_TOKENS = (FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE, REPO_NAME, FILE_SEP)
+"""Where one of these is lacking the model does not fill in the middle."""
 
 REMEDY = "Use the tokenizer.json that belongs to the checkpoint, from the Qwen3-Coder family"
 
@@ -64,7 +66,7 @@ class Tokenizer:
 
         Raises:
             CheckpointError: the file is missing, damaged, not byte-level BPE, lacks a special
-                token, or has ids beyond `vocab_size`.
+                required token, or has ids beyond `vocab_size`.
         """
         path = folder / "tokenizer.json"
         described = _read(path)
@@ -76,7 +78,8 @@ class Tokenizer:
         if missing:
             raise CheckpointError(path, f"lacks the special tokens {', '.join(missing)}", REMEDY)
         self.control_ids = frozenset(added.values())
-        self.stop_ids = frozenset(added[name] for name in STOP_TOKENS)
+        self.infills = all(name in added for name in INFILL_TOKENS)
+        self.stop_ids = frozenset(added[name] for name in STOP_TOKENS if name in added)
         self.control_names = MappingProxyType(added)
         longest_first = sorted(added, key=len, reverse=True)
         self._control_split = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
@@ -94,7 +97,7 @@ class Tokenizer:
         self.encode_file = lru_cache(maxsize=256)(self._encode_file)
 
     def control_id(self, name: str) -> int:
-        """The id of a control token that is in `REQUIRED_TOKENS`."""
+        """The id of one of `REQUIRED_TOKENS`, or, where `infills`, of `INFILL_TOKENS`."""
         return self.control_names[name]
 
     def split_at_control(self, text: str) -> list[str]:

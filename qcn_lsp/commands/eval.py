@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, get_args
 from uuid import uuid4
 
 from qcn_indexer.layout import Count, Segment
@@ -28,6 +28,7 @@ from qcn_lsp.engine.messages import (
     CompletionRequest,
     ContextLayout,
     ContextSegment,
+    Dialect,
     NoChatModel,
 )
 from qcn_lsp.engine.process import EngineOptions
@@ -45,7 +46,7 @@ TITLES = {
     "repository": "Lines that use names defined in other files",
     "overlay": "The same, where the file that defines the name has changed",
     "deletion": "How often a line that was just deleted comes back",
-    "format": "The same lines with nothing in front, by each `completion.format`",
+    "format": "The same lines, by each `completion.format`",
 }
 
 
@@ -62,7 +63,7 @@ class Wanted:
 class Scores:
     """Of all lines behind one kind of context; the difference is to the first kind, line by line.
 
-    In the experiment `format`, `context` is the format.
+    In the experiment `format`, `context` begins with the format.
     `exact`: as the line was; where that was deleted, how often it came back.
     """
 
@@ -123,16 +124,21 @@ async def _evaluate(
         room = min(await engine.context_limit(), MOST_CONTEXT)
         questions = await asyncio.to_thread(Questions, root, texts, count=count, room=room)
         asked, notes = await asyncio.to_thread(_asked, questions, root, lines, wanted)
-        experiments = []
+        experiments, filled = [], dict[str, list[str]]()
         for name, some in asked.items():
-            if some:
-                experiments.append(await asker.experiment(name, some, show))
-            else:
+            if not some:
                 notes.append(f"Not measured: {TITLES[name].lower()}: no line fits.")
+            elif engine.infills:
+                answers = await asker.filled(name, some, show)
+                experiments.append(_scored(name, some, answers))
+                filled = filled or answers  # of the repository's, which come first
+        if not engine.infills:
+            notes.append("Not measured: filling in the middle: the model is not made for that.")
         try:
-            experiment, misshapen = await asker.formats(asked["repository"], show)
-            experiments.append(experiment)
-            notes += _about_chats(misshapen, experiment.lines)
+            chatted, misshapen = await asker.chatted(asked["repository"], show)
+            by_format = _by_format(filled, chatted)
+            experiments.append(_scored("format", asked["repository"], by_format))
+            notes += _about_chats(misshapen, sum(map(len, chatted.values())))
         except NoChatModel:
             notes.append("Not measured: completing by a chat: the model has no chat template.")
         await asker.forget()
@@ -183,47 +189,61 @@ class Asker:
         self._engine, self._repo = engine, repo
         self._context = f"eval-{uuid4().hex}"
 
-    async def experiment(self, name: str, questions: Sequence[Question], show: Show) -> Experiment:
-        """Ask every question behind each of its contexts."""
+    async def filled(
+        self, name: str, questions: Sequence[Question], show: Show
+    ) -> dict[str, list[str]]:
+        """Ask every question behind each of its contexts, to fill in the middle."""
         answers: dict[str, list[str]] = {context: [] for context in questions[0].contexts}
         for done, question in enumerate(questions):
             show(TITLES[name], 100 * done // len(questions))
             for context, segments in question.contexts.items():
                 answers[context].append(await self._line(question, segments))
-        return _scored(name, questions, answers)
+        return answers
 
-    async def formats(self, questions: Sequence[Question], show: Show) -> tuple[Experiment, int]:
-        """Ask every question by each format; return also how many chats were no completion.
+    async def chatted(
+        self, questions: Sequence[Question], show: Show
+    ) -> tuple[dict[str, list[str]], int]:
+        """Ask every question by a chat; return also how many answers were no completion.
 
         Raises `NoChatModel` where the model has no chat template.
         """
-        filled: list[str] = []
-        chatted: list[str | None] = []
+        answers: dict[str, list[str]] = {context: [] for context in questions[0].contexts}
+        misshapen = 0
         for done, question in enumerate(questions):
             show(TITLES["format"], 100 * done // len(questions))
-            filled.append(await self._line(question, ()))
-            chatted.append(await self._line_by_chat(question))
-        answers = {"fim": filled, "chat": [text or "" for text in chatted]}
-        return _scored("format", questions, answers), chatted.count(None)
+            for context, segments in question.contexts.items():
+                line = await self._line_by_chat(question, segments)
+                misshapen += line is None
+                answers[context].append(line or "")
+        return answers, misshapen
 
     async def forget(self) -> None:
         """Have the engine forget what it has read for this."""
-        await self._engine.delete_context(self._context, self._repo)
+        for dialect in get_args(Dialect):
+            await self._engine.delete_context(self._name(dialect), self._repo)
+
+    def _name(self, dialect: Dialect) -> str:
+        return f"{self._context}-{dialect}"
 
     async def _line(self, question: Question, segments: Sequence[Segment]) -> str:
-        tokens = await self._read(segments) if segments else 0
-        context = self._context if segments else None
+        tokens = await self._read(segments, "fim") if segments else 0
         request = replace(
-            self._request(question), context=context, max_tokens=LINE_TOKENS, stop=("\n",)
+            self._request(question),
+            context=self._name("fim") if segments else None,
+            max_tokens=LINE_TOKENS,
+            stop=("\n",),
         )
         result = await self._engine.complete(request)
         if result.context_tokens != tokens:
             raise CommandError("the engine has completed without the context; is it busy?")
         return result.text
 
-    async def _line_by_chat(self, question: Question) -> str | None:
+    async def _line_by_chat(self, question: Question, segments: Sequence[Segment]) -> str | None:
         """The first line of a completion as long as an editor has by default; None: no such."""
         chat = search_replace_chat(self._request(question))
+        if segments:
+            await self._read(segments, "chat")
+            chat = replace(chat, context=self._name("chat"))
         answer = await self._engine.chat(chat, None)
         text = inserted(answer.text, question.prefix, question.suffix)
         return None if text is None else text.partition("\n")[0]
@@ -237,18 +257,30 @@ class Asker:
             max_tokens=CompletionSettings().max_tokens,
         )
 
-    async def _read(self, segments: Sequence[Segment]) -> int:
+    async def _read(self, segments: Sequence[Segment], dialect: Dialect) -> int:
         """Have a context read; return its tokens."""
         parts = tuple(
             ContextSegment(one.hash, str(one.path), one.text, one.zone, one.hot) for one in segments
         )
-        layout = ContextLayout(self._context, self._repo, parts)
+        layout = ContextLayout(self._name(dialect), self._repo, parts, dialect)
         tokens = await self._engine.put_context(layout)
         while True:
-            view = await self._engine.describe_context(self._context)
-            if tokens in view["checkpoints"]:
+            view = await self._engine.describe_context(layout.name)
+            if not view["reading"]:
                 return tokens
             await asyncio.sleep(PAUSE_SECONDS)
+
+
+def _by_format(
+    filled: Mapping[str, list[str]], chatted: Mapping[str, list[str]]
+) -> dict[str, list[str]]:
+    """Answers of each format behind each context, the formats of one context side by side."""
+    answers = {}
+    for context, lines in chatted.items():
+        if context in filled:
+            answers[f"fim, {context}"] = filled[context]
+        answers[f"chat, {context}"] = lines
+    return answers
 
 
 def _about_chats(misshapen: int, count: int) -> list[str]:

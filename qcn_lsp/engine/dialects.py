@@ -59,6 +59,7 @@ class Health:
     context_limit: int
     device: str
     disk_cache_problem: str | None
+    infills: bool = True
 
 
 async def engine_health(client: HttpClient, *, seconds: float | None = None) -> Health | None:
@@ -95,15 +96,20 @@ def _parse_health(body: dict[str, Any]) -> Health:
         context_limit=count_in(body.get("context_limit")),
         device=str(body.get("device") or ""),
         disk_cache_problem=body.get("disk_cache_problem"),
+        infills=body.get("fim") is not False,
     )
 
 
 class OwnEngine:
-    """Our engine, asked through `/infill`: all that is sent is plain text to it."""
+    """Our engine, asked through `/infill`: all that is sent is plain text to it.
 
-    def __init__(self, client: HttpClient, model: str | None) -> None:
+    `infills`: its model fills in the middle; else it completes by chats alone.
+    """
+
+    def __init__(self, client: HttpClient, model: str | None, *, infills: bool = True) -> None:
         self.client = client
         self.model = model
+        self.infills = infills
         self._sent: set[str] = set()  # hashes of the segments that the engine knows, it is thought
 
     async def complete(self, request: CompletionRequest) -> CompletionResult:

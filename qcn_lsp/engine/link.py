@@ -132,6 +132,12 @@ class EngineLink:
 
         return self._completer if isinstance(self._completer, OwnEngine) else None
 
+    @property
+    def infills(self) -> bool:
+        """Whether completions are to be asked for by fill-in-the-middle, as far as is known."""
+        own = self.own_engine
+        return own is None or own.infills
+
     async def close(self) -> None:
         """Close the connections; the engine stays up for the user's other windows."""
         self._closed = True

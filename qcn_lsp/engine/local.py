@@ -103,11 +103,11 @@ class LocalEngine:
         except OSError as error:  # a full disk, a directory that cannot be written
             raise EngineUnavailable(f"The engine could not be started: {error}.") from error
         try:
-            model = await self._wait_until_loaded(client, report)
+            health = await self._wait_until_loaded(client, report)
         except BaseException:
             await client.close()
             raise
-        return OwnEngine(client, model)
+        return OwnEngine(client, health.model, infills=health.infills)
 
     def last_words(self) -> str:
         """Return the end of the engine's log, of the part this process started if it did."""
@@ -208,8 +208,8 @@ class LocalEngine:
             await client.close()
             raise
 
-    async def _wait_until_loaded(self, client: HttpClient, report: Report) -> str | None:
-        """Wait for the engine's model and return its name; reports the progress."""
+    async def _wait_until_loaded(self, client: HttpClient, report: Report) -> Health:
+        """Wait for the engine's model and return its health; reports the progress."""
         async for _ in _pauses(None):
             try:
                 health = await engine_health(client, seconds=LOADING_SECONDS)
@@ -221,7 +221,7 @@ class LocalEngine:
                 said = health.error if health else None
                 raise EngineUnavailable(said or "The engine could not read its model.")
             if health.state == "ready":
-                return health.model
+                return health
             report(
                 EngineStatus(
                     EngineState.LOADING,

@@ -46,16 +46,15 @@ class RemoteEndpoint:
         )
         try:
             if (health := await engine_health(client)) is not None:
-                return OwnEngine(client, await self._wait_until_loaded(client, health, report))
+                return await self._own_engine(client, health, report)
             return OpenAIEndpoint(client, await self._choose_model(client), self.prefix)
         except BaseException:
             await client.close()
             raise
 
-    async def _wait_until_loaded(
-        self, client: HttpClient, health: Health | None, report: Report
-    ) -> str | None:
-        while health is not None and health.state != "ready":
+    async def _own_engine(self, client: HttpClient, health: Health, report: Report) -> OwnEngine:
+        """Return our engine once its model is loaded."""
+        while health.state != "ready":
             if health.state == "errored":
                 raise EngineUnavailable(health.error or f"{client.name} could not read its model.")
             report(
@@ -68,8 +67,11 @@ class RemoteEndpoint:
                 )
             )
             await asyncio.sleep(POLL_SECONDS)
-            health = await engine_health(client)
-        return health.model if health else None
+            now = await engine_health(client)
+            if now is None:
+                raise EngineUnavailable(f"{client.name} is our engine no more.")
+            health = now
+        return OwnEngine(client, health.model, infills=health.infills)
 
     async def _choose_model(self, client: HttpClient) -> str | None:
         """Return the model to ask for: the one that is set when it is offered, else the first."""

@@ -30,14 +30,19 @@ async def describe(server: "QcnServer", params: object) -> dict[str, Any]:
     context.
     """
     root = workspace_root(server, params)
+    now = isinstance(params, dict) and params.get("now") is True
     try:
-        if isinstance(params, dict) and params.get("now") is True:
-            return await server.contexts.describe_now(root)
-        await server.engine.ensure_ready()
-        engine = server.engine.own_engine
-        if engine is None:
+        if not now:
+            await server.engine.ensure_ready()  # which says how it completes
+        by_chat = server.completes_by_chat
+        contexts = server.chat_contexts if by_chat else server.contexts
+        if now:
+            return await contexts.describe_now(root)
+        link = server.engine_for("chat") if by_chat else server.engine
+        await link.ensure_ready()
+        if link.own_engine is None:
             raise EngineUnavailable("only our own engine keeps contexts: see `engine.url`")
-        return await server.contexts.describe(root, engine)
+        return await contexts.describe(root, link.own_engine)
     except (EngineUnavailable, Superseded) as problem:
         failed = types.LSPErrorCodes.RequestFailed.value
         raise JsonRpcException(str(problem), failed) from problem

@@ -194,7 +194,7 @@ class Suggestions:
 
     async def _complete(self, document: Document, here: Surroundings) -> CompletionResult:
         """Ask behind the repository's context where there is one, else with the open files."""
-        if self._server.settings.completion.format == "chat":
+        if self._server.completes_by_chat:
             return await self._complete_by_chat(document, here)
         engine, contexts = self._server.engine, self._server.contexts
         path, root = location(document, self._server.workspace_roots)
@@ -230,9 +230,12 @@ class Suggestions:
             else:  # the repository stands in front of the other model alone
                 answer = await self._server.engine.chat(chat)
         except NoChatModel as error:
+            cannot, remedy = "cannot chat", "`completion.format` to `fim`"
+            if not self._server.engine.infills:
+                cannot = "neither fills in the middle nor chats"
+                remedy = "`models.completion` to one that does"
             raise NoChatModel(
-                f"The model {self._server.engine.status.model} cannot chat: set "
-                "`completion.format` to `fim`."
+                f"The model {self._server.engine.status.model} {cannot}: set {remedy}."
             ) from error
         return CompletionResult(
             text=inserted(answer.text, asked.prefix, asked.suffix) or "",

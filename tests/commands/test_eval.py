@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 from chatml_template import write_chat_model
 from command_support import qcn
+from qcn_indexer.layout import Segment
 from scripted_model import scripted_model
 
 from qcn_lsp.commands.console import make_console, progress_on
@@ -81,18 +82,44 @@ def test_a_model_that_chats_is_asked_in_both_formats(
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     [formats] = [one for one in result["experiments"] if one["name"] == "format"]
-    assert [scores["context"] for scores in formats["scores"]] == ["fim", "chat"]
-    assert "1 of 1 chats were no search-and-replace" in result["notes"][-1]
+    assert [scores["context"] for scores in formats["scores"]] == [
+        "fim, without",
+        "chat, without",
+        "fim, with the repository",
+        "chat, with the repository",
+    ]
+    [repository] = [one for one in result["experiments"] if one["name"] == "repository"]
+    as_told, by_format = repository["scores"], formats["scores"]
+    assert [one["exact"] for one in as_told] == [one["exact"] for one in by_format[::2]]
+    assert "2 of 2 chats were no search-and-replace" in result["notes"][-1]
+
+
+def test_a_model_that_does_not_fill_in_the_middle_is_asked_by_chats_alone(
+    runtime: Path, shop: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "random"
+    model = write_chat_model(folder, context_length=4096, without=["<|fim_middle|>"])
+    done = qcn("eval", shop, "--model", model, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    [formats] = result["experiments"]
+    assert [scores["context"] for scores in formats["scores"]] == [
+        "chat, without",
+        "chat, with the repository",
+    ]
+    assert any("filling in the middle" in note for note in result["notes"])
 
 
 async def test_a_chat_is_scored_by_what_it_puts_in_the_cursors_place() -> None:
-    """One text answers every question: read as it is by one format, as what it says by the other.
+    """One text answers every question.
 
     It replaces the marker of the first question, of which it tells two lines; of the second the
     text that it searches for is not there.
     """
+    repository = (Segment(PurePosixPath("b.py"), "items = []\n", "base", "file"),)
+    contexts: dict[str, tuple[Segment, ...]] = {"without": (), "with": repository}
     questions = [
-        Question(PurePosixPath("a.py"), f"import sys\n{line}", "\n", "sum(items)", {})
+        Question(PurePosixPath("a.py"), f"import sys\n{line}", "\n", "sum(items)", contexts)
         for line in ("total = ", "count = ")
     ]
     async with scripted_model() as model:
@@ -102,10 +129,15 @@ async def test_a_chat_is_scored_by_what_it_puts_in_the_cursors_place() -> None:
         )
         engine = OwnEngine(HttpClient(model.url, name="The engine"), "scripted")
         with progress_on(make_console(stderr=True)) as show:
-            outcome, misshapen = await Asker(engine, "shop").formats(questions, show)
+            asker = Asker(engine, "shop")
+            answers, misshapen = await asker.chatted(questions, show)
+            (name,) = model.layouts
+            assert model.layouts[name] == [("b.py", "items = []\n", "base")]
+            assert model.dialects == {name: "chat"}
+            await asker.forget()
         await engine.close()
-    fim, chat = outcome.scores
-    assert (outcome.lines, misshapen) == (2, 1)
-    assert (fim.context, fim.exact.value) == ("fim", 0)
-    assert (chat.context, chat.exact.value, chat.similarity.value) == ("chat", 0.5, 0.5)
-    assert "total = [[CURSOR]]\n" in model.prompts[1]
+    assert answers == {context: ["sum(items)", ""] for context in contexts}
+    assert misshapen == 2
+    assert "total = [[CURSOR]]\n" in model.prompts[0]
+    assert [body.get("context") for body in model.bodies] == [None, name, None, name]
+    assert name in model.deleted

@@ -14,6 +14,7 @@ from chatml_template import CHATML, write_chat_model
 from engine_support import EngineProcess, engine_on, parsed
 from link_support import until
 from openai import AsyncOpenAI, OpenAI
+from qcn_inference.tokenizer import INFILL_TOKENS
 from qcn_inference.tool_calls import rendered
 from scripted_engine import scripted_engine
 
@@ -213,6 +214,28 @@ def test_a_model_without_a_template_says_that_it_only_completes(engine: EnginePr
     assert answer.status_code == 400
     assert answer.json()["error"]["type"] == "no_chat_template"
     assert "the model only completes" in answer.json()["error"]["message"]
+
+
+def test_a_model_that_does_not_fill_in_the_middle_chats_all_the_same(
+    tmp_path: Path, socket_path: Path
+) -> None:
+    folder = write_chat_model(tmp_path / "m", without=INFILL_TOKENS)
+    with engine_on(socket_path, folder) as engine:
+        engine.until("ready")
+        assert engine.client.get("/health").json()["fim"] is False
+        assert engine.post(PATH, messages=HELLO, max_tokens=5)["choices"]
+        assert engine.post("/v1/completions", prompt="def f", max_tokens=2)["choices"]
+        put = engine.client.put
+        layout: Any = {"repo": "r", "segments": []}
+        assert put("/v1/contexts/c", json={**layout, "dialect": "chat"}).status_code == 200
+        for refused in (
+            engine.client.post("/infill", json={"input_prefix": "a", "input_suffix": "b"}),
+            engine.client.post("/v1/completions", json={"prompt": "a", "suffix": "b"}),
+            put("/v1/contexts/d", json=layout),
+        ):
+            assert refused.status_code == 400
+            assert refused.json()["error"]["type"] == "no_infill"
+            assert "no tokens to fill in the middle" in refused.json()["error"]["message"]
 
 
 def test_a_template_that_never_ends_fails_its_request_and_nothing_else(

@@ -10,7 +10,7 @@ from engine_support import CONTROL_STRINGS, VOCAB_SIZE, write_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from qcn_inference.errors import CheckpointError
-from qcn_inference.tokenizer import TextStream, Tokenizer
+from qcn_inference.tokenizer import INFILL_TOKENS, TextStream, Tokenizer
 from sampling import examples
 
 # Text in which control strings, whole and in parts, stand among anything else.
@@ -109,8 +109,19 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes, problem: str) -
 
 
 def test_missing_special_tokens_are_named(tmp_path: Path) -> None:
-    write_tokenizer(tmp_path, without=["<|fim_middle|>", "<|file_sep|>"])
-    check_refused(tmp_path, "lacks the special tokens <|fim_middle|>, <|file_sep|>")
+    write_tokenizer(tmp_path, without=["<|endoftext|>", "<|im_end|>"])
+    check_refused(tmp_path, "lacks the special tokens <|endoftext|>, <|im_end|>")
+
+
+@pytest.mark.parametrize("name", INFILL_TOKENS)
+def test_without_one_of_its_tokens_a_model_does_not_fill_in_the_middle(
+    tmp_path: Path, name: str
+) -> None:
+    assert Tokenizer(write_tokenizer(tmp_path / "all"), VOCAB_SIZE).infills
+    tokenizer = Tokenizer(write_tokenizer(tmp_path / "some", without=[name]), VOCAB_SIZE)
+    assert not tokenizer.infills
+    assert set(tokenizer.encode_plain(f"a{name}b")).isdisjoint(tokenizer.control_ids)
+    assert len(tokenizer.stop_ids) >= 6
 
 
 def test_ids_beyond_the_embeddings_are_refused(tmp_path: Path) -> None:

@@ -165,6 +165,47 @@ async def test_a_model_that_does_not_chat_is_told_with_the_remedy(
     )
 
 
+READY = {"version": "1", "state": "ready", "model": "scripted", "context_limit": 200_000}
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize("infills", [True, False])
+async def test_how_our_engine_completes_is_found_out(
+    start: Start, model: ScriptedModel, infills: bool
+) -> None:
+    model.health = {**READY, "fim": infills}
+    model.text = None
+    editor = await start("vscode", ready=False)
+    other = editor.root / "other.py"
+    other.write_text("y = 2\n")
+    completing = asyncio.ensure_future(editor.open("a.py", "x = ‸\n").ghost())
+    question = await model.asked.get()
+    assert ("messages" in question.body) is not infills
+    question.answer("1" if infills else block("x = [[CURSOR]]", "x = 1"))
+    assert await completing == "x = 1‸\n"
+    if not infills:  # what the model sees is what stands in front of its chats
+        request = {"uri": editor.root.as_uri()}
+        await editor.client.protocol.send_request_async("qcn/context", request)  # type: ignore[no-untyped-call]
+        assert set(model.dialects.values()) == {"chat"}
+    other.unlink()
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_model_that_neither_fills_in_nor_chats_is_told(
+    start: Start, model: ScriptedModel
+) -> None:
+    model.health = {**READY, "fim": False}
+    editor = await start("vscode", ready=False)
+    request = asyncio.ensure_future(editor.open("a.py", "x = ‸\n").inline())
+    (await model.asked.get()).fail(400, "no template", kind="no_chat_template")
+    assert await request == []
+    status = await editor.until_status(kind="Warning")
+    assert status["message"] == (
+        "The model scripted neither fills in the middle nor chats: set `models.completion` to "
+        "one that does."
+    )
+
+
 @pytest.mark.asyncio(loop_scope="session")
 async def test_an_answer_passes_the_filters_of_any_completion(
     start: Start, model: ScriptedModel

@@ -41,7 +41,7 @@ async def post_completions(request: Request) -> Response:
 
 
 def _generation(engine: Engine, body: CompletionBody) -> GenerationRequest:
-    loaded = engine.ready()
+    loaded = engine.ready() if body.suffix is None else engine.infilling()
     max_tokens = 16 if body.max_tokens is None else body.max_tokens
 
     context = named_context(engine, body.context)

@@ -40,7 +40,8 @@ async def put_context(request: Request) -> Response:
     engine = engine_of(request)
     name, arrival = request.path_params["id"], engine.contexts.arrive()
     body = await read_body(request, ContextBody)
-    tokenizer = engine.ready().tokenizer
+    loaded = engine.ready() if body.dialect == "chat" else engine.infilling()
+    tokenizer = loaded.tokenizer
     turn = await turn_in_front(engine) if body.dialect == "chat" else None
     if missing := _missing(engine, body):
         return missing
@@ -50,7 +51,7 @@ async def put_context(request: Request) -> Response:
     context = engine.contexts.compose(tokenizer, name, body.repo, body.segments, new, turn)
     spans = context.spans
     counts = [{"hash": span.segment.hash, "tokens": len(span.segment.ids)} for span in spans]
-    limit = context_limit(engine.ready().context_length)
+    limit = context_limit(loaded.context_length)
     if len(context.ids) > limit:
         message = f"{len(context.ids)} tokens, more than the {limit} that fit"
         return _refused(413, "context_too_long", message, segments=counts)

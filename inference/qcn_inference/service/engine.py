@@ -248,6 +248,21 @@ class Engine:
             raise ApiError(503, "unavailable", message, {"Retry-After": "1"})
         return self.loaded
 
+    def infilling(self) -> "Loaded":
+        """What is loaded, to fill in the middle.
+
+        Raises:
+            ApiError: it is not, or not made for that.
+        """
+        loaded = self.ready()
+        if not loaded.tokenizer.infills:
+            problem = (
+                "the model's tokenizer has no tokens to fill in the middle with: ask"
+                " /v1/chat/completions, or set `completion.format` to `auto` or `chat`"
+            )
+            raise ApiError(400, "no_infill", problem)
+        return loaded
+
     def renderer(self) -> Renderer:
         """What renders the checkpoint's chat template.
 

@@ -27,7 +27,7 @@ async def post_infill(request: Request) -> Response:
 
 
 def _generation(engine: Engine, body: InfillBody) -> GenerationRequest:
-    loaded = engine.ready()
+    loaded = engine.infilling()
     context = named_context(engine, body.context)
     text = InfillText(
         prefix=body.input_prefix + body.prompt,

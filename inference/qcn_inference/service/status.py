@@ -40,6 +40,7 @@ async def get_health(request: Request) -> Response:
         "disk_cache_problem": None
         if loaded is None or loaded.disk is None
         else loaded.disk.problem,
+        "fim": None if loaded is None else loaded.tokenizer.infills,
         "chat_template": None
         if engine.chat_template is None
         else {
