@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -246,7 +247,9 @@ def test_a_template_that_never_ends_fails_its_request_and_nothing_else(
         engine.until("ready")
         failed = engine.client.post(PATH, json={"messages": HELLO})
         assert failed.status_code == 500
-        assert "chat_template.jinja failed: it took more than 3 s" in failed.text
+        # The second on a machine so busy that 3 s of CPU time are half a minute.
+        reasons = "took more than 3 s of CPU time|gave no answer in 30 s"
+        assert re.search(f"chat_template.jinja failed: it ({reasons})", failed.text)
         engine.post("/v1/completions", prompt="def f", max_tokens=2)
 
 
