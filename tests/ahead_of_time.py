@@ -23,6 +23,10 @@ from triton.compiler import ASTSource
 # Bytes one block may have, less the 1 KiB the driver keeps where it does (CUDA C++ Programming
 # Guide, compute capabilities).
 SHARED_MEMORY = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 120: 99 << 10}
+REGISTERS = 65_536  # of a multiprocessor, of every chip here
+RESIDENT = {80: (164, 64, 32), 86: (100, 48, 16), 89: (100, 48, 24), 90: (228, 64, 32)}
+RESIDENT[120] = RESIDENT[89]
+"""What a multiprocessor holds at once at most: KiB of shared memory, warps, blocks (ibid.)."""
 TYPES = {
     torch.float32: "fp32",
     torch.bfloat16: "bf16",
@@ -34,6 +38,7 @@ TYPES = {
     torch.int64: "i64",
 }
 OPTIONS = ("num_warps", "num_stages")
+WIDTH = re.compile(r"\bld\.global\S*?\.(?:v(\d)\.)?b(\d+)")
 PRODUCT = re.compile(r"\bw?g?mma\.(?:sync|mma_async)\S*")
 
 
@@ -50,6 +55,33 @@ class Compiled:
     loads_ahead: bool  # whether loads are asynchronous copies
     exponents: dict[str, int]  # of powers of 2 in the PTX: how many by what makes them
     stores: dict[str, int]  # to global memory in the PTX: how many of each width, `v4.b32` the most
+    loaded: int  # bytes a thread loads from there into registers, as the PTX stands
+    warps: int  # of a block
+    stages: int  # of its loops: how many rounds' asynchronous copies share memory
+
+    def blocks(self, chip: int) -> int:
+        """How many blocks a multiprocessor of a chip holds at once."""
+        shared, warps, blocks = RESIDENT[chip]
+        registers = 32 * self.warps * -(-self.registers // 8) * 8  # given out by eights
+        of_shared = (shared << 10) // (self.shared + 1024)  # the driver keeps some of each block's
+        return min(REGISTERS // registers, of_shared, warps // self.warps, blocks)
+
+    def in_flight(self, chip: int) -> int:
+        """How many bytes its blocks have a multiprocessor load at once, at most.
+
+        Of copies to shared memory all rounds but the one that is computed; of loads to registers
+        all there are, as where none waits for another.
+        """
+        if self.loads_ahead:
+            return self.blocks(chip) * self.shared * (self.stages - 1) // self.stages
+        return self.blocks(chip) * 32 * self.warps * self.loaded
+
+    def row(self, operation: str, chip: int) -> str:
+        """Its row in a table of occupancy: see `test_compile.py`."""
+        blocks = self.blocks(chip)
+        warps = f"{blocks * self.warps} of {RESIDENT[chip][1]}"
+        cells = (chip, operation, self.name, self.registers, self.shared, blocks, warps)
+        return f"| {' | '.join(map(str, cells))} | {self.in_flight(chip) / 1024:.1f} |"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +158,9 @@ def _compile(launch: _Launch, capability: int) -> Compiled:
         loads_ahead="cp.async" in ptx,
         exponents=_exponents(ptx),
         stores=Counter(re.findall(r"\bst\.global\.([\w.]+)", ptx)),
+        loaded=sum(int(count or 1) * int(bits) // 8 for count, bits in WIDTH.findall(ptx)),
+        warps=compiled.metadata.num_warps,
+        stages=compiled.metadata.num_stages,
     )
 
 

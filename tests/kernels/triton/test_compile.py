@@ -3,6 +3,11 @@
 Shapes are those of Qwen3-Coder-Next, dtypes those of its runtime. `make test` compiles for the
 newest and the oldest kind of tensor core (90 and 80) and for the least shared memory with the
 most recent instructions (120); `make test-long` for all chips.
+
+`QCN_TEST_FULL=1 python -m pytest -sq -k shipped tests/kernels/triton/test_compile.py | grep '^|'`
+prints what bounds a kernel, a row for each: chip, launched by, name, registers of a thread, bytes
+of shared memory of a block, blocks and warps that a multiprocessor holds at once, KiB in flight
+there.
 """
 
 from collections.abc import Callable
@@ -11,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from ahead_of_time import SHARED_MEMORY, compile_launches
+from ahead_of_time import SHARED_MEMORY, Compiled, compile_launches
 from groupwise_stacks import eight_bit, four_bit, mxfp4
 from qcn_kernels.causal_conv1d.triton import causal_conv1d_step
 from qcn_kernels.chip import CHIPS, empty_rows
@@ -310,7 +315,7 @@ def test_what_is_shipped_compiles(
 ) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     for kernel in compile_launches(chip, operation):
-        print(kernel)
+        print(kernel.row(operation.__name__, chip))
         assert kernel.spilled == kernel.stack == 0, kernel
         assert kernel.shared <= SHARED_MEMORY[chip], kernel
         product = OPERATIONS[operation].get(kernel.name)
@@ -348,3 +353,21 @@ def test_a_thread_stores_16_bytes_at_once(
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     *_, kernel = compile_launches(90, operation)
     assert set(kernel.stores) == {"v4.b32"}, kernel
+
+
+@pytest.mark.parametrize(
+    ("registers", "shared", "warps", "chip", "blocks"),
+    [
+        (195, 2048, 4, 90, 2),  # 200 registers of 128 threads: two blocks' fit 65,536
+        (32, 163_840, 8, 90, 1),  # 160 of 228 KiB
+        (32, 0, 4, 90, 16),  # 64 warps
+        (32, 0, 4, 120, 12),  # 48 warps
+        (32, 0, 1, 86, 16),  # blocks
+    ],
+)
+def test_what_a_multiprocessor_holds_at_once(
+    registers: int, shared: int, warps: int, chip: int, blocks: int
+) -> None:
+    kernel = Compiled("k", registers, 0, 0, shared, frozenset(), False, {}, {}, 16, warps, 1)
+    assert kernel.blocks(chip) == blocks
+    assert kernel.in_flight(chip) == blocks * 32 * warps * 16
