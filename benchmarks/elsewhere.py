@@ -24,6 +24,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from ast_grep_py import SgNode, SgRoot
 from benchmarks import machine
 from benchmarks.registries import fetched, pinned, texts
 from benchmarks.scanner import TOOLS, Counts, Lines, Scores
+from qcn_lsp.scan.scanner import scan_text
 
 DATA = Path(__file__).resolve().parent / "data" / "elsewhere"
 NOISE = {
@@ -56,6 +58,7 @@ NOISE = {
 _SUFFIXES = {"python": ".py", "javascript": ".js"}
 _ANNOTATION = re.compile(r"\s*(?:#|//)\s*(ruleid|ok):\s*([\w-]+)")
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(.))", re.DOTALL)
+_CODE = {78, 94, 95}
 # What bandit's examples are also full of and we leave out on purpose: `MEANINGS` in scan/ruff.py.
 _BANDIT_LEFT_OUT = re.compile(
     r"B(?:101|103|10[5-8]|110|112|113|31[01]|31[3-9]|320|4\d\d|603|606|607)"
@@ -99,6 +102,7 @@ def run(threads: int, *, quick: bool) -> dict[str, Any]:
         **machine.describe(threads),
         "scanners": {name: metadata.version(name) for name in ("ruff", "bandit", "ast-grep-py")},
         "results": results,
+        "named_as_published": named_as_published(),
         "bandit_examples": bandit_examples(),
         "noise": {} if quick else {language: noise(language) for language in NOISE},
     }
@@ -159,6 +163,25 @@ def releases() -> Iterator[Text]:
         text = next(text for name, text in texts(fetched(pin)) if name == file)
         language = "python" if pin.registry == "pypi" else "javascript"
         yield Text(f"releases, {language}", language, text, tuple(every))
+
+
+def named_as_published() -> dict[str, int]:
+    """Return at how many places ours found anything, and at how many the published weakness.
+
+    Running text as code is published as any of 78, 94 and 95: they count as one.
+    """
+    found = same = 0
+    for one in releases():
+        findings = scan_text(one.text, one.language)
+        starts = [0, *accumulate(len(line) + 1 for line in one.text.split("\n"))]
+        for place in one.places:
+            start, end = starts[place.first - 1], starts[place.last]
+            here = {hit.cwe for hit in findings if hit.start < end and start < hit.end}
+            if place.weak and here:
+                published = int(place.name.split()[0].removeprefix("CWE-"))
+                found += 1
+                same += bool(here & (_CODE if published in _CODE else {published}))
+    return {"places": found, "same": same}
 
 
 # --- What others test their rules with -----------------------------------------------------------

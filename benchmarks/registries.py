@@ -63,7 +63,7 @@ def fetched(package: Package) -> Path:
 
 def _fetch(package: Package, folder: Path) -> Path:
     if package.registry == "npm":
-        command = ["npm", "pack", "--silent", f"{package.name}@{package.version}"]
+        command = ["npm", "pack", "--loglevel=error", f"{package.name}@{package.version}"]
     else:
         wanted = f"{package.name}=={package.version}"
         command = [sys.executable, "-m", "unearth", wanted, "--no-binary", "--download", "."]
@@ -72,7 +72,7 @@ def _fetch(package: Package, folder: Path) -> Path:
     except FileNotFoundError as error:
         raise FetchError(f"{package.name} cannot be fetched: {command[0]} is missing") from error
     except subprocess.CalledProcessError as error:
-        why = (error.stderr or error.stdout).strip().rpartition("\n")[2]
+        why = " ".join((error.stderr or error.stdout).split())[:200]
         raise FetchError(f"{package.name} {package.version} cannot be fetched: {why}") from error
     [archive] = folder.iterdir()
     return archive

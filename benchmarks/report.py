@@ -1,6 +1,7 @@
 """The result files as one page of tables."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -325,6 +326,18 @@ def _elsewhere(result: dict[str, Any]) -> Iterator[str]:
     yield from ("", "| texts | scanner | weak | safe | recall | precision |")
     yield "|---|---|---:|---:|---:|---:|"
     yield from _scores(result["results"], ("weak", "safe", "recall", "precision"))
+    yield from ("", "The releases by weakness: places found, and mended places taken for weak.", "")
+    yield "| weakness | scanner | places | found | mended | mistaken |"
+    yield "|---|---|---:|---:|---:|---:|"
+    for (part, cwe, tool), counts in sorted(_by_cwe(result["results"]).items()):
+        cells = " | ".join(str(counts[name]) for name in ("weak", "found", "safe", "mistaken"))
+        yield f"| {cwe}, {part.removeprefix('releases, ')} | {tool} | {cells} |"
+    named = result["named_as_published"]
+    yield ""
+    yield (
+        f"Where ours found something it named the published weakness at {named['same']} of "
+        f"{named['places']} places."
+    )
     told = {tool: one["recall"] for tool, one in result["bandit_examples"].items()}
     places = result["bandit_examples"]["qcn"]["weak"]
     yield ""
@@ -339,6 +352,18 @@ def _elsewhere(result: dict[str, Any]) -> Iterator[str]:
         for package, one in packages.items():
             cells = " | ".join(str(one[tool]) for tool in tools)
             yield f"| {package} | {one['lines']:,} | {cells} |"
+
+
+def _by_cwe(results: dict[str, Any]) -> dict[tuple[str, str, str], Counter[str]]:
+    """Return the counts of both halves of the releases, by language, weakness and scanner."""
+    summed: dict[tuple[str, str, str], Counter[str]] = {}
+    for part in (one for one in results if one.startswith("releases")):
+        for tools in results[part].values():
+            for tool, told in tools.items():
+                for name, counts in told["by_weakness"].items():
+                    cell = summed.setdefault((part, name.split()[0], tool), Counter())
+                    cell.update({key: counts[key] for key in ("weak", "found", "safe", "mistaken")})
+    return summed
 
 
 def _interval(estimate: dict[str, float] | None, times: int, unit: str) -> str:

@@ -9,7 +9,10 @@ from ast_grep_py import Rule, SgNode
 from qcn_lsp.scan.source import Call, Source, Span, of_kinds, span_of
 
 _KEYS = {"subscript": "subscript", "subscript_expression": "index", "index_expression": "index"}
-_CHECKS = re.compile(r"(?i)(?:.*\.)?_*(?:validate|check|ensure|assert|verify|require)(?:_?\w*)")
+_CHECKS = re.compile(
+    r"(?i)(?:.*\.)?_*(?!check_?(?:call|out|in)|ensure_?(?:dir|file|path|exist|future))"
+    r"(?:validate|check|ensure|assert|verify)\w*"
+)
 
 
 @dataclass(frozen=True)
