@@ -121,11 +121,19 @@ $(EDITORS)/.ready:
 		npm install --omit=dev --ignore-scripts --no-audit --no-fund && npm rebuild @vscode/spdlog native-watchdog
 	touch $@
 
+# Ends with a sentence where a Python is too old; the argument is the remedy.
+CHECK_PYTHON = import sys; sys.exit(sys.version_info < (3, 11) and \
+	f"{sys.executable} is Python {sys.version.split()[0]}; 3.11 or newer is needed. {sys.argv[1]}")
+
+# One without pip (Debian: python3-venv is missing) would be taken for whole at the next try.
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
+	@$(PYTHON) -c '$(CHECK_PYTHON)' "Name one: make $(MAKECMDGOALS) PYTHON=python3.13"
+	$(PYTHON) -m venv $(VENV_FLAGS) $(VENV) || { rm -rf $(VENV); exit 1; }
 
 # torch comes first and alone, so that a build that is already there (a CPU build, say) stays.
 $(VENV)/.torch: | $(VENV)/bin/python
+	@$(BIN)/python -c '$(CHECK_PYTHON)' "Remove $(VENV), and name one: PYTHON=python3.13"
+	@echo "Installing into $(VENV): PyTorch first, unless it is there. This takes minutes."
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install -q -c constraints.txt $(TORCH)
 	touch $@
 

@@ -15,7 +15,11 @@ from pathlib import Path
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return the exit code."""
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    if not (sys.argv[1:] if argv is None else argv):
+        parser.print_help(sys.stderr)
+        parser.exit(2)
+    options = parser.parse_args(argv)
     # What libraries log is not for the reader of a command's output; its errors are sentences.
     logging.getLogger().addHandler(logging.NullHandler())
     from qcn_lsp.commands.errors import CommandError
@@ -50,13 +54,12 @@ def _run(options: argparse.Namespace) -> int:
         case "demo":
             from qcn_lsp.commands import demo, endpoint
 
-            engine_options = endpoint.engine_options(options.engine_url, options.engine_token_file)
-            return demo.run(options.path, engine_options)
+            return demo.run(options.path, endpoint.server_options(*_server(options)))
         case "complete":
             from qcn_lsp.commands import complete, endpoint
 
-            engine_options = endpoint.engine_options(options.engine_url, options.engine_token_file)
-            return complete.run(options.place, engine_options, as_json=options.json)
+            server_options = endpoint.server_options(*_server(options))
+            return complete.run(options.place, server_options, as_json=options.json)
         case "fix":
             from qcn_lsp.commands import endpoint, fix
 
@@ -111,6 +114,10 @@ def _run(options: argparse.Namespace) -> int:
     return _run_engine(options)
 
 
+def _server(options: argparse.Namespace) -> tuple[str | None, str | None, Path | None]:
+    return options.model, options.engine_url, options.engine_token_file
+
+
 def _run_engine(options: argparse.Namespace) -> int:
     from qcn_lsp.commands import engine
 
@@ -125,7 +132,9 @@ def _run_engine(options: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="qcn", description="Local AI code completion: the commands beside the language server."
+        prog="qcn",
+        description="Completes code and fixes its weaknesses, by a model on this machine: the "
+        "commands beside the language server qcn-lsp. `qcn COMMAND --help` tells more of each.",
     )
     parser.add_argument("--version", action="version", version=f"qcn {metadata.version('qcn-lsp')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -143,6 +152,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="the repository (default: this one, or qcn-lsp's own source)",
     )
+    _add_model(demo)
     _add_endpoint(demo)
 
     complete = commands.add_parser(
@@ -156,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
         help="line and column as editors show them: both count from 1, columns in characters; "
         "the text goes in before the character at COL",
     )
+    _add_model(complete)
     _add_endpoint(complete)
     _add_json(complete)
 
@@ -176,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     context.add_argument(
         "--tokens",
-        type=int,
+        type=_tokens,
         default=0,
         metavar="N",
         help="as the setting qcn.context.tokens; a small model such as qcn-nano reads no "
@@ -290,6 +301,13 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _tokens(text: str) -> int:
+    """Return what the setting `context.tokens` takes."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 6 and int(text) <= 262_144):
+        raise argparse.ArgumentTypeError("must be a number from 0 to 262144")
+    return int(text)
+
+
 def _add_engine(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     engine = commands.add_parser("engine", help="start, stop or show the engine by hand")
     actions = engine.add_subparsers(dest="action", required=True, metavar="start|stop|status")
@@ -343,7 +361,10 @@ def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "window's first completion; beside each, how near it is to what the machine allows.",
     )
     bench.add_argument(
-        "--model", default="qcn-nano", help="a checkpoint's folder (default: the embedded model)"
+        "--model",
+        default="qcn-nano",
+        metavar="DIR",
+        help="checkpoint folder (default: qcn-nano, the embedded model)",
     )
     bench.add_argument(
         "--synthetic",
@@ -364,6 +385,15 @@ def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--output", type=Path, metavar="DIR", help="write bench.json and bench.svg there"
     )
     _add_json(bench)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        metavar="DIR",
+        help="checkpoint folder (default: qcn-nano, the embedded model); with --engine-url the "
+        "model's name there",
+    )
 
 
 def _add_endpoint(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,15 @@ from pathlib import Path
 
 from deadlines import DEADLINE_SECONDS
 
+# A `sitecustomize` under which Python finds no torch, as where it is not installed.
+WITHOUT_TORCH = """
+from importlib.machinery import PathFinder
+find = PathFinder.find_spec
+def find_spec(name, path=None, target=None):
+    return None if name.partition(".")[0] == "torch" else find(name, path, target)
+PathFinder.find_spec = find_spec
+"""
+
 
 def qcn(*arguments: str | Path, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
     """Run `qcn` to its end and return what it printed."""

@@ -108,8 +108,9 @@ async def _until_read(session: EditorSession, root: Path) -> dict[str, Any]:
 def _show(console: Console, view: dict[str, Any], skipped: list[tuple[str, str]]) -> None:
     _say(
         console,
-        f"{view['tokens']:,} of {view['limit']:,} tokens; reading can go on from "
-        f"{len(view['checkpoints'])} places in them, those in front of a file marked with *.",
+        f"{view['tokens']:,} of {view['budget']:,} tokens, the rest kept free for changes; the "
+        f"model takes {view['limit']:,}. Reading can go on from the {len(view['checkpoints']):,} "
+        "places in them marked with *, those in front of a file.",
     )
     console.print(_segments(view))
     kept = view["bytes"]

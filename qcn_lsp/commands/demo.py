@@ -40,13 +40,12 @@ from qcn_lsp.engine.runtime import (
     engine_key,
     runtime_directory,
 )
-from qcn_lsp.settings import ModelsSettings
 
 PLACES, PLACES_PER_FILE = 10, 2
 _ABOUT_EMBEDDED_MODEL = (
     "qcn-nano is a small model of the real architecture: it shows that all works, not how well.\n"
-    "For a model that helps, set qcn.models.completion to the folder of a Qwen3-Coder-Next "
-    "checkpoint."
+    "A model that helps, a Qwen3-Coder-Next checkpoint: qcn demo --model FOLDER shows it here, the "
+    "setting\nqcn.models.completion has editors use it. qcn doctor tells which would run here."
 )
 _REPOSITORY_MARKS = (".git", "pyproject.toml", "package.json", "Cargo.toml", "go.mod", "setup.py")
 
@@ -78,17 +77,24 @@ def run(path: Path | None, options: Mapping[str, Any]) -> int:
         highlight=False,
     )
     outcomes = asyncio.run(_complete_all(folder, places, options, console))
-    console.print(_table(outcomes, folder))
+    console.print(table_of(outcomes, folder))
     console.print(_summary(outcomes), highlight=False)
-    if not options:
+    if not options:  # the embedded model
         console.print(_ABOUT_EMBEDDED_MODEL, highlight=False)
     return 0
 
 
 def _model(options: Mapping[str, Any]) -> str:
-    if options:
+    if "engine" in options:
         return f"the model at {options['engine']['url']}"
-    return f"{ModelsSettings().completion}, the small embedded model, on this machine alone"
+    if "models" in options:
+        return f"{_path(options)}, on this machine alone"
+    return f"{EMBEDDED_MODEL}, the small embedded model, on this machine alone"
+
+
+def _path(options: Mapping[str, Any]) -> str:
+    """Return the folder of the local model, or the embedded model's name."""
+    return str(options.get("models", {}).get("completion", EMBEDDED_MODEL))
 
 
 def _why_no_places(root: Path) -> str:
@@ -115,7 +121,7 @@ def _root(path: Path | None) -> Path:
 async def _complete_all(
     folder: Path, places: list[Place], options: Mapping[str, Any], console: Console
 ) -> list[Outcome]:
-    leave_alone = bool(options) or await _engine_runs()
+    leave_alone = "engine" in options or await _engine_runs(_path(options))
     try:
         with progress_on(console) as show:
             show("Starting the language server", 0)
@@ -129,7 +135,7 @@ async def _complete_all(
                 return await _complete_each(session, places, show)
     finally:
         if not leave_alone:
-            await _end_engine()
+            await _end_engine(_path(options))
 
 
 async def _warm_up(session: EditorSession, folder: Path) -> None:
@@ -157,12 +163,13 @@ async def _complete_each(session: EditorSession, places: list[Place], show: Show
     return outcomes
 
 
-def _table(outcomes: list[Outcome], folder: Path) -> Table:
+def table_of(outcomes: list[Outcome], folder: Path) -> Table:
+    """Return a row for each outcome; in a narrow terminal the texts share what room there is."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, expand=True)
-    table.add_column("file:line", no_wrap=True)
-    table.add_column("before the cursor", no_wrap=True)
-    table.add_column("suggestion", no_wrap=True, overflow="ellipsis", ratio=1)
-    table.add_column("original", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("file:line", no_wrap=True, overflow="ellipsis")
+    table.add_column("before the cursor", no_wrap=True, overflow="ellipsis", ratio=2)
+    table.add_column("suggestion", no_wrap=True, overflow="ellipsis", ratio=3)
+    table.add_column("original", no_wrap=True, overflow="ellipsis", ratio=3)
     table.add_column("ms", justify="right", no_wrap=True)
     for outcome in outcomes:
         place = outcome.place
@@ -200,19 +207,19 @@ def _summary(outcomes: list[Outcome]) -> str:
     )
 
 
-def _address() -> Address | None:
+def _address(model: str) -> Address | None:
     tcp = sys.platform == "win32"
-    return address_at(runtime_directory(), engine_key(EMBEDDED_MODEL), tcp=tcp)
+    return address_at(runtime_directory(), engine_key(model), tcp=tcp)
 
 
-async def _engine_runs() -> bool:
-    address = _address()
+async def _engine_runs(model: str) -> bool:
+    address = _address(model)
     return bool(address and await running_engines([address]))
 
 
-async def _end_engine() -> None:
+async def _end_engine(model: str) -> None:
     """Ask the engine that this demonstration started to leave when nobody uses it."""
-    address = _address()
+    address = _address(model)
     if address and await running_engines([address]):
         client = address.client()
         try:

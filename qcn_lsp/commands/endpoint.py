@@ -1,4 +1,4 @@
-"""The endpoint that `qcn complete` and `qcn demo` may be told to use instead of our engine.
+"""The model that a command may be told to use, and the endpoint instead of our engine.
 
 Its token is read from a file: a command line can be read by every user of the machine.
 """
@@ -10,9 +10,21 @@ from pydantic import ValidationError
 from qcn_indexer.files import read_file
 
 from qcn_lsp.commands.errors import CommandError
+from qcn_lsp.engine.runtime import resolve_model
 from qcn_lsp.settings import EngineSettings
 
 LONGEST_TOKEN_FILE = 64 << 10
+
+
+def server_options(model: str | None, url: str | None, token_file: Path | None) -> dict[str, Any]:
+    """Return the server's initialization options for a model that completes, and the endpoint.
+
+    `model`: a checkpoint's folder, with a URL the model's name there; None: the default.
+    """
+    options = engine_options(url, token_file)
+    if model is not None:
+        options["models"] = {"completion": model if url else resolve_model(model)}
+    return options
 
 
 def engine_options(url: str | None, token_file: Path | None) -> dict[str, Any]:

@@ -152,7 +152,7 @@ def _run_here(model: str, address: Address | None, options: EngineOptions) -> in
         key = engine_key(model)
         address = new_address(runtime_directory(), key, tcp=sys.platform == "win32")
     command = engine_command(model, address, options)
-    print(f"The engine listens on {address}", file=sys.stderr, flush=True)
+    print(f"Starting the engine on {address}", file=sys.stderr, flush=True)
     if sys.platform != "win32":
         os.execve(command[0], command, engine_environment())
     return subprocess.call(command, env=engine_environment())
@@ -275,7 +275,7 @@ def _print_table(found: list[tuple[Address, Health | None]]) -> None:
             continue
         table.add_row(
             health.model or health.model_path or "?",
-            health.error or health.state,
+            health.state,
             health.device,
             health.version,
             str(health.pid),
@@ -283,4 +283,8 @@ def _print_table(found: list[tuple[Address, Health | None]]) -> None:
             f"{health.idle_seconds / 60:.0f} min",
             str(address),
         )
-    make_console().print(table)
+    console = make_console()
+    console.print(table)
+    for _, health in found:
+        if health is not None and health.error:
+            console.print(f"pid {health.pid}: {health.error}", highlight=False, soft_wrap=True)

@@ -31,7 +31,7 @@ from qcn_lsp.engine.messages import (
     Dialect,
     NoChatModel,
 )
-from qcn_lsp.engine.process import EngineOptions
+from qcn_lsp.engine.process import EngineOptions, require_engine_packages
 from qcn_lsp.evaluation.lines import Line, Texts, lines_with_names_of_others
 from qcn_lsp.evaluation.questions import Question, Questions
 from qcn_lsp.evaluation.scores import Estimate, is_exact, mean, share, similarity
@@ -88,6 +88,7 @@ def run(path: Path | None, wanted: Wanted, *, as_json: bool) -> int:
     root = (path or Path.cwd()).resolve()
     if not root.is_dir():
         raise CommandError(f"{root} is no folder")
+    require_engine_packages()  # before the repository is read, which may take minutes
     with progress_on(make_console(stderr=True)) as show:
         experiments, notes, model = asyncio.run(_evaluate(root, wanted, show))
     if as_json:

@@ -285,8 +285,8 @@ class LiveContext:
         wanted = self._server.settings_in(self._root).context.tokens
         if not wanted and limit < LEAST_LIMIT:
             raise EngineUnavailable(
-                f"the model takes {limit} tokens of one, less than is worth it; "
-                "set qcn.context.tokens to have one all the same"
+                f"the model takes {limit:,} tokens of one, less than is worth it; set "
+                "qcn.context.tokens (of commands: --tokens) to have one all the same"
             )
         budget = min(wanted or limit, limit) // self._roots()
         if budget < LEAST_TOKENS:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,21 @@ def test_work_trees_of_one_repository_share_what_is_equal(runtime: Path, shop: P
 def test_the_embedded_model_reads_none_unless_told_to(runtime: Path, shop: Path) -> None:
     done = qcn("context", shop)
     assert done.returncode == 1
-    assert "set qcn.context.tokens" in done.stderr
+    assert "set qcn.context.tokens (of commands: --tokens)" in done.stderr
+
+
+def test_it_says_how_much_was_allowed_and_what_the_model_takes(runtime: Path, shop: Path) -> None:
+    done = qcn("context", shop, "--tokens", "3000")
+    assert re.match(
+        r"\d+ of 3,000 tokens, .* the model takes 6,144\.", " ".join(done.stdout.split())
+    )
+
+
+@pytest.mark.parametrize("tokens", ["-1", "262145", "many", "1.5"])
+def test_tokens_that_the_setting_does_not_take_are_wrong_usage(tmp_path: Path, tokens: str) -> None:
+    done = qcn("context", tmp_path, "--tokens", tokens)
+    assert done.returncode == 2
+    assert "must be a number from 0 to 262144" in done.stderr
 
 
 def test_a_folder_that_is_none_is_an_error(tmp_path: Path) -> None:

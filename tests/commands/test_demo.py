@@ -1,6 +1,7 @@
 """`qcn demo`: the whole chain on a small repository, and the choice of its places."""
 
 import ast
+import io
 import itertools
 import re
 from pathlib import Path
@@ -8,10 +9,13 @@ from pathlib import Path
 import pytest
 from command_support import qcn
 from link_support import StandInModel, processes_of, until
+from rich.console import Console
 from standin_endpoint import endpoint
 
 from qcn_lsp.cli import main
-from qcn_lsp.commands.places import choose_places, places_in, source_files
+from qcn_lsp.commands.demo import Outcome, table_of
+from qcn_lsp.commands.places import Place, choose_places, places_in, source_files
+from qcn_lsp.commands.session import Suggestion
 
 SHOP = '''"""A shop.
 
@@ -109,6 +113,26 @@ def test_with_another_server_it_says_so_and_starts_no_engine(runtime: Path, shop
     assert f"the model at {model.url}." in " ".join(done.stdout.split())
     assert "qcn-nano" not in done.stdout
     assert list((runtime / "qcn").glob("engine-*")) == []
+
+
+async def test_a_checkpoints_folder_is_served_by_an_engine_of_its_own(
+    standin: StandInModel, runtime: Path, shop: Path
+) -> None:
+    done = qcn("demo", shop, "--model", standin.folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"with {standin.folder}, on this machine" in " ".join(done.stdout.split())
+    assert "small embedded model" not in done.stdout
+    assert len(standin.pids()) == 1
+    await until(lambda: not processes_of(runtime))  # it was asked to leave
+
+
+def test_in_a_narrow_terminal_every_column_has_some_room(shop: Path) -> None:
+    place = Place(shop / "cart.py", 7, 14, "call", "def name_that_is_long(", "self, price)")
+    printed = io.StringIO()
+    table = table_of([Outcome(place, Suggestion("items, prices)", 20.0))], shop)
+    Console(width=50, file=printed).print(table)
+    row = next(line for line in printed.getvalue().splitlines() if "cart.py:8" in line)
+    assert all(part in row for part in ("def", "items", "self", "20"))
 
 
 def test_it_leaves_an_engine_that_ran_before_alone(embedded: StandInModel, shop: Path) -> None:

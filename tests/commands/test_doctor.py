@@ -8,20 +8,12 @@ from pathlib import Path
 
 import pytest
 import qcn_inference
-from command_support import qcn
+from command_support import WITHOUT_TORCH, qcn
 from link_support import StandInModel
 
 from qcn_lsp.commands.doctor import check_folder, explained
 
 MODELS = ("Qwen3-Coder-Next", "Qwen3.5-35B-A3B", "Qwen3.5-9B")
-# A `sitecustomize` under which Python finds no torch, as where it is not installed.
-WITHOUT_TORCH = """
-from importlib.machinery import PathFinder
-find = PathFinder.find_spec
-def find_spec(name, path=None, target=None):
-    return None if name.partition(".")[0] == "torch" else find(name, path, target)
-PathFinder.find_spec = find_spec
-"""
 
 
 def findings(done_stdout: str) -> dict[str, tuple[str, str, str]]:

@@ -67,6 +67,16 @@ def test_an_engine_that_cannot_serve_exits_with_1_and_the_reason(standin: StandI
     )
 
 
+def test_why_one_cannot_serve_stands_below_the_table(standin: StandInModel) -> None:
+    why = "config.json is missing: " + "choose another folder, " * 10 + "or none"
+    standin.behave(state="errored", error=why)
+    qcn("engine", "start", "--model", standin.folder)
+    [pid] = standin.pids()
+    head, row, reason = qcn("engine", "status").stdout.splitlines()
+    assert (head.split()[1], row.split()[1]) == ("STATE", "errored")
+    assert reason == f"pid {pid}: {why}"
+
+
 def test_an_engine_on_a_port_gets_a_token_file(standin: StandInModel, runtime: Path) -> None:
     token = runtime / "token"
     # Bound and not listening, so that the engine may have the port and the system gives it nobody.

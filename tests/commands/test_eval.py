@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 from chatml_template import write_chat_model
-from command_support import qcn
+from command_support import WITHOUT_TORCH, qcn
 from qcn_indexer.layout import Segment
 from scripted_model import scripted_model
 
@@ -31,6 +31,16 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, text in FOLDER.items():
         (folder / name).write_text(text)
     return folder
+
+
+def test_without_an_engine_it_says_so_before_it_reads_anything(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_TORCH)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = qcn("eval", shop)
+    assert done.returncode == 1
+    assert done.stderr.startswith("qcn: The local engine is not installed (torch missing")
 
 
 def test_it_scores_the_lines_behind_each_context(runtime: Path, shop: Path) -> None:

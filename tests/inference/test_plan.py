@@ -93,6 +93,10 @@ def test_where_nothing_fits_it_says_what_is_missing(coder_next: dict[str, Footpr
     refused = plan(coder_next["int4"], machine(None, 30 * GB))
     assert isinstance(refused, Refusal)
     assert "convert" not in refused.remedy
+    dense = Footprint(load_config(PUBLISHED / "Qwen3.5-9B"), FORMATS[0])
+    refused = plan(dense, machine(None, 10 * GB))
+    assert isinstance(refused, Refusal)
+    assert "convert" not in refused.remedy  # it has no experts to quantise
 
 
 def test_a_head_for_drafts_is_loaded_where_there_is_room_and_it_pays(

@@ -319,7 +319,7 @@ def _refusal(foot: Footprint, machine: Machine, context: int) -> Refusal:
         "Choose a smaller model (qcn-nano runs everywhere), end what else holds the memory, or set "
         "qcn.engine.url to a server that has it"
     )
-    if foot.format.name != "int4":
+    if foot.experts and foot.format.name != "int4":
         remedy = "Convert it: qcn models convert SRC DST --experts int4. Or choose a smaller model"
     return Refusal(foot, missing, remedy)
 

@@ -1,0 +1,54 @@
+"""What `make` says where the Python it finds does not do. The rest of it is what CI runs."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MAKEFILE = Path(__file__).parents[2] / "Makefile"
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("make") is None or sys.platform == "win32", reason="needs make"
+)
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    shutil.copy(MAKEFILE, tmp_path)
+    (tmp_path / "build").mkdir()
+    return tmp_path
+
+
+def program(path: Path, script: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+def make(clone: Path, python: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        ["make", "-C", clone, ".venv/bin/python", f"PYTHON={python}"],
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_python_that_is_too_old_is_named_and_nothing_is_made(clone: Path) -> None:
+    older = "import sys; sys.version_info = (3, 10, 4); sys.version = '3.10.4 (main)'"
+    old = program(
+        clone / "python3", f'exec {sys.executable} -c "{older}; exec(sys.argv.pop(1))" "$2" "$3"'
+    )
+    done = make(clone, old)
+    assert done.returncode != 0
+    assert "is Python 3.10.4; 3.11 or newer is needed. Name one: make" in done.stderr
+    assert not (clone / ".venv").exists()
+
+
+def test_an_environment_that_came_out_by_half_is_taken_away(clone: Path) -> None:
+    """As Debian's Python leaves one, without pip, where python3-venv is not installed."""
+    half = "mkdir -p .venv/bin && touch .venv/bin/python && exit 1"
+    python = program(clone / "python3", f'[ "$1" = -c ] && exec {sys.executable} "$@"\n{half}')
+    assert make(clone, python).returncode != 0
+    assert not (clone / ".venv").exists()
