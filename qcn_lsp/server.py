@@ -110,8 +110,13 @@ class QcnServer(LanguageServer):
             if self._engines.get(model) is link:  # a link that was replaced has no more say
                 self.status.engine_changed(model, status)
 
-        budgets = self.settings.engine_budgets
-        link = EngineLink(self.settings.engine, model, on_status=report, budgets=budgets)
+        link = EngineLink(
+            self.settings.engine,
+            model,
+            on_status=report,
+            budgets=self.settings.engine_budgets,
+            beside=self.settings.models.beside(model),
+        )
         return link
 
     def settings_in(self, root: Path | None) -> Settings:

@@ -66,9 +66,10 @@ class EngineSettings(_Section):
         0,
         "user",
         "MiB of the GPU's memory that each local engine may take, weights included; experts for "
-        "which that is too little lie in host memory. 0: what is free when it starts, which may "
-        "leave nothing for the engine of a second model (`models.chat`): give both a bound then. "
-        "What CUDA takes for itself, some 500 MB, comes on top.",
+        "which that is too little lie in host memory. 0: what is free when it starts; of two "
+        "models (`models.completion`, `models.chat`) the one that wants less of the GPU gets what "
+        "it wants, as far as the other keeps the least it can do with, and that one the rest, "
+        "whichever starts first. What CUDA takes for itself, some 500 MB, comes on top.",
         alias="deviceMemoryMiB",
         ge=0,
         le=1_048_576,
@@ -105,6 +106,10 @@ class ModelsSettings(_Section):
     def of(self, role: Role) -> str:
         """Return the model of a role."""
         return (self.chat or self.completion) if role == "chat" else self.completion
+
+    def beside(self, model: str) -> str | None:
+        """Return the other model, where there are two."""
+        return next((one for one in (self.completion, self.chat) if one not in (None, model)), None)
 
 
 class CompletionSettings(_Section):

@@ -96,8 +96,9 @@ def _serve(given: argparse.Namespace, listener: socket.socket, token: str | None
     budgets = CacheBudgets(
         given.cache_mib, given.disk_cache_mib, given.device_cache_mib, given.device_memory_mib
     )
+    beside = None if given.beside is None else checkpoint_folder(given.beside)
     options = ServeOptions(
-        folder, folder.name, given.idle_minutes, given.threads, budgets, given.device
+        folder, folder.name, given.idle_minutes, given.threads, budgets, given.device, beside
     )
     asyncio.run(serve(options, listener, token))
 
@@ -127,6 +128,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--device-memory-mib",
         type=_mebibytes,
         help="GPU memory for everything, weights included, in MiB; 0 takes what is free",
+    )
+    option(
+        "--beside",
+        metavar="MODEL",
+        help="another model, for whose engine the GPU must have room as well; goes without effect "
+        "where --device-memory-mib is given",
     )
     option("--cache-mib", type=_mebibytes, help="memory for what was read, in MiB")
     option(

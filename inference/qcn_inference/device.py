@@ -148,7 +148,7 @@ def require_room(device: torch.device, weights: int, working: int) -> None:
     if weights + working > free:
         raise DeviceMemoryError(
             f"the weights take {weights >> 20} MiB and the work some {working >> 20} MiB; of the"
-            f"  GPU's {total >> 20} MiB {free >> 20} are free. End other programs on the GPU, "
+            f" GPU's {total >> 20} MiB {free >> 20} are free. End other programs on the GPU, "
             f"take a smaller or a quantised model, {USE_CPU}."
         )
 

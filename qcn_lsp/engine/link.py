@@ -76,7 +76,8 @@ class EngineLink:
     that is idle gives all its memory back, and one that works keeps no other from its thread.
 
     `budgets` are the MiB that a local engine gets in memory (0: its choice) and on disk (None: its
-    choice) when it is started. `tcp` has it listen on a loopback port instead of a Unix socket.
+    choice) when it is started; `beside` is the model of another local engine, which needs room on
+    the same GPU. `tcp` has it listen on a loopback port instead of a Unix socket.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class EngineLink:
         *,
         on_status: Callable[[EngineStatus], None],
         budgets: tuple[int, int | None] = (0, None),
+        beside: str | None = None,
         tcp: bool = sys.platform == "win32",
     ) -> None:
         self.status = EngineStatus(EngineState.STOPPED)
@@ -93,6 +95,7 @@ class EngineLink:
         self._model = model
         self._on_status = on_status
         self._budgets = budgets
+        self._beside = beside
         self._tcp = tcp
         self._source: LocalEngine | RemoteEndpoint | None = None
         self._completer: Completer | None = None
@@ -241,6 +244,7 @@ class EngineLink:
             from qcn_lsp.engine.local import LocalEngine
             from qcn_lsp.engine.process import EngineOptions
             from qcn_lsp.engine.remote import RemoteEndpoint
+            from qcn_lsp.engine.runtime import resolve_model
 
             settings, model = self._settings, self._model
             if settings.url is None:
@@ -249,6 +253,7 @@ class EngineLink:
                     *self._budgets,
                     device=settings.device,
                     device_memory_mib=settings.device_memory_mib,
+                    beside=None if self._beside is None else resolve_model(self._beside),
                 )
                 self._source = LocalEngine(model, options=options, tcp=self._tcp)
             else:

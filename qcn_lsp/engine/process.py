@@ -64,6 +64,7 @@ class EngineOptions:
     disk_mib: int | None = None
     device: str = "auto"
     device_memory_mib: int = 0
+    beside: str | None = None  # another model, whose engine needs room on the GPU as well
 
     def arguments(self) -> list[str]:
         """Return them as the engine's command line takes them."""
@@ -72,6 +73,8 @@ class EngineOptions:
             arguments += ["--device", self.device]
         if self.device_memory_mib:
             arguments += ["--device-memory-mib", str(self.device_memory_mib)]
+        elif self.beside is not None and self.device != "cpu":
+            arguments += ["--beside", self.beside]
         if self.memory_mib:
             arguments += ["--cache-mib", str(self.memory_mib)]
         if self.disk_mib is not None:

@@ -18,7 +18,7 @@ from qcn_inference.planning.machine import Machine
 from qcn_inference.scheduler import Priority
 from qcn_inference.service.activity import Activity
 from qcn_inference.service.app import create_app
-from qcn_inference.service.engine import Engine, EngineState
+from qcn_inference.service.engine import CacheBudgets, Engine, EngineState
 from qcn_inference.service.errors import ApiError
 from qcn_inference.state_cache import Reading, StateCache
 
@@ -224,6 +224,36 @@ async def test_where_the_gpu_is_full_or_lost_the_model_is_loaded_onto_the_cpu_if
         health = (await client.get("/health")).json()
     assert health["device"] == "cpu"
     assert health["device_problem"].startswith(told)
+    await asyncio.to_thread(engine.close)
+
+
+async def test_beside_another_model_it_takes_its_share_of_the_gpu_and_says_so(
+    model_folder: Path, long_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other wants more, for its longer context; of a GPU too small for both it has the rest."""
+    limits: list[int] = []
+    monkeypatch.setattr(devices, "choose", lambda _: (torch.device("cuda", 0), None))
+    monkeypatch.setattr(devices, "describe", str)
+    monkeypatch.setattr(devices, "memory", lambda _: (0, 64 << 20))
+    monkeypatch.setattr(devices, "limit_memory", lambda _, nbytes: limits.append(nbytes))
+    monkeypatch.setattr(devices, "make_current", lambda _: None)
+    monkeypatch.setattr(onto_gpu, "measure", lambda _: Machine(2**40, 1e10, 1e12))
+    for own, other in ((model_folder, long_model_folder), (long_model_folder, model_folder)):
+        engine = Engine(own, "small", 1, Activity(), device="cuda", beside=other)
+        engine.start()
+        await asyncio.wait_for(engine.settled.wait(), DEADLINE_SECONDS)
+        assert engine.error is not None
+        assert engine.error.endswith(
+            f"This model may take {limits[-1] >> 20} MiB of the GPU: the rest is kept for "
+            f"{other.name}, which is set beside it."
+        )
+        await asyncio.to_thread(engine.close)
+    assert limits == [60 << 20, 0]
+    bounded = CacheBudgets(gpu=10)
+    engine = Engine(model_folder, "small", 1, Activity(), bounded, "cuda", long_model_folder)
+    engine.start()
+    await asyncio.wait_for(engine.settled.wait(), DEADLINE_SECONDS)
+    assert limits[-1] == 10 << 20
     await asyncio.to_thread(engine.close)
 
 

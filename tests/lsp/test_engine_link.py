@@ -79,9 +79,10 @@ async def test_each_of_two_models_has_an_engine_which_starts_when_its_role_is_wa
     assert (await server.engine.complete(REQUEST)).text == "answer"
     assert large.pids() == []
     await server.engine_for("chat").ensure_ready()
-    for model in (standin, large):
+    for model, other in ((standin, large), (large, standin)):
         [event] = model.events("started")
-        assert event["arguments"][-2:] == ["--cache-mib", "32"]  # half each
+        shared = ["--beside", str(other.folder), "--cache-mib", "32"]  # memory by halves
+        assert event["arguments"][-4:] == shared
 
     [pid] = large.pids()
     await kill(pid)

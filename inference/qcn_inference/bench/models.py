@@ -9,10 +9,9 @@ from qcn_inference.checkpoint import load_model
 from qcn_inference.config import load_config
 from qcn_inference.model import Model
 from qcn_inference.offload.device import CudaDevice
-from qcn_inference.offload.layers import Offload
 from qcn_inference.planning.footprint import FORMATS, Footprint, WeightFormat
 from qcn_inference.planning.machine import Machine
-from qcn_inference.planning.onto_gpu import Slots, footprint_of, load_onto_gpu
+from qcn_inference.planning.onto_gpu import Slots, footprint_of, load_onto_gpu, offload_by
 from qcn_inference.planning.placing import placed
 from qcn_inference.planning.plan import Placement, Plan, Refusal, plan
 from qcn_inference.planning.shapes import SHAPES
@@ -84,16 +83,10 @@ def synthetic(
     def place(now: Plan) -> tuple[Model, Plan]:
         if now.placement == "cpu":
             raise _too_large(footprint, now.machine, on)
-        offload = _offload(now, on, slots)
+        offload = offload_by(now, on, slots)
         return synthetic_model(config, str(on), stored.name, offload), now
 
     return placed(first, place)
-
-
-def _offload(now: Plan, on: torch.device, slots: Slots) -> Offload | None:
-    if now.placement != "gpu and host":
-        return None
-    return Offload(now.slots, lambda number, like: slots(number, like, on), now.missing_on_cpu)
 
 
 def _whole(footprint: Footprint, found: Machine, placement: Placement) -> Plan:

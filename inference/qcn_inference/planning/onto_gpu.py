@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import psutil
 import torch
 
 from qcn_inference import device as devices
@@ -23,6 +24,7 @@ from qcn_inference.planning.footprint import DraftHead, Footprint, as_loaded
 from qcn_inference.planning.machine import Machine, measure
 from qcn_inference.planning.placing import placed
 from qcn_inference.planning.plan import Plan, plan
+from qcn_inference.planning.sharing import share
 from qcn_inference.tensors import StoredTensor, TensorFiles
 from qcn_inference.weights import has_head, model_root
 
@@ -67,6 +69,20 @@ def _formats(experts: Iterable[StoredTensor]) -> set[tuple[str, str, tuple[int, 
     return {(one.name.partition(".experts.")[2], one.dtype, one.shape) for one in experts}
 
 
+def share_beside(folder: Path, other: Path, device: torch.device) -> int:
+    """Return the bytes of a GPU that a checkpoint may take where another needs room as well.
+
+    Raises:
+        CheckpointError: one of them cannot be looked at.
+    """
+    return share(
+        footprint_of(folder),
+        footprint_of(other),
+        gpu_bytes=devices.memory(device)[1],
+        host_bytes=psutil.virtual_memory().total,
+    )
+
+
 def load_onto_gpu(folder: Path, device: torch.device, progress: Progress | None = None) -> Model:
     """Load a checkpoint; experts for which the GPU has no room lie in host memory.
 
@@ -92,6 +108,20 @@ def load_onto_gpu(folder: Path, device: torch.device, progress: Progress | None 
         log.info("the head for drafts: no room")
     devices.make_current(device)
     return load_model(folder, device=str(device), mtp=head, progress=progress)
+
+
+def offload_by(found: Plan, device: torch.device, slots: Slots) -> Offload | None:
+    """Say how experts lie in host memory by a plan; None where they do not."""
+    if found.placement != "gpu and host":
+        return None
+    head = found.footprint.head
+    return Offload(
+        slots=found.slots,
+        device=lambda count, like: slots(count, like, device),
+        missing_on_cpu=found.missing_on_cpu,
+        reads=found.expert_reads,
+        with_head=head is not None and head.alike,
+    )
 
 
 def load_beside_host(
@@ -125,15 +155,7 @@ def load_beside_host(
         log.info("the head for drafts: %s", found.head)
         if device.type == "cuda":
             torch.cuda.empty_cache()  # of what an attempt before had taken
-        offload = None
-        if found.placement == "gpu and host":
-            offload = Offload(
-                slots=found.slots,
-                device=lambda count, like: slots(count, like, device),
-                missing_on_cpu=found.missing_on_cpu,
-                reads=found.expert_reads,
-                with_head=footprint.head is not None and footprint.head.alike,
-            )
+        offload = offload_by(found, device, slots)
         return load_model(
             folder,
             device=str(device),

@@ -185,6 +185,30 @@ def plan(footprint: Footprint, machine: Machine, *, longest: int = LONGEST) -> P
     return _refusal(footprint, machine, _lengths(longest)[-1])
 
 
+def least_on_gpu(foot: Footprint, host_bytes: int) -> int:
+    """Count the fewest bytes with which a plan for a GPU is made, beside so much host memory."""
+    context = _lengths(foot.config.max_position_embeddings)[-1]
+    beside = foot.working_bytes + _caches(foot, context)
+    whole = beside + foot.all_bytes
+    if not foot.experts or foot.experts * foot.expert_bytes > HOST_SHARE * host_bytes:
+        return whole
+    return min(whole, beside + foot.resident_bytes + _windows_bytes(foot))
+
+
+def wanted_on_gpu(foot: Footprint) -> int:
+    """Count the bytes beyond which a GPU is of no more use to one context of full length."""
+    context = min(LONGEST, foot.config.max_position_embeddings)
+    wanted = foot.working_bytes + foot.all_bytes + _caches(foot, context)
+    if foot.head is not None:
+        wanted += foot.head.core_bytes + foot.head.expert_bytes + foot.head_cache_bytes
+    return wanted
+
+
+def _windows_bytes(foot: Footprint) -> int:
+    """Slots for two whole layers, the fewest with which experts may lie in host memory."""
+    return min(foot.experts, 2 * foot.config.num_experts) * foot.expert_bytes
+
+
 def _with_head(found: Plan, place: Place, foot: Footprint) -> Plan:
     """Give the head for drafts room where there is some, never at the cost of the context.
 
@@ -310,7 +334,7 @@ def _refusal(foot: Footprint, machine: Machine, context: int) -> Refusal:
     )
     if machine.gpu is not None:
         least = foot.resident_bytes + _caches(foot, context) + foot.working_bytes
-        least += min(foot.experts, 2 * foot.config.num_experts) * foot.expert_bytes
+        least += _windows_bytes(foot)
         missing += (
             f", and at least {_gb(least)} of {machine.gpu.name}'s memory, "
             f"of which {_gb(machine.gpu.free_bytes)} are free"

@@ -174,7 +174,9 @@ class Engine:
         activity: Activity,
         budgets: CacheBudgets = CacheBudgets(),
         device: str = "cpu",
+        beside: Path | None = None,
     ) -> None:
+        """`beside`: another model's folder, for whose engine a GPU must have room as well."""
         self.folder = folder
         self.name = name
         self.activity = activity
@@ -201,6 +203,8 @@ class Engine:
         self._threads = threads
         self._budgets = budgets
         self._wanted_device = device
+        self._beside = beside
+        self._kept_for_other = ""  # said with what does not fit
         self._on_disk = default_folder()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
@@ -467,8 +471,8 @@ class Engine:
         log.info("loading onto %s", self.device)
         working = devices.working_bytes(load_config(self.folder))
         try:
-            if device.type != "cpu" and self._budgets.gpu:
-                devices.limit_memory(device, self._budgets.gpu << 20)
+            if device.type != "cpu" and (most := self._most_of(device)) is not None:
+                devices.limit_memory(device, most)
             if device.type == "cpu":
                 model = load_model(self.folder, mtp=True, progress=self._on_progress)
             else:
@@ -480,10 +484,13 @@ class Engine:
                 room = min(room, self._budgets.device << 20)
             devices.take_most(room, model.reserve)
             model.warm_up()
+        except DeviceMemoryError as error:
+            raise DeviceMemoryError(f"{error}{self._kept_for_other}") from error
         except torch.OutOfMemoryError as error:
             raise DeviceMemoryError(
                 "the model does not fit the GPU's memory, of which other programs may have taken "
                 f"some. End them, take a smaller or a quantised model, {devices.USE_CPU}."
+                f"{self._kept_for_other}"
             ) from error
         except RuntimeError as error:
             if device.type == "cpu" or not devices.is_lost(error):
@@ -494,6 +501,26 @@ class Engine:
                 f"{LOST_REMEDY}"
             ) from error
         return model
+
+    def _most_of(self, device: "torch.device") -> int | None:
+        """Bytes that may be taken of a GPU in all; None: what is free."""
+        from qcn_inference.planning.onto_gpu import share_beside
+
+        if self._budgets.gpu:
+            return self._budgets.gpu << 20
+        if self._beside is None or self._beside == self.folder:
+            return None
+        try:
+            most = share_beside(self.folder, self._beside, device)
+        except CheckpointError as error:  # of this model it is told when that is loaded
+            log.warning("no part of the GPU is kept for another model: %s", error)
+            return None
+        log.info("%d MiB of the GPU at most, the rest is kept for %s", most >> 20, self._beside)
+        self._kept_for_other = (
+            f" This model may take {most >> 20} MiB of the GPU: the rest is kept for "
+            f"{self._beside.name}, which is set beside it."
+        )
+        return most
 
     def _room(self) -> int:
         """Bytes of memory for what was read."""

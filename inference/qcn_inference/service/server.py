@@ -30,6 +30,7 @@ class ServeOptions:
     threads: int | None  # CPU threads of the model; None leaves the choice to torch
     budgets: CacheBudgets
     device: str = "auto"
+    beside: Path | None = None  # another model's folder, for which a GPU must have room as well
 
 
 async def serve(options: ServeOptions, listener: socket.socket, token: str | None) -> None:
@@ -42,6 +43,7 @@ async def serve(options: ServeOptions, listener: socket.socket, token: str | Non
         activity,
         options.budgets,
         options.device,
+        options.beside,
     )
     leaving = _Leaving(activity)
     app = create_app(engine, token=token, leave=leaving.leave)
