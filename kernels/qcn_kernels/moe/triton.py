@@ -431,6 +431,31 @@ def _shared_down(p_gate, p_gate_up, weights, i_row, HIDDEN: tl.constexpr, SHARED
 
 
 @triton.jit
+def _rows_of_slots(p_chosen, i_row, BR: tl.constexpr, COUNT: tl.constexpr, PADDED: tl.constexpr,
+                   HIDDEN: tl.constexpr):  # fmt: skip
+    """Where rows [BR] of the experts of COUNT slots are, through all experts: [BR · PADDED]."""
+    i_expert = tl.load(p_chosen + tl.minimum(tl.arange(0, PADDED), COUNT - 1))
+    return tl.reshape(i_row[:, None] + (i_expert * HIDDEN)[None, :], [BR * PADDED])
+
+
+@triton.jit
+def _parts(b_w, b_scales, p_hidden, p_weights, at, COUNT: tl.constexpr, PADDED: tl.constexpr,
+           INTERMEDIATE: tl.constexpr, FORMAT: tl.constexpr, BR: tl.constexpr,
+           BC: tl.constexpr):  # fmt: skip
+    """What columns from `at` on of the experts of COUNT slots add to BR elements."""
+    RUN: tl.constexpr = run_of(BC)
+    o_slot = tl.arange(0, PADDED)
+    i_slot = tl.minimum(o_slot, COUNT - 1)
+    o = run_columns(at, BC)[None, :, :]
+    p_x = p_hidden + i_slot[:, None, None] * INTERMEDIATE + o
+    b_x = tl.load(p_x, mask=o < INTERMEDIATE, other=0.0)
+    b_x *= tl.where(o_slot < COUNT, tl.load(p_weights + i_slot), 0.0)[:, None, None]
+    b_y = tl.reshape(b_w, [BR, PADDED, BC // RUN, RUN]) * b_x[None, :, :, :]
+    b_y = tl.reshape(b_y, [BR * PADDED, BC // RUN, RUN])
+    return tl.sum(tl.reshape(row_sums(b_y, b_scales, FORMAT), [BR, PADDED]), axis=1)
+
+
+@triton.jit
 def _down_step(
     p_hidden,  # [T, SLOTS, INTERMEDIATE] fp32
     p_chosen,  # [T, SLOTS] int64
@@ -444,7 +469,8 @@ def _down_step(
     stride_gate_up,
     stride_out,
     SLOTS: tl.constexpr,
-    SLOTS_PADDED: tl.constexpr,
+    MANY: tl.constexpr,  # of them at once, a power of two, and then the others,
+    PADDED: tl.constexpr,  # as the next power of two
     HIDDEN: tl.constexpr,
     INTERMEDIATE: tl.constexpr,
     FORMAT: tl.constexpr,
@@ -459,28 +485,30 @@ def _down_step(
     i_t = tl.program_id(1)
     o_h = tl.program_id(0) * BR + tl.arange(0, BR)
     i_row = tl.minimum(o_h, HIDDEN - 1)
-    o_slot = tl.arange(0, SLOTS_PADDED)
-    i_pair = i_t * SLOTS + tl.minimum(o_slot, SLOTS - 1)
-    i_expert = tl.load(p_chosen + i_pair)
-    b_weight = tl.where(o_slot < SLOTS, tl.load(p_weights + i_pair), 0.0)
-    R: tl.constexpr = BR * SLOTS_PADDED
-    RUN: tl.constexpr = run_of(BC)
-    o_row = tl.reshape(i_row[:, None] + (i_expert * HIDDEN)[None, :], [R])
-    b_parts = tl.zeros([R], dtype=tl.float32)
+    p_hidden += i_t * SLOTS * INTERMEDIATE
+    p_chosen += i_t * SLOTS
+    p_weights += i_t * SLOTS
+    REST: tl.constexpr = SLOTS - MANY
     b_out = tl.zeros([BR], dtype=tl.float32)
-    b_w, b_scales = rows_of(weights, o_row, 0, HIDDEN, INTERMEDIATE, FORMAT, R, BC)
+    o_row = _rows_of_slots(p_chosen, i_row, BR, MANY, MANY, HIDDEN)
+    b_w, b_scales = rows_of(weights, o_row, 0, HIDDEN, INTERMEDIATE, FORMAT, BR * MANY, BC)
+    if REST > 0:
+        o_other = _rows_of_slots(p_chosen + MANY, i_row, BR, REST, PADDED, HIDDEN)
+        b_v, b_others = rows_of(weights, o_other, 0, HIDDEN, INTERMEDIATE, FORMAT, BR * PADDED, BC)
     if SHARED > 0:  # loads its weights while those are on their way
         b_out += _shared_down(p_gate + i_t * stride_gate, p_gate_up + i_t * stride_gate_up, shared,
                               i_row, HIDDEN, SHARED, SHARED_FORMAT, BR, BS)  # fmt: skip
     for at in tl.static_range(0, INTERMEDIATE, BC):
         if at > 0:
-            b_w, b_scales = rows_of(weights, o_row, at, HIDDEN, INTERMEDIATE, FORMAT, R, BC)
-        o = run_columns(at, BC)[None, :, :]
-        p_x = p_hidden + i_pair[:, None, None] * INTERMEDIATE + o
-        b_x = tl.load(p_x, mask=o < INTERMEDIATE, other=0.0) * b_weight[:, None, None]
-        b_y = tl.reshape(b_w, [BR, SLOTS_PADDED, BC // RUN, RUN]) * b_x[None, :, :, :]
-        b_parts += row_sums(tl.reshape(b_y, [R, BC // RUN, RUN]), b_scales, FORMAT)
-    b_out += tl.sum(tl.reshape(b_parts, [BR, SLOTS_PADDED]), axis=1)
+            b_w, b_scales = rows_of(weights, o_row, at, HIDDEN, INTERMEDIATE, FORMAT, BR * MANY, BC)
+        b_out += _parts(b_w, b_scales, p_hidden, p_weights, at, MANY, MANY, INTERMEDIATE, FORMAT,
+                        BR, BC)  # fmt: skip
+        if REST > 0:
+            if at > 0:
+                b_v, b_others = rows_of(weights, o_other, at, HIDDEN, INTERMEDIATE, FORMAT,
+                                        BR * PADDED, BC)  # fmt: skip
+            b_out += _parts(b_v, b_others, p_hidden + MANY * INTERMEDIATE, p_weights + MANY, at,
+                            REST, PADDED, INTERMEDIATE, FORMAT, BR, BC)  # fmt: skip
     p_out += i_t * stride_out + o_h
     if ADDED:
         b_out += tl.load(p_out, mask=o_h < HIDDEN, other=0.0)
@@ -670,6 +698,7 @@ def _add_down_step(
         others, shared_format = stored(shared.matrix)
     step = _step_of(down_format)
     columns = min(step.columns, DOWN_COLUMNS)
+    many = 1 << (slots.bit_length() - 1)
     _down_step[(triton.cdiv(hidden, step.down_rows), tokens)](
         between,
         chosen,
@@ -683,7 +712,8 @@ def _add_down_step(
         gate_up.stride(0),
         out.stride(0),
         SLOTS=slots,
-        SLOTS_PADDED=triton.next_power_of_2(slots),
+        MANY=many,
+        PADDED=triton.next_power_of_2(max(1, slots - many)),
         HIDDEN=hidden,
         INTERMEDIATE=intermediate,
         FORMAT=down_format,
