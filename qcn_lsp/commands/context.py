@@ -168,9 +168,9 @@ def _refreshes(refreshes: Sequence[dict[str, Any]]) -> Table:
 
 
 def _show_reasons(console: Console, title: str, items: list[Any]) -> None:
-    """Show how many files there are for each reason, and one of them."""
-    counts = Counter(reason for _, reason in items)
-    for reason, count in counts.most_common():
-        example = next(path for path, why in items if why == reason)
+    """Show how many files there are for each reason, whatever its detail, and one of them."""
+    reasons = [(path, reason.partition(" (")[0]) for path, reason in items]
+    for reason, count in Counter(reason for _, reason in reasons).most_common():
+        example = next(path for path, why in reasons if why == reason)
         more = f" and {count - 1:,} more" if count > 1 else ""
         console.print(Text(f"{title}: {example}{more}: {reason}"))

@@ -167,9 +167,9 @@ def table_of(outcomes: list[Outcome], folder: Path) -> Table:
     """Return a row for each outcome; in a narrow terminal the texts share what room there is."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, expand=True)
     table.add_column("file:line", no_wrap=True, overflow="ellipsis")
-    table.add_column("before the cursor", no_wrap=True, overflow="ellipsis", ratio=2)
-    table.add_column("suggestion", no_wrap=True, overflow="ellipsis", ratio=3)
-    table.add_column("original", no_wrap=True, overflow="ellipsis", ratio=3)
+    table.add_column("before the cursor", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("suggestion", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("original", no_wrap=True, overflow="ellipsis", ratio=1)
     table.add_column("ms", justify="right", no_wrap=True)
     for outcome in outcomes:
         place = outcome.place

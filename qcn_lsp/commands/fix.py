@@ -324,7 +324,7 @@ def _summary(done: Sequence[Done], wanted: Wanted) -> str:
     else:
         sentences = [f"Found fixes of {count}{'; --apply writes them' * bool(fixed)}."]
     if any(one.outcome.no_model == NO_MODEL for one in done):
-        sentences.append(f"No model was asked for the others: {NO_MODEL}.")
+        sentences.append(f"No model was asked for the rest: {NO_MODEL}.")
     return " ".join(sentences)
 
 

@@ -56,6 +56,7 @@ def test_it_shows_what_is_read_and_why_the_rest_is_not(runtime: Path, shop: Path
     assert row[0] == f"{view['tokens']:,}"  # all was known already
     assert row[2] == "0"  # and nothing read
     assert "Not read: .env" in done.stdout
+    assert "Not read: logo.png: binary, by its name\n" in done.stdout  # of whatever suffix
     assert len(processes_of(runtime)) == 1
 
 
