@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from qcn_indexer.ignore import ignore_at
+from qcn_indexer.ignore import UserRules, ignore_at
 from qcn_indexer.names import unfit_file
 from qcn_indexer.secrets import looks_secret, secret_by_name
 from qcn_indexer.walk import EMPTY_FILE, Skipped, walk
@@ -54,18 +54,19 @@ def root_of(path: Path, roots: Sequence[Path]) -> Path | None:
     return max(holding, key=lambda root: len(root.parts), default=None)
 
 
-def withheld(root: Path, path: PurePosixPath) -> str | None:
-    """Return why the rules of the workspace folder keep an open file from the model, or None.
+def withheld(root: Path, path: PurePosixPath, users: UserRules | None = None) -> str | None:
+    """Return why the rules of the workspace folder keep a file from the model, or None.
 
-    The same rules as for what is read from disk; a file that was not saved yet is judged by its
-    name. Reads the rules' files and asks git for its settings, so it takes some milliseconds.
+    The same rules as for what is read from disk; a file that is not there, such as an open one that
+    was not saved yet, is judged by its name. Reads the rules' files and, without the `users`' own,
+    asks git for its settings, so it takes some milliseconds.
     """
-    judged = next(iter(walk(root, [path])), None)
+    judged = next(iter(walk(root, [path], users)), None)
     if isinstance(judged, Skipped) and (judged.path, judged.reason) != (path, EMPTY_FILE):
         return judged.reason
     if judged is not None:
         return None
-    rules = ignore_at(root)
+    rules = ignore_at(root, users)
     for folder in path.parts[:-1]:
         rules = rules.inside(folder)
     return (

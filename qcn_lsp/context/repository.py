@@ -25,6 +25,7 @@ from pathlib import Path, PurePosixPath
 
 from qcn_indexer.bases import NOTHING, Base, Bases
 from qcn_indexer.history import history
+from qcn_indexer.ignore import user_rules
 from qcn_indexer.imports import KnownImports
 from qcn_indexer.layout import Count, Layout, Segment
 from qcn_indexer.open_files import withheld
@@ -169,6 +170,20 @@ class Repository:
                 self._apply(self._event_of(path))
         for path in [path for path in self._buffers if not self._may_show(path)]:
             self._take_out(path)
+        self._take_out_what_was_there()
+
+    def _take_out_what_was_there(self) -> None:
+        """Take out files that are not to be read now, of which no difference tells.
+
+        They were gone before they became ignored or came back unfit: their old text is still shown.
+        """
+        shown = {segment.path for segment in self.layout.segments} - self._buffers
+        versions = {path: self._snapshot.get(str(path)) for path in shown}
+        gone = [path for path, version in versions.items() if not (version and version.digest)]
+        users = user_rules(self.root) if gone else None
+        for path in gone:
+            if versions[path] or withheld(self.root, path, users):
+                self._take_out(path)
 
     @property
     def compaction_due(self) -> bool:
@@ -198,6 +213,7 @@ class Repository:
         if not self.purge:
             self._bases.keep(self._base)
         self._base, self._overlay = new.base, new.overlay
+        self._buffers |= new.base.unlike_disk  # of buffers that may be closed by now
         self._bases.drop(self._base)
         self.outdated = False
         return True
@@ -308,7 +324,7 @@ class Repository:
             self._overlay = self._overlay.after(event)
 
     def _take_out(self, path: PurePosixPath) -> None:
-        """Remove a file that is still there and must not be shown any more."""
+        """Remove a file that must not be shown any more, under this name."""
         shown = {segment.path for segment in self.layout.segments}
         if path in shown:
             self._overlay = self._overlay.without(path)

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from fake_editor import DEADLINE_SECONDS, Buffer, FakeEditor, capabilities, fake_editor
 from lsprotocol import types
-from qcn_indexer.changes import EVERYTHING
 from scripted_model import ScriptedModel, scripted_model
 
 from qcn_lsp.context import live
@@ -27,7 +26,6 @@ Layout = list[tuple[str, str, str]]
 HEALTH = {"state": "ready", "model": "scripted", "context_limit": 20_000}
 # One that tells of changes on disk when it is asked to, and one that does not.
 WATCHING, UNWATCHING = "vscode", "minimal"
-GITHUB_TOKEN = "ghp_" + "a1B2c3D4e5" * 3 + "f6G7h8"  # in one piece it would be found here
 
 
 @pytest.fixture
@@ -288,45 +286,6 @@ async def test_what_becomes_ignored_is_gone_and_the_engine_forgets_it(root: Path
         assert model.deleted_repositories == [root.name]
         await until(lambda: name in model.layouts)
         assert not any(path.startswith("lib/") for path, _, _ in model.layouts[name])
-
-
-@pytest.mark.parametrize("how", ["ignored", "deleted", "secret"])
-def test_what_may_not_be_shown_any_more_when_a_base_is_ready_is_not_shown(
-    tmp_path: Path, how: str
-) -> None:
-    """It is packed while the workspace goes on; the layout before it did not show the file."""
-    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    names = {f"{number}.py" for number in range(16)}
-    for name in names:  # 600 tokens each, of 12,500 for the base
-        (tmp_path / name).write_text("# some line\n" * 300)
-    repository = Repository(tmp_path, count=lambda text: len(text) // 6, budget=12_500)
-
-    def shown() -> set[str]:
-        return {str(segment.path) for segment in repository.layout.segments}
-
-    def look() -> None:
-        repository.take_in(repository.look(EVERYTHING))
-
-    repository.read({})
-    left_out = names - shown()
-    assert left_out
-    for name in sorted(names & shown())[:8]:
-        (tmp_path / name).unlink()
-    look()
-    before = repository.layout
-    anew = repository.compacted({})
-    for name in left_out:
-        if how == "ignored":
-            (tmp_path / ".git" / "info" / "exclude").write_text("\n".join(left_out))
-        elif how == "deleted":
-            (tmp_path / name).unlink()
-        else:
-            (tmp_path / name).write_text(f"key = '{GITHUB_TOKEN}'\n")
-    look()
-    assert not repository.swap(anew, before)
-    assert not shown() & left_out
-    assert repository.swap(repository.compacted({}), repository.layout)
-    assert not shown() & left_out
 
 
 RATES = (
