@@ -29,6 +29,7 @@ Rejected: a rope or a piece table over the whole text. It would spare the splice
 list (some 50 µs for 100,000 lines), at the cost of a line index of its own.
 """
 
+import hashlib
 import logging
 import re
 import time
@@ -59,6 +60,11 @@ class Document:
     text: str
     lines: Sequence[str] | None = field(default=None, repr=False, compare=False)
     """The text cut into lines, where the store has them at hand; otherwise cut when needed."""
+
+    def digest(self) -> str:
+        """Return what stands for the text, of whatever version."""
+        text = self.text.encode("utf-8", "surrogatepass")
+        return hashlib.blake2b(text, digest_size=16).hexdigest()
 
     def offset_at(self, position: types.Position, encoding: types.PositionEncodingKind) -> int:
         """Return the index in `text` of a position, clamped into the text.

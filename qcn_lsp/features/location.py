@@ -1,5 +1,6 @@
 """Where a document lies, as far as a model is told."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -8,17 +9,35 @@ from qcn_indexer.open_files import root_of
 from qcn_lsp.documents import Document, DocumentStore
 from qcn_lsp.uris import file_path
 
+# Of a language whose text has no file: a name by which its grammar is found, and models know it.
+_SUFFIXES = {
+    "python": ".py",
+    "javascript": ".js",
+    "javascriptreact": ".jsx",
+    "typescript": ".ts",
+    "typescriptreact": ".tsx",
+    "go": ".go",
+    "java": ".java",
+    "c": ".c",
+    "cpp": ".cpp",
+    "rust": ".rs",
+    "csharp": ".cs",
+    "ruby": ".rb",
+    "php": ".php",
+    "shellscript": ".sh",
+    "lua": ".lua",
+}
+
 
 def location(document: Document, roots: Sequence[Path]) -> tuple[PurePosixPath, Path | None]:
     """Return the document's path below its workspace root, and the root.
 
     Without a root, the path is the name alone: where the user keeps files is not for the model.
+    What is no file, as a cell of a notebook, has a name with the ending of its language.
     """
     path = file_path(document.uri)
     if path is None:
-        name = document.uri.rpartition("/")[2].rpartition(":")[2]
-        # A lone surrogate is no character, and the engine takes none.
-        return PurePosixPath(name.encode(errors="replace").decode() or "untitled"), None
+        return _named(document), None
     root = root_of(path, roots)
     return PurePosixPath(path.relative_to(root).as_posix() if root else path.name), root
 
@@ -30,3 +49,11 @@ def buffers_below(documents: DocumentStore, root: Path) -> dict[PurePosixPath, s
         for opened in documents.open_documents()
         if (path := file_path(opened.uri)) is not None and path.is_relative_to(root)
     }
+
+
+def _named(document: Document) -> PurePosixPath:
+    name = re.split("[#?]", document.uri)[0].rpartition("/")[2].rpartition(":")[2]
+    name = name.encode(errors="replace").decode()  # a lone surrogate is no character
+    suffix = _SUFFIXES.get(document.language_id, "")
+    name = name.removesuffix(".ipynb") if suffix else name
+    return PurePosixPath(f"{name or 'untitled'}{'' if name.endswith(suffix) else suffix}")

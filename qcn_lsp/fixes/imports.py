@@ -32,8 +32,9 @@ def with_imports(tree: Tree | None, text: str, lines: Iterable[str], line_end: s
     lacking = [line for line in dict.fromkeys(map(str.strip, lines)) if line not in have]
     if not lacking:
         return text
-    place = _below_imports(tree) if tree is not None else 0
-    if place and not text.endswith(("\n", "\r"), 0, place):
+    mark = int(text.startswith("\ufeff"))  # a byte order mark stays first
+    place = max(_below_imports(tree) if tree is not None else 0, mark)
+    if place > mark and not text.endswith(("\n", "\r"), 0, place):
         lacking.insert(0, "")
         return text[:place] + line_end.join(lacking) + text[place:]
     return text[:place] + "".join(line + line_end for line in lacking) + text[place:]

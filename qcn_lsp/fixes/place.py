@@ -8,7 +8,7 @@ from qcn_indexer.tree import Tree, tree_of
 
 from qcn_lsp.fixes.candidate import Candidate, Subject
 from qcn_lsp.fixes.imports import is_import, with_imports
-from qcn_lsp.positions import line_end
+from qcn_lsp.positions import line_end, split_lines
 from qcn_lsp.rewriting import Piece, fitted
 
 
@@ -22,7 +22,7 @@ class Place:
 
     def lines(self, text: str) -> tuple[int, int]:
         """Return the first of its lines and the one behind its last; the text's first is 0."""
-        return text.count("\n", 0, self.start), text.count("\n", 0, self.end) + 1
+        return len(split_lines(text[: self.start])) - 1, len(split_lines(text[: self.end]))
 
 
 def place_of(subject: Subject, tree: Tree | None) -> Place:

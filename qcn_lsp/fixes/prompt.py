@@ -22,6 +22,7 @@ from qcn_lsp.postprocess.special_tokens import control_tokens
 
 LONGEST_FUNCTION = 24_000  # characters; what is longer no model rewrites whole
 LONGEST_ANSWER = 40_000  # of an answer that failed
+LONGEST_LINE = 400  # characters of a line on either side of what was found
 FAILURE = 2_000  # characters of what tests printed
 
 _RULES = """\
@@ -93,7 +94,7 @@ with input that an attacker would send; never look at its source. No network, no
 
 def _told(subject: Subject, place: Place) -> str:
     finding = subject.finding
-    line = subject.text.count("\n", 0, finding.start) + 1
+    line = plain(subject.text[: finding.start]).count("\n") + 1
     where = f"`{visible(str(subject.path))}`, line {line}"
     if place.name:
         where += f", in `{visible(place.name)}`"
@@ -102,15 +103,17 @@ def _told(subject: Subject, place: Place) -> str:
 
 
 def _part(subject: Subject, place: Place) -> str:
-    text = plain(subject.text)
     # Places count in the text with its own line ends.
     part = plain(subject.text[place.start : place.end])
-    flagged = _line_of(text, subject.text.count("\n", 0, subject.finding.start))
-    return "The part:\n" + fenced(part) + "\nThe line that was found:\n" + fenced(flagged)
+    return "The part:\n" + fenced(part) + "\nThe line that was found:\n" + fenced(_line_of(subject))
 
 
-def _line_of(text: str, number: int) -> str:
-    return text.split("\n")[number].strip()
+def _line_of(subject: Subject) -> str:
+    """The line where the finding begins; of a very long one what is near."""
+    at = subject.finding.start
+    before = plain(subject.text[max(0, at - LONGEST_LINE) : at]).rpartition("\n")[2]
+    behind = plain(subject.text[at : at + LONGEST_LINE]).partition("\n")[0]
+    return (before + behind).strip()
 
 
 def _surroundings(around: Surroundings) -> list[str]:

@@ -49,7 +49,7 @@ class Workspace(RuleBasedStateMachine):
         self.root = Path(tempfile.mkdtemp(prefix="qcn-")) / "shop"
         subprocess.run(["git", "init", "-q", str(self.root)], check=True)
         self.buffers: dict[PurePosixPath, str] = {}
-        self.rules: dict[str, set[PurePosixPath]] = {
+        self.ignoring: dict[str, set[PurePosixPath]] = {
             ".gitignore": set(),
             ".git/info/exclude": set(),
         }
@@ -94,8 +94,8 @@ class Workspace(RuleBasedStateMachine):
 
     @rule(where=st.sampled_from([".gitignore", ".git/info/exclude"]), path=PATHS)
     def ignore_or_not(self, where: str, path: PurePosixPath) -> None:
-        self.rules[where] ^= {path}
-        (self.root / where).write_text("".join(f"/{one}\n" for one in self.rules[where]))
+        self.ignoring[where] ^= {path}
+        (self.root / where).write_text("".join(f"/{one}\n" for one in self.ignoring[where]))
         self.heard |= EVERYTHING
 
     @rule(path=PATHS, text=TEXTS)
@@ -142,7 +142,7 @@ class Workspace(RuleBasedStateMachine):
 
     def is_forbidden(self, path: PurePosixPath) -> bool:
         """Whether there is, by this name, what must not be shown."""
-        file, ignored = self.root / path, set().union(*self.rules.values())
+        file, ignored = self.root / path, set().union(*self.ignoring.values())
         if path in ignored or file.is_symlink():
             return os.path.lexists(file)
         return path not in self.buffers and file.is_file() and GITHUB_TOKEN in file.read_text()

@@ -4,7 +4,8 @@ An edit that is known goes along. One that takes work is asked for when it is ch
 `codeAction/resolve` where the client does that, else by a command, which applies it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from lsprotocol import types
@@ -44,11 +45,12 @@ async def code_actions(
         params.context.trigger_kind is types.CodeActionTriggerKind.Automatic,
     )
     entries: list[Entry] = []
+    digest = cache(document.digest)
     for provider in providers:
         if any(_wanted(kind, params.context.only) for kind in provider.kinds):
             for offer in await provider.offers(asked):
                 if _wanted(offer.kind, params.context.only):
-                    entries += _entries(server, provider, asked, offer)
+                    entries += _entries(server, provider, asked, offer, digest)
         if params.partial_result_token is not None and entries:
             server.progress(types.ProgressParams(params.partial_result_token, entries))
             entries = []
@@ -63,12 +65,18 @@ def _wanted(kind: str, only: Sequence[types.CodeActionKind | str] | None) -> boo
     return any(name in ("", kind) or kind.startswith(f"{name}.") for name in names)
 
 
-def _entries(server: "QcnServer", provider: Provider, asked: Asked, offer: Offer) -> list[Entry]:
+def _entries(
+    server: "QcnServer",
+    provider: Provider,
+    asked: Asked,
+    offer: Offer,
+    digest: Callable[[], str],
+) -> list[Entry]:
     """Return the offer's one entry, or none where the client can do nothing with it."""
     client = Abilities.of(server.client_capabilities)
     if offer.disabled and not client.disabled:
         return []
-    ticket = _ticket(server, provider, asked, offer)
+    ticket = _ticket(server, provider, asked, offer, digest())
     command = types.Command(offer.title, CARRY_OUT, arguments=[ticket.to_data()])
     can_be_told = offer.shows or client.applies
     if not client.literals:
@@ -92,7 +100,9 @@ def _entries(server: "QcnServer", provider: Provider, asked: Asked, offer: Offer
     return [action]
 
 
-def _ticket(server: "QcnServer", provider: Provider, asked: Asked, offer: Offer) -> Ticket:
+def _ticket(
+    server: "QcnServer", provider: Provider, asked: Asked, offer: Offer, digest: str
+) -> Ticket:
     document = asked.document
     span = types.Range(
         document.position_at(offer.start, server.encoding),
@@ -102,8 +112,8 @@ def _ticket(server: "QcnServer", provider: Provider, asked: Asked, offer: Offer)
         provider.name,
         offer.action,
         title=offer.title,
-        uri=document.uri,
-        version=document.version,
+        document=document,
+        digest=digest,
         span=span,
         arguments=offer.arguments,
     )

@@ -387,7 +387,7 @@ def _piece_of(order: Order, path: PurePosixPath, start: int, end: int) -> Piece:
             f"The part is too long for a model to write anew ({len(piece.old)} characters, of "
             f"{LONGEST_PIECE} at most): select less."
         )
-    if not piece.old.strip():
+    if not piece.old.strip().strip("\ufeff"):  # a byte order mark is no code
         raise ActionFailed("There is no code here.")
     return piece
 

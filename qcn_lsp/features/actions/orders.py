@@ -33,6 +33,7 @@ from qcn_lsp.features.actions.provider import (
 )
 from qcn_lsp.features.actions.reading import Reading
 from qcn_lsp.features.actions.ticket import MalformedTicket, Ticket
+from qcn_lsp.features.actions.unchanged import all_as_they_were
 from qcn_lsp.features.actions.workspace_edit import workspace_edit
 
 if TYPE_CHECKING:
@@ -104,15 +105,22 @@ class Orders:
             await draft.finish(outcome)
         elif isinstance(outcome, NothingToDo):
             self._tell(outcome.reason, types.MessageType.Info)
-        elif not self._unchanged(ticket):
+        elif not await self._still_fits(ticket, outcome):
             self._tell("The text has changed meanwhile, so nothing was edited: ask again.")
             raise _content_modified(ticket)
         return outcome
 
     def _unchanged(self, ticket: Ticket) -> "Document | None":
-        """Return the document, where it is open in the ticket's version."""
+        """Return the document, where it is open in the ticket's version, with the same text."""
         document = self._server.documents.get(ticket.uri)
-        return document if document and document.version == ticket.version else None
+        if document is None or document.version != ticket.version:
+            return None
+        return document if document.digest() == ticket.digest else None
+
+    async def _still_fits(self, ticket: Ticket, change: Change) -> bool:
+        """Whether neither what the action is about has changed meanwhile nor what it edits."""
+        as_they_were = await all_as_they_were(change.files, self._server.documents)
+        return as_they_were and self._unchanged(ticket) is not None
 
     @contextmanager
     def _progress(self, title: str) -> Iterator[Callable[[str], None]]:

@@ -21,6 +21,7 @@ Others = Sequence[ContextFile]
 
 # Characters of the file around the piece: a few thousand tokens, which every chat model takes.
 BEFORE, AFTER, HEAD = 8_000, 4_000, 1_500
+LINE = 400  # characters: a line that is longer is cut
 
 COMPLETE = (
     "The part is a function that is still to be written. Write it: its whole definition with its "
@@ -113,9 +114,12 @@ def _turns(text: str) -> tuple[ChatMessage, ...]:
 def _shown(piece: Piece, elsewhere: Others) -> str:
     """Return the piece, the text around it, and what it needs of other files."""
     start = max(0, piece.start - BEFORE)
-    start = piece.text.rfind("\n", 0, start) + 1
-    end = piece.text.find("\n", piece.end + AFTER)
-    end = len(piece.text) if end < 0 else end
+    if start:  # at a line's beginning, where one is near
+        start = max(start, piece.text.find("\n", start, start + LINE) + 1)
+    end = piece.end + AFTER
+    if end < len(piece.text):
+        last = piece.text.rfind("\n", end - LINE, end)
+        end = last if last >= 0 else end
     head = piece.text[: min(start, HEAD)].rpartition("\n")[0] + "\n…\n" if start else ""
     around = plain(head + piece.text[start:end])
     definitions = "".join(

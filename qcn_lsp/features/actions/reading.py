@@ -163,6 +163,7 @@ def _file_name(text: Shown) -> str:
     return (re.sub(r"[^\w-]+", "-", text.title).strip("-")[:60] or "text") + ".md"
 
 
+_DRAWN = ("image", "html_block", "html_inline")
 _CODE = re.compile(r"^ {0,3}(`{3,}|~{3,})[^\n]*\n.*?^ {0,3}\1[`~]*[ \t]*$|`[^`\n]+`", re.M | re.S)
 
 
@@ -178,7 +179,19 @@ def inert(markdown: str) -> str:
     for code in _CODE.finditer(markdown):
         parts += [_escaped(markdown[end : code.start()]), code[0]]
         end = code.end()
-    return "".join(parts) + _escaped(markdown[end:])
+    shown = "".join(parts) + _escaped(markdown[end:])
+    # What is code is told by a parser alone: where it finds more than we, code is escaped too.
+    return _escaped(markdown) if _draws(shown) else shown
+
+
+def _draws(markdown: str) -> bool:
+    """Return whether a preview would draw an image or HTML."""
+    from markdown_it import MarkdownIt
+
+    for token in MarkdownIt("js-default", {"html": True}).parse(markdown):
+        if any(one.type in _DRAWN for one in (token, *(token.children or ()))):
+            return True
+    return False
 
 
 def _escaped(text: str) -> str:

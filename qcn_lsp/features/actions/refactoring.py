@@ -29,8 +29,8 @@ def refactoring(server: "QcnServer", argument: object) -> Ticket:
         ModelActions.name,
         "refactor",
         title="Refactor: " + " ".join(wanted.instruction.split())[:60],
-        uri=wanted.uri,
-        version=document.version,
+        document=document,
+        digest=document.digest(),
         span=wanted.range.to_lsp(),
         arguments={"instruction": wanted.instruction},
     )

@@ -10,6 +10,8 @@ from typing import Annotated, Any, TypeVar
 from lsprotocol import types
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from qcn_lsp.documents import Document
+
 _LARGEST = 2**31 - 1  # the protocol's own bound for lines, columns and versions
 
 _Word = Annotated[str, StringConstraints(min_length=1, max_length=100)]
@@ -44,13 +46,14 @@ class MalformedTicket(ValueError):  # noqa: N818 - str() is for the client's log
 
 
 class Ticket(_Strict):
-    """An action of a provider, for a range of a document in a version."""
+    """An action of a provider, for a range of a document in a version with a certain text."""
 
     provider: _Word
     action: _Word
     title: _Text
     uri: _Uri
     version: Annotated[int, Field(ge=-_LARGEST, le=_LARGEST)]
+    digest: _Word
     range: _Range
     arguments: Annotated[dict[_Word, _Text], Field(max_length=16)] = {}
 
@@ -61,19 +64,24 @@ class Ticket(_Strict):
         action: str,
         *,
         title: str,
-        uri: str,
-        version: int,
+        document: Document,
+        digest: str,
         span: types.Range,
         arguments: Mapping[str, str],
     ) -> "Ticket":
-        """Return the ticket of an action; texts that are too long for one are cut."""
+        """Return the ticket of an action; texts that are too long for one are cut.
+
+        `digest` is that of the document, which names its text beside the version: an editor that
+        opens a document again counts anew.
+        """
         start, end = span.start, span.end
         return cls(
             provider=provider,
             action=action,
             title=title,
-            uri=uri,
-            version=version,
+            uri=document.uri,
+            version=document.version,
+            digest=digest,
             range=_Range(
                 start=_Position(line=start.line, character=start.character),
                 end=_Position(line=end.line, character=end.character),
