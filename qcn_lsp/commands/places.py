@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from qcn_lsp.commands.session import LANGUAGES, split_lines
+from qcn_lsp.commands.session import split_lines
 
 SEED = 20
 MIN_REST, MAX_REST = 4, 48
@@ -22,7 +22,10 @@ MAX_FILE_BYTES = 100_000
 MIN_LINES = 15
 MOST_FILES = 20_000  # of a folder that is no repository: a home directory, say
 
-_CODE = set(LANGUAGES) - {".css", ".html", ".json", ".md", ".toml", ".yaml", ".yml"}
+_CODE = {
+    *(".c", ".cc", ".cpp", ".cs", ".go", ".h", ".hpp", ".java", ".js", ".jsx", ".kt", ".lua"),
+    *(".mjs", ".php", ".py", ".pyi", ".rb", ".rs", ".sh", ".swift", ".ts", ".tsx"),
+}
 _SKIPPED_FOLDERS = {"node_modules", "venv", "build", "dist", "target", "__pycache__"}
 _COMMENT = re.compile(r"\s*(#|//|/\*|\*|--|<!--|\"\"\"|''')")
 # In the order in which they are tried: the kind of a place, and what stands before the cursor.

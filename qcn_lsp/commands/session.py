@@ -21,6 +21,7 @@ from typing import Any
 from lsprotocol import types
 from pygls.exceptions import JsonRpcException
 from pygls.lsp.client import LanguageClient
+from qcn_indexer import languages
 
 from qcn_lsp.commands.errors import CommandError
 
@@ -286,7 +287,7 @@ def plain_json(value: Any) -> Any:
 
 def language_of(path: Path) -> str:
     """Return the language identifier an editor would give a file."""
-    return LANGUAGES.get(path.suffix.lower(), "plaintext")
+    return languages.language_of(path.name) or "plaintext"
 
 
 def split_lines(text: str) -> list[str]:
@@ -320,35 +321,3 @@ _CAPABILITIES = types.ClientCapabilities(
     ),
     window=types.WindowClientCapabilities(work_done_progress=True),
 )
-
-LANGUAGES = {
-    ".c": "c",
-    ".cc": "cpp",
-    ".cpp": "cpp",
-    ".cs": "csharp",
-    ".css": "css",
-    ".go": "go",
-    ".h": "c",
-    ".hpp": "cpp",
-    ".html": "html",
-    ".java": "java",
-    ".js": "javascript",
-    ".json": "json",
-    ".jsx": "javascriptreact",
-    ".kt": "kotlin",
-    ".lua": "lua",
-    ".md": "markdown",
-    ".mjs": "javascript",
-    ".php": "php",
-    ".py": "python",
-    ".pyi": "python",
-    ".rb": "ruby",
-    ".rs": "rust",
-    ".sh": "shellscript",
-    ".swift": "swift",
-    ".toml": "toml",
-    ".ts": "typescript",
-    ".tsx": "typescriptreact",
-    ".yaml": "yaml",
-    ".yml": "yaml",
-}
