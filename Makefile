@@ -12,6 +12,7 @@ VENV_FLAGS = $(if $(TORCH_THERE),--system-site-packages)
 WHEELS := .wheels
 VSCODE := editors/vscode
 EDITORS := .cache/editors
+INDEX := .cache/index
 
 .PHONY: demo test test-long gpu gpu-wheels checks format bench wheel vsix test-agents test-sarif test-install test-editors unpack-editors clean
 
@@ -102,7 +103,7 @@ vsix: wheel $(VSCODE)/node_modules/.package-lock.json ## VS Code's extension wit
 	cd $(VSCODE) && npm run -s build && chmod -R u=rwX,go=rX dist media *.json *.md LICENSE && \
 		TZ=UTC SOURCE_DATE_EPOCH=315619200 npm run -s package -- --out $(CURDIR)/dist/qcn.vsix
 
-test-editors: vsix $(VENV)/.ready-test $(EDITORS)/.ready unpack-editors ## in real editors; screenshots of VS Code in build/editors
+test-editors: vsix $(VENV)/.ready-test $(EDITORS)/.ready $(INDEX)/.ready unpack-editors ## in real editors; screenshots of VS Code in build/editors
 	cd $(VSCODE) && npm run -s check && QCN_PYTHON=$(abspath $(BIN)/python) npm run -s test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m editors tests
 
@@ -119,6 +120,11 @@ $(EDITORS)/.ready:
 	npm install --prefix $(EDITORS)/code-server --ignore-scripts --no-audit --no-fund code-server@4.100.3
 	cd $(EDITORS)/code-server/node_modules/code-server/lib/vscode && \
 		npm install --omit=dev --ignore-scripts --no-audit --no-fund && npm rebuild @vscode/spdlog native-watchdog
+	touch $@
+
+# What the wheel needs, and uv and pipx, so that the extension's installation is tried without a network.
+$(INDEX)/.ready: pyproject.toml constraints.txt tests/editors/local_index.py $(VENV)/.ready-test | wheel
+	rm -rf $(INDEX) && $(BIN)/python tests/editors/local_index.py $(INDEX) dist/qcn_lsp-*.whl
 	touch $@
 
 # Ends with a sentence where a Python is too old; the argument is the remedy.

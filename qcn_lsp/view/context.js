@@ -236,7 +236,7 @@ function drawZones(parts, end, limit, length) {
     ...zones
       .filter(([, width]) => width > 0)
       .map(([name, width]) => {
-        const label = h("span", { title: `${name}: ${count(width)} tokens` }, name);
+        const label = h("span", { title: `${name}: ${count(width)} tokens` }, h("span", {}, name));
         label.style.width = `${(100 * width) / length}%`;
         return label;
       }),
@@ -356,10 +356,12 @@ function drawLatency(milliseconds) {
     ...(sorted.length ? [s("line", { x1: 0, x2: 600, y1: 100 - (95 * middle) / top, y2: 100 - (95 * middle) / top })] : []),
   );
   show("latency", sorted.length > 0);
-  element("latency-text").textContent = sorted.length
-    ? `How long the engine's last ${count(sorted.length)} took: half of them at most ${duration(middle)} (the line), ` +
-      `95 % at most ${duration(quantile(sorted, 0.95))}, the longest ${duration(top)}.`
-    : "The engine has answered nothing yet.";
+  const last = sorted.length === 1 ? `The engine's last answer took ${duration(top)}.` : "The engine has answered nothing yet.";
+  element("latency-text").textContent =
+    sorted.length > 1
+      ? `The engine's last ${count(sorted.length)} answers: half of them within ${duration(middle)} (the line), ` +
+        `95 % within ${duration(quantile(sorted, 0.95))}, the slowest ${duration(top)}.`
+      : last;
 }
 
 /** @param {number} accepted @param {number} rejected */

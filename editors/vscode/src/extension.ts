@@ -15,7 +15,7 @@ import { StatusBar } from "./statusBar";
 const WELCOMED = "welcomed";
 
 export async function activate(context: vscode.ExtensionContext): Promise<void> {
-  const server = new Server(String(context.extension.packageJSON.version));
+  const server = new Server(String(context.extension.packageJSON.version), context.globalStorageUri.fsPath);
   const view = new ContextView(server, context.extensionUri);
   const walkthrough = `${context.extension.id}#start`;
   const commands: Record<string, (...args: never[]) => unknown> = {
@@ -29,13 +29,13 @@ export async function activate(context: vscode.ExtensionContext): Promise<void> 
     "qcn.install": () => install(server, context.extensionPath),
     "qcn.openSettings": () => vscode.commands.executeCommand("workbench.action.openSettings", `@ext:${context.extension.id}`),
     "qcn.report": () => collectReport(server, context),
-    "qcn.walkthrough": () => vscode.commands.executeCommand("workbench.action.openWalkthrough", walkthrough),
+    "qcn.walkthrough": () => openWalkthrough(server, walkthrough),
   };
   context.subscriptions.push(
     server,
     new StatusBar(server),
     tellProblems(server),
-    server.onDidChange(({ kind }) => vscode.commands.executeCommand("setContext", "qcn.running", kind === "running")),
+    server.onDidChange(() => tellRunning(server)),
     ...Object.entries(commands).map(([name, run]) => vscode.commands.registerCommand(name, run)),
     vscode.workspace.onDidGrantWorkspaceTrust(() => server.start()),
     vscode.workspace.onDidChangeConfiguration((change) => {
@@ -49,4 +49,16 @@ export async function activate(context: vscode.ExtensionContext): Promise<void> 
     await context.globalState.update(WELCOMED, true);
     void vscode.commands.executeCommand("qcn.walkthrough");
   }
+}
+
+/** Tell the walkthrough whether its first step is done. */
+function tellRunning(server: Server, running = server.standing.kind === "running"): Thenable<unknown> {
+  return vscode.commands.executeCommand("setContext", "qcn.running", running);
+}
+
+/** VS Code ticks a step when the context changes, and never where that was before it knew the walkthrough. */
+async function openWalkthrough(server: Server, walkthrough: string): Promise<void> {
+  await tellRunning(server, false);
+  await vscode.commands.executeCommand("workbench.action.openWalkthrough", walkthrough);
+  await tellRunning(server);
 }

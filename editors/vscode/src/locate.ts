@@ -1,5 +1,6 @@
 /**
- * Which language server to start: the one that the user chose, else one that is installed.
+ * Which language server to start: the one that the user chose, else the one in the extension's own
+ * environment, else one that is installed.
  *
  * Nothing inside the workspace is ever started: a repository that brings its own `qcn-lsp` must not
  * have it run, so folders of the search path that are relative or lie in the workspace are passed
@@ -27,6 +28,8 @@ export interface Machine {
   readonly home: string;
   readonly searchPath: string;
   readonly workspaceFolders: readonly string[];
+  /** The environment that the extension installs a server into; it may not be there. */
+  readonly environment: string;
   readonly isExecutable: (file: string) => boolean;
 }
 
@@ -47,15 +50,21 @@ export function locate(chosen: Chosen, machine: Machine): Launch | Missing {
     const args = ["-P", "-m", "qcn_lsp"];
     return startable(python, "qcn.server.python", machine) ?? launch(python, args, "the setting qcn.server.python");
   }
-  for (const folder of folders(machine)) {
-    for (const name of names("qcn-lsp", machine.platform)) {
-      const file = path.join(folder, name);
-      if (machine.isExecutable(file)) {
-        return launch(file, [], folder);
-      }
-    }
+  const own = programOf(machine.environment, "qcn-lsp", machine.platform);
+  if (machine.isExecutable(own)) {
+    return launch(own, [], "the extension's own environment");
+  }
+  const installed = find("qcn-lsp", machine);
+  if (installed !== undefined) {
+    return launch(installed, [], path.dirname(installed));
   }
   return { problem: "The language server qcn-lsp is not installed on this machine.", chosen: false };
+}
+
+/** Where a Python environment keeps a program. */
+export function programOf(environment: string, name: string, platform: NodeJS.Platform): string {
+  const [folder, suffix] = platform === "win32" ? ["Scripts", ".exe"] : ["bin", ""];
+  return path.join(environment, folder, `${name}${suffix}`);
 }
 
 /** Return the path of a program on the search path, by the same rules; undefined where there is none. */

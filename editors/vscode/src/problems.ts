@@ -2,21 +2,8 @@
 
 import * as vscode from "vscode";
 
+import { HELP, INSTALL, LOG, offer, RESTART, SETTINGS } from "./messages";
 import type { Server, Standing } from "./server";
-
-const RESTART = "Restart";
-const LOG = "Show Log";
-const SETTINGS = "Open Settings";
-const INSTALL = "Install…";
-const HELP = "Help";
-
-const COMMANDS: Record<string, [string, ...unknown[]]> = {
-  [RESTART]: ["qcn.restart"],
-  [LOG]: ["qcn.showLog"],
-  [SETTINGS]: ["workbench.action.openSettings", "qcn.server"],
-  [INSTALL]: ["qcn.install"],
-  [HELP]: ["qcn.walkthrough"],
-};
 
 export function tellProblems(server: Server): vscode.Disposable {
   let told = "";
@@ -38,10 +25,5 @@ async function tell(standing: Standing): Promise<void> {
     unfit: [INSTALL, SETTINGS, LOG],
     missing: "chosen" in standing && standing.chosen ? [SETTINGS, INSTALL] : [INSTALL, SETTINGS, HELP],
   }[standing.kind];
-  const show = standing.kind === "failed" ? vscode.window.showErrorMessage : vscode.window.showWarningMessage;
-  const picked = await show(`qcn: ${standing.problem}`, ...buttons);
-  const [command, ...args] = (picked && COMMANDS[picked]) || [];
-  if (command) {
-    await vscode.commands.executeCommand(command, ...args);
-  }
+  await offer(standing.kind === "failed" ? vscode.window.showErrorMessage : vscode.window.showWarningMessage, standing.problem, buttons);
 }

@@ -5,12 +5,14 @@
 
 import { constants, accessSync, statSync } from "node:fs";
 import * as os from "node:os";
+import * as path from "node:path";
 
 import * as vscode from "vscode";
 import {
   CloseAction,
   ErrorAction,
   LanguageClient,
+  ShowMessageNotification,
   State,
   type LanguageClientOptions,
 } from "vscode-languageclient/node";
@@ -19,6 +21,7 @@ import { forServer } from "./configuration";
 import { Crashes, MOST_CRASHES } from "./crashes";
 import { locate, type Launch, type Machine } from "./locate";
 import { keepLog } from "./logLines";
+import { tellMessage } from "./messages";
 import { Outcomes } from "./outcomes";
 import { Unanswered } from "./unanswered";
 import { IDLE, type Status } from "./status";
@@ -50,7 +53,16 @@ export class Server implements vscode.Disposable {
   private launched: Launch | undefined;
   private readonly unanswered = new Unanswered();
 
-  constructor(private readonly version: string) {}
+  /** The environment that the extension installs a server into; it may not be there. */
+  readonly environment: string;
+
+  /** `storage` is the folder that the editor lends the extension. */
+  constructor(
+    private readonly version: string,
+    storage: string,
+  ) {
+    this.environment = path.join(storage, "server");
+  }
 
   get standing(): Standing {
     return this.isPaused && this.current.kind === "running" ? { kind: "paused" } : this.current;
@@ -85,7 +97,7 @@ export class Server implements vscode.Disposable {
       this.become({ kind: "restricted" });
       return;
     }
-    const found = locate(chosen(), machine());
+    const found = locate(chosen(), this.machine());
     if ("problem" in found) {
       this.log.warn(found.problem);
       this.become({ kind: "missing", ...found });
@@ -94,6 +106,18 @@ export class Server implements vscode.Disposable {
     this.launched = found;
     this.log.info(`starting ${[found.command, ...found.args].join(" ")} (${found.found})`);
     await this.run(found);
+  }
+
+  /** This machine, as the search for programs sees it. */
+  machine(): Machine {
+    return {
+      platform: process.platform,
+      home: os.homedir(),
+      searchPath: process.env["PATH"] ?? "",
+      workspaceFolders: (vscode.workspace.workspaceFolders ?? []).map((folder) => folder.uri.fsPath),
+      environment: this.environment,
+      isExecutable,
+    };
   }
 
   async stop(): Promise<void> {
@@ -133,6 +157,8 @@ export class Server implements vscode.Disposable {
     this.client = client;
     this.become({ kind: "starting" });
     client.onDidChangeState((change) => this.onState(client, change.newState));
+    // In the place of the client's own, which says neither who speaks nor where to read more.
+    client.onNotification(ShowMessageNotification.type, ({ type, message }) => void tellMessage(message, type));
     client.onNotification("didChangeStatus", (status: Status) => this.onStatus(client, status));
     try {
       await client.start();
@@ -243,17 +269,6 @@ class QuietClient extends LanguageClient {
   override error(message: string, data?: unknown): void {
     super.error(message, data, false);
   }
-}
-
-/** This machine, as the search for programs sees it. */
-export function machine(): Machine {
-  return {
-    platform: process.platform,
-    home: os.homedir(),
-    searchPath: process.env["PATH"] ?? "",
-    workspaceFolders: (vscode.workspace.workspaceFolders ?? []).map((folder) => folder.uri.fsPath),
-    isExecutable,
-  };
 }
 
 function isExecutable(file: string): boolean {

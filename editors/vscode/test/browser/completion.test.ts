@@ -6,15 +6,6 @@ import { after, before, test } from "node:test";
 
 import { aRepository, PYTHON, VSCode, VSIX, withoutSpace } from "./vscode";
 
-/** Where the small model has something to say, if not at the first of these places then at another. */
-const PLACES = [
-  "def parent(path: Path) -> Path:\n    return",
-  "class Address:\n    def __init__(self, host: str, port: int) -> None:\n        self.",
-  "def is_local(uri: str) -> bool:\n    if",
-  "for part in parts:\n    if part",
-  "try:\n    parts = urlsplit(uri)\nexcept",
-];
-
 let code: VSCode;
 let file: string;
 
@@ -29,7 +20,7 @@ before(async () => {
 after(() => code.stop());
 
 test("ghost text comes by itself once the engine has loaded, and the loading is shown", async () => {
-  assert.notEqual(await suggestion(), "");
+  assert.notEqual(await code.suggestion(), "");
   await code.screenshot("ghost-text");
   const seen = await code.seenInStatusBar();
   assert.ok(seen.some((text) => text.includes("Loading qcn-nano")), seen.join("\n"));
@@ -53,31 +44,51 @@ test("a line is taken", async () => {
   assert.ok(taken.trim().split("\n").length === 1, taken);
 });
 
+test("the menu in the status bar says how things stand, and what can be done", async () => {
+  await code.statusBarItem.getByRole("button").click();
+  const menu = code.page.locator(".quick-input-widget");
+  await menu.getByRole("option", { name: "Pause" }).waitFor();
+  const entries = await menu.getByRole("option").allTextContents();
+  assert.deepEqual(
+    entries.map((entry) => entry.trim()),
+    [
+      "Pause",
+      "Show what the model sees",
+      "Choose the model",
+      "Restart the language server",
+      "Show the log",
+      "Open the settings",
+      "Collect a report for an issue",
+      "First steps",
+    ],
+  );
+  assert.match((await menu.locator("input").first().getAttribute("placeholder")) ?? "", /Model: qcn-nano\./);
+  await code.screenshot("menu");
+  await code.page.keyboard.press("Escape");
+});
+
+test("the walkthrough leads from the server to the model and what it sees", async () => {
+  await code.run("View: Toggle Primary Side Bar Visibility");
+  await code.run("qcn: First Steps");
+  for (const step of ["Install the language server", "Write code", "Choose the model", "Look at what the model sees"]) {
+    await code.page.getByRole("button", { name: step }).first().waitFor();
+  }
+  await code.page.getByRole("checkbox", { name: "Install the language server: Completed" }).waitFor();
+  await code.screenshot("walkthrough");
+  await code.page.getByRole("tab", { name: "uris.py" }).click();
+});
+
 test("when the engine is killed, the next suggestion starts another", async () => {
-  await suggestion();
+  await code.suggestion();
   const [engine, ...others] = code.engines();
   assert.ok(engine !== undefined && others.length === 0);
   process.kill(engine, "SIGKILL");
-  assert.notEqual(await suggestion(), "");
+  assert.notEqual(await code.suggestion(), "");
   const [next] = code.engines();
   assert.ok(next !== undefined && next !== engine);
   await code.ready();
   await code.screenshot("after-a-crash-of-the-engine");
 });
-
-/** Have ghost text shown, on lines of its own; returns it without white space. */
-async function suggestion(wanted = (_shown: string) => true): Promise<string> {
-  for (const place of PLACES) {
-    await code.page.keyboard.press("Escape");
-    await code.page.keyboard.press("Control+End");
-    await code.type(`\n\n${place} `);
-    const shown = (await code.suggests()) ? await code.shownGhost() : "";
-    if (shown !== "" && wanted(shown)) {
-      return shown;
-    }
-  }
-  throw new Error(`the model has nothing to say anywhere; the log:\n${code.log()}`);
-}
 
 /** Whether there is something behind the first word of a suggestion. */
 function severalWords(shown: string): boolean {
@@ -86,7 +97,7 @@ function severalWords(shown: string): boolean {
 
 /** Have ghost text shown and accept of it; returns what was shown, and what came into the file. */
 async function accepted(accept: () => Promise<void>, wanted = (_shown: string) => true): Promise<[string, string]> {
-  const shown = await suggestion(wanted);
+  const shown = await code.suggestion(wanted);
   const before = await code.saved(file);
   await accept();
   await code.page.locator(".tab.active.dirty").waitFor();

@@ -1,18 +1,16 @@
 /** Folders that may not be written to: what that costs is told with the remedy, and the rest goes on. */
 
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 
-import { PYTHON, VSCode, VSIX, readOnly, type Options } from "./vscode";
+import { CANNOT_MOUNT, PYTHON, readOnly, VSCode, VSIX, type Options } from "./vscode";
 
 /** Nobody makes folders here, nor does root. */
 const CLOSED = "/sys";
 const WEAK = "import yaml\n\n\ndef prices(text):\n    return yaml.load(text, Loader=yaml.Loader)\n";
-const MOUNTS = spawnSync("bwrap", [...readOnly("/").slice(1), "true"]).status === 0;
 
 test("where the engine's log cannot be written, its folder is named, and weaknesses are found all the same", async () => {
   await inShop({ environment: { XDG_STATE_HOME: CLOSED } }, async (code) => {
@@ -48,11 +46,11 @@ test("where the runtime folder is closed the engine is met in the one for tempor
   }
 });
 
-test("a folder that is for reading only is read, its weaknesses found and mended in the editor alone", { skip: !MOUNTS && "bubblewrap mounts nothing here" }, async () => {
+test("a folder that is for reading only is read, its weaknesses found and mended in the editor alone", { skip: CANNOT_MOUNT }, async () => {
   const shop = aShop(mkdtempSync(join(tmpdir(), "qcn-ro-")));
   const file = join(shop, "prices.py");
   try {
-    await inShop({ readOnly: shop }, async (code) => {
+    await inShop({ mounts: () => readOnly(shop) }, async (code) => {
       await read(code);
       await weakness(code);
       await code.goTo(5, 20);

@@ -18,7 +18,7 @@ export const VSIX = join(CLONE, "dist", "qcn.vsix");
 export const PYTHON = process.env["QCN_PYTHON"] ?? join(CLONE, ".venv", "bin", "python");
 
 /** Ends a wait that would never end; nothing is judged by it. */
-export const PATIENCE_MS = 120_000;
+export const PATIENCE_MS = 300_000;
 
 export interface Options {
   /** The user's settings, beside those that keep a test quiet. */
@@ -26,10 +26,19 @@ export interface Options {
   /** Ask for trust in the folder, as a desktop does; a test's folder is trusted otherwise. */
   readonly untrusted?: boolean;
   readonly environment?: Record<string, string>;
-  /** A folder that VS Code and all that it starts may only read; by bubblewrap. */
-  readonly readOnly?: string;
+  /** Folders as VS Code and all that it starts shall see them: bubblewrap's options, by those of the user's data. */
+  readonly mounts?: (data: string) => string[];
   readonly smokeTest?: boolean;
 }
+
+/** Where the small model has something to say, if not at the first of these places then at another. */
+const PLACES = [
+  "def parent(path: Path) -> Path:\n    return",
+  "class Address:\n    def __init__(self, host: str, port: int) -> None:\n        self.",
+  "def is_local(uri: str) -> bool:\n    if",
+  "for part in parts:\n    if part",
+  "try:\n    parts = urlsplit(uri)\nexcept",
+];
 
 const QUIET = {
   "workbench.startupEditor": "none",
@@ -83,10 +92,12 @@ export class VSCode {
       ...common,
       ...["--host", "127.0.0.1", "--port", String(port), "--without-connection-token"],
       ...["--telemetry-level", "off"],
+      // The environment is the test's, and not what the user's shell makes of it.
+      "--force-disable-user-env",
       ...(options.untrusted ? [] : ["--disable-workspace-trust"]),
       ...(options.smokeTest ? ["--enable-smoke-test-driver"] : []),
     ];
-    const [program = "", ...before] = [...(options.readOnly ? readOnly(options.readOnly) : []), process.execPath];
+    const [program = "", ...before] = [...(options.mounts ? mounting(options.mounts(join(data, "data"))) : []), process.execPath];
     const server = spawn(program, [...before, main, ...arguments_], {
       env: { ...process.env, ...privateFolders(folder), ...options.environment },
       stdio: ["ignore", "pipe", "pipe"],
@@ -157,6 +168,20 @@ export class VSCode {
     );
   }
 
+  /** Have ghost text shown, on lines of its own at the end of the file; returns it without white space. */
+  async suggestion(wanted = (_shown: string): boolean => true): Promise<string> {
+    for (const place of PLACES) {
+      await this.page.keyboard.press("Escape");
+      await this.page.keyboard.press("Control+End");
+      await this.type(`\n\n${place} `);
+      const shown = (await this.suggests()) ? await this.shownGhost() : "";
+      if (shown !== "" && wanted(shown)) {
+        return shown;
+      }
+    }
+    throw new Error(`the model has nothing to say anywhere; the log:\n${this.log()}`);
+  }
+
   /** The ghost text without its white space, which VS Code draws in ways of its own. */
   async shownGhost(): Promise<string> {
     return withoutSpace((await this.ghost.allTextContents()).join(""));
@@ -214,7 +239,7 @@ export class VSCode {
 
   async screenshot(name: string): Promise<void> {
     mkdirSync(SCREENSHOTS, { recursive: true });
-    await this.page.screenshot({ path: join(SCREENSHOTS, `${name}.png`) });
+    await this.page.screenshot({ path: join(SCREENSHOTS, `${name}.png`), animations: "disabled" });
   }
 
   async stop(): Promise<void> {
@@ -249,9 +274,17 @@ export async function aBrowser(): Promise<Browser> {
 /** The environment variable that says which folder's processes they are. */
 const OWNER = "QCN_TEST_FOLDER";
 
-/** The beginning of a command line whose rest may write anywhere but in `folder`, root's too. */
+/** The beginning of a command line whose rest sees other folders, also where root runs it. */
+function mounting(mounts: string[]): string[] {
+  return ["/usr/bin/bwrap", "--die-with-parent", "--dev-bind", "/", "/", ...mounts];
+}
+
+/** Why tests that mount cannot run here; false where they can. */
+export const CANNOT_MOUNT =
+  spawnSync("/usr/bin/bwrap", [...mounting(readOnly("/usr")).slice(1), "true"]).status !== 0 && "bubblewrap mounts nothing here";
+
 export function readOnly(folder: string): string[] {
-  return ["bwrap", "--die-with-parent", "--dev-bind", "/", "/", "--ro-bind", folder, folder];
+  return ["--ro-bind", folder, folder];
 }
 
 /** The processes that were started with the private folders below `folder`. */

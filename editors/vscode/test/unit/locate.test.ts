@@ -6,7 +6,7 @@ import { find, locate, type Machine } from "../../src/locate";
 const NOTHING = { command: null, python: null };
 
 function machine(programs: string[], searchPath: string, workspaceFolders: string[] = []): Machine {
-  return { platform: "linux", home: "/home/ada", searchPath, workspaceFolders, isExecutable: (file) => programs.includes(file) };
+  return { platform: "linux", home: "/home/ada", environment: "/storage/server", searchPath, workspaceFolders, isExecutable: (file) => programs.includes(file) };
 }
 
 function command(found: ReturnType<typeof locate>): string {
@@ -31,6 +31,12 @@ test("nothing inside the workspace is ever started", () => {
   const programs = ["/ws/bin/qcn-lsp", "/ws/qcn-lsp", "bin/qcn-lsp", "/wsx/qcn-lsp"];
   const path = "/ws/bin:/ws:bin:.::/ws/../ws/bin:/wsx";
   assert.equal(command(locate(NOTHING, machine(programs, path, ["/other", "/ws"]))), "/wsx/qcn-lsp");
+});
+
+test("what the extension has installed itself comes before what is on the search path", () => {
+  const here = machine(["/storage/server/bin/qcn-lsp", "/usr/bin/qcn-lsp"], "/usr/bin");
+  assert.equal(command(locate(NOTHING, here)), "/storage/server/bin/qcn-lsp");
+  assert.equal(command(locate({ command: "/usr/bin/qcn-lsp", python: null }, here)), "/usr/bin/qcn-lsp");
 });
 
 test("where uv and pipx put it is looked at last, for editors that do not have it in their search path", () => {
