@@ -187,13 +187,15 @@ def _whole(node: Node) -> Node:
 
 def _code_before(node: Node, end: int) -> Iterator[str]:
     """The words of a node up to a byte, without comments."""
-    if node.start_byte >= end or "comment" in node.type:
-        return
-    if not node.children or "string" in node.type:
-        yield words(node)
-        return
-    for child in node.children:
-        yield from _code_before(child, end)
+    pending = [node]
+    while pending:
+        node = pending.pop()
+        if node.start_byte >= end or "comment" in node.type:
+            continue
+        if not node.children or "string" in node.type:
+            yield words(node)
+        else:
+            pending.extend(reversed(node.children))
 
 
 def _name(node: Node) -> str:

@@ -26,7 +26,7 @@ from qcn_lsp.fixes.prompt import (
     fix_request,
 )
 from qcn_lsp.fixes.refusal import Refusal
-from qcn_lsp.fixes.trial import Trials, UnfitExploit
+from qcn_lsp.fixes.trial import EXPLOITABLE, Trials, UnfitExploit
 from qcn_lsp.proving.outcomes import ProvingError
 
 Report = Callable[[str], None]
@@ -147,8 +147,8 @@ class Search:
         """Have the model write an exploit test, and try it on both texts."""
         assert self._trials is not None
         why = "" if self._chats is not None else self._no_model
-        if subject.path.suffix != ".py":
-            why = "exploit tests are written for Python alone"
+        if subject.path.suffix not in EXPLOITABLE:
+            why = "exploit tests are written for Python and JavaScript alone"
         if self._chats is None or why:
             return _not_exploited(evidence, why)
         self._report("Asking for an exploit test")

@@ -61,13 +61,16 @@ def _sinks(tree: Tree, finding: Finding) -> frozenset[str]:
 
 def _mentions(tree: Tree, sinks: frozenset[str]) -> Iterator[str]:
     """Each sink that is named without being called, or assigned to, or looked into, there."""
+    constants = _constants(tree.root, max(map(len, sinks)))
     for node in tree.nodes():
         if node.type in NAMES and words(node) in sinks and not _is_used(node):
             yield words(node)
         elif node.type == "preproc_arg":
             yield from (word for word in re.findall(r"\w+", words(node)) if word in sinks)
-        elif (text := _constant(node)) in sinks and not _is_part_of(node, text):
-            yield str(text)
+        elif (text := constants.get(node.id)) in sinks:
+            around = None if node.parent is None else constants.get(node.parent.id)
+            if around != text:  # else that is the same constant
+                yield str(text)
 
 
 def _is_used(node: Node) -> bool:
@@ -129,20 +132,31 @@ def _root(node: Node) -> str:
     return words(node)
 
 
-def _constant(node: Node) -> str | None:
-    """The text of a string, or of strings that are joined; None where anything else is in it."""
-    if node.type in _STRINGS and node.type != "concatenated_string":
-        found = _QUOTED.fullmatch(words(node))
-        return found["text"] if found else None
-    if node.type == "concatenated_string" or (node.type in _JOINS and _is_join(node)):
-        parts = [_constant(child) for child in node.named_children]
-        return "".join(part for part in parts if part) if parts and None not in parts else None
-    return None
+def _constants(root: Node, longest: int) -> dict[int, str]:
+    """The texts of strings, and of strings that are joined, by their nodes' ids.
 
-
-def _is_part_of(node: Node, text: str | None) -> bool:
-    """Whether a node around this one is the same constant."""
-    return node.parent is not None and _constant(node.parent) == text
+    What is longer than `longest` is left out, with all that it is part of. Without recursion: a
+    chain may have thousands of links.
+    """
+    found: dict[int, str] = {}
+    pending = [(root, False)]
+    while pending:
+        node, are_children_known = pending.pop()
+        joins = node.type == "concatenated_string" or (node.type in _JOINS and _is_join(node))
+        text: str | None = None
+        if joins and are_children_known:
+            parts = [found.get(child.id) for child in node.named_children]
+            known = [part for part in parts if part is not None]
+            text = "".join(known) if parts and len(known) == len(parts) else None
+        elif node.type in _STRINGS and not joins:
+            quoted = _QUOTED.fullmatch(words(node))
+            text = quoted["text"] if quoted else None
+        if text is not None and len(text) <= longest:
+            found[node.id] = text
+        if not are_children_known:
+            pending += [(node, True)] * joins
+            pending += [(child, False) for child in node.children]
+    return found
 
 
 def _is_join(node: Node) -> bool:

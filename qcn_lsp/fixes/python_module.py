@@ -9,6 +9,6 @@ def python_module(text: str) -> ast.Module | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of escapes in somebody's strings
         try:
-            return ast.parse(text)
+            return ast.parse(text.removeprefix("\ufeff"))  # which Python passes over in files
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             return None

@@ -24,10 +24,19 @@ LOG = 3_000  # characters of what tests printed, from the end: failures are told
 # How a test would look at the source, or at the compiled code.
 _LOOKS = (
     *("inspect", "getsource", "read_text", "read_bytes", "open(", "__file__", "tokenize"),
-    *("import ast", "co_code", "co_names"),
+    *("import ast", "co_code", "co_names", "readFile", "createReadStream", "import.meta.url"),
 )
 _NO_PYTEST = "No module named pytest"
 LAST_LINE = 120  # characters of a log's last line that are told
+# By the ending of what is fixed: the runner of an exploit test, and the beginning and end of the
+# file's name.
+_EXPLOITS = {
+    ".py": ("pytest", "test_qcn_exploit", ".py"),
+    ".js": ("node", "qcn_exploit", ".test.mjs"),
+    ".mjs": ("node", "qcn_exploit", ".test.mjs"),
+    ".cjs": ("node", "qcn_exploit", ".test.mjs"),
+}
+EXPLOITABLE = frozenset(_EXPLOITS)
 NAMED = 3  # broken tests that a refusal names
 
 
@@ -106,14 +115,16 @@ class Trials:
     async def exploited(
         self, candidate: Candidate, evidence: Evidence, test: str
     ) -> Evidence | Refusal:
-        """Return the evidence with what an exploit test (a pytest file's text) says of both texts.
+        """Return the evidence with what an exploit test (a file's text) says of both texts.
 
-        Raises `UnfitExploit` when the test does not fail before: it shows nothing then.
+        It is one for pytest, or for Node's own runner. Raises `UnfitExploit` when the test does not
+        fail before: it shows nothing then.
         """
         if (unfit := unfit_exploit(test)) is not None:
             raise UnfitExploit(unfit)
-        name = _free_name(self._root)
-        suite = TestSuite("pytest", (name,))
+        runner, *ends = _EXPLOITS[self._subject.path.suffix]
+        name = _free_name(self._root, *ends)
+        suite = TestSuite(runner, (name,))
         before = await self._run_exploit(self._subject.text, suite, name, test)
         if (limit := before.run.ended_by) is not None:
             why = f"the test does not end without the change (limit: {limit})"
@@ -122,6 +133,8 @@ class Trials:
             missing = _NO_PYTEST in before.run.log
             why = "the project's Python has no pytest" if missing else "the test does not run"
             raise UnfitExploit(why, _log(before.run))
+        if any(_is_of_whole_file(one, name) for one in before.failed):
+            raise UnfitExploit("the test cannot be loaded", _log(before.run))
         if before.passed:
             raise UnfitExploit("the test does not fail before the change", _log(before.run))
         after = await self._run_exploit(candidate.text, suite, name, test)
@@ -227,10 +240,15 @@ def _log(run: Run) -> str:
     return run.log[-LOG:]
 
 
-def _free_name(root: Path) -> str:
+def _is_of_whole_file(test: str, name: str) -> bool:
+    """Whether what failed is the reading of a test file: pytest and node name it like a test."""
+    return test.rpartition("/")[2] in (name, f".{name.removesuffix('.py')}")
+
+
+def _free_name(root: Path, beginning: str, end: str) -> str:
     """A file name for the exploit test that the project does not have."""
-    name, number = "test_qcn_exploit.py", 0
+    name, number = beginning + end, 0
     while (root / name).exists():
         number += 1
-        name = f"test_qcn_exploit_{number}.py"
+        name = f"{beginning}_{number}{end}"
     return name

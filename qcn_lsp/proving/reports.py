@@ -36,8 +36,11 @@ class Names:
 
 def by_test(runner: str, report: bytes | None, log: str) -> Names | None:
     """Return the tests that a runner told of; None where it names none."""
-    if runner == "pytest":
-        return _of_junit(report) if report is not None else None
+    if runner in ("pytest", "node"):
+        root = None if report is None else _xml(report)
+        if root is None:
+            return None
+        return Names().sort(_of_pytest(root) if runner == "pytest" else _of_node(root))
     if runner == "unittest":
         words = {"ok": "passed", "expected failure": "passed", "skipped": "skipped"}
         return Names().sort(
@@ -62,22 +65,34 @@ def _of_go(log: str) -> Iterator[tuple[str, str]]:
             yield f"{event.get('Package')}.{event['Test']}", _GO[event["Action"]]
 
 
-def _of_junit(report: bytes) -> Names | None:
-    """Read a report of pytest's. One with a document type, and so with entities, is none."""
+def _xml(report: bytes) -> ElementTree.Element | None:
+    """Read JUnit's form. A report with a document type, and so with entities, is none."""
     text = report.decode("utf-8", "replace")
     if "<!DOCTYPE" in text:
         return None
     try:
-        suites = ElementTree.fromstring(text)
+        return ElementTree.fromstring(text)
     except (ElementTree.ParseError, ValueError, RecursionError):
         return None
-    return Names().sort(
-        (
-            f"{case.get('classname', '')}.{case.get('name', '')}",
-            _outcome({part.tag for part in case}),
-        )
-        for case in suites.iter("testcase")
-    )
+
+
+def _of_pytest(report: ElementTree.Element) -> Iterator[tuple[str, str]]:
+    for case in report.iter("testcase"):
+        name = f"{case.get('classname', '')}.{case.get('name', '')}"
+        yield name, _outcome({part.tag for part in case})
+
+
+def _of_node(report: ElementTree.Element) -> Iterator[tuple[str, str]]:
+    """Tests by their names behind those of the suites that they are in."""
+    pending = [(report, "")]
+    while pending:
+        inside, prefix = pending.pop()
+        for part in inside:
+            name = prefix + part.get("name", "")
+            if part.tag == "testcase":
+                yield name, _outcome({one.tag for one in part})
+            elif part.tag == "testsuite":
+                pending.append((part, f"{name} > "))
 
 
 def _outcome(parts: set[str]) -> str:

@@ -3,6 +3,7 @@
 import json
 import tomllib
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from qcn_indexer.files import read_file
@@ -12,16 +13,17 @@ from qcn_lsp.proving.toolchains import Toolchain, toolchain
 MAX_CONFIG = 1 << 20
 _TEST_FOLDERS = ("tests", "test", "testing", ".")
 _TEST_FILES = ("test_*.py", "*_test.py", "tests.py")
+MAX_LOOKED_AT = 100
 _NO_TESTS_OF_NPM = "no test specified"
 
 
 @dataclass(frozen=True)
 class TestSuite:
-    """A way to run tests: `runner` is one of `pytest`, `unittest`, `npm`, `go`, `cargo`, `maven`
-    and `gradle`.
+    """A way to run tests: `runner` is one of `pytest`, `unittest`, `node` (its own runner), `npm`,
+    `go`, `cargo`, `maven` and `gradle`.
 
     `only`: these files (paths below the root) instead of all, where the runner can choose:
-    pytest and unittest.
+    pytest, unittest and node.
     """
 
     __test__ = False  # no test of pytest's
@@ -35,16 +37,25 @@ class TestSuite:
 
         A suite can end well without having run a test.
         """
-        return self.runner in ("pytest", "unittest", "go", "cargo")
+        return self.runner in ("pytest", "unittest", "node", "go", "cargo")
+
+    @property
+    def writes_report(self) -> bool:
+        """Return whether the runner tells of each test in a file of its own."""
+        return self.runner in ("pytest", "node")
 
     def command(self, tools: Toolchain, report: str) -> list[str]:
-        """Return the command line; pytest writes its report to `report`."""
+        """Return the command line; pytest and node write their report to `report`."""
         python = [str(tools.interpreter), "-m"]
         if self.runner == "pytest":
             options = ["-p", "no:cacheprovider", "--color=no", "-q", f"--junitxml={report}"]
             return [*python, "pytest", *options, *self.only]
         if self.runner == "unittest":
             return [*python, "unittest", "-v", *self.only]
+        if self.runner == "node":
+            told = ["--test-reporter=spec", "--test-reporter-destination=stdout"]
+            written = ["--test-reporter=junit", f"--test-reporter-destination={report}"]
+            return ["node", "--test", *told, *written, *self.only]
         return {
             "npm": ["npm", "test"],
             "go": ["go", "test", "-json", "./..."],
@@ -61,7 +72,7 @@ def find_suites(root: Path) -> tuple[TestSuite, ...]:
     """Return the ways to run tests of the project in `root`, the likeliest first."""
     runners = [
         *_of_python(root),
-        *(["npm"] if _npm_has_tests(root) else []),
+        *_of_node(root),
         *(["go"] if (root / "go.mod").is_file() else []),
         *(["cargo"] if (root / "Cargo.toml").is_file() else []),
         *(["maven"] if (root / "pom.xml").is_file() else []),
@@ -107,12 +118,29 @@ def _has_test_files(root: Path) -> bool:
     )
 
 
-def _npm_has_tests(root: Path) -> bool:
+def _of_node(root: Path) -> list[str]:
+    """The package's own command; node by itself where that is all it does, for it names tests."""
+    script = _test_script(root)
+    if script:
+        return ["node", "npm"] if script.split() == ["node", "--test"] else ["npm"]
+    return ["node"] if _has_tests_of_node(root) else []
+
+
+def _test_script(root: Path) -> str:
     try:
         script = json.loads(_text(root / "package.json") or "{}").get("scripts", {}).get("test", "")
-        return bool(script) and _NO_TESTS_OF_NPM not in script
+        return script if isinstance(script, str) and _NO_TESTS_OF_NPM not in script else ""
     except (ValueError, AttributeError, TypeError, RecursionError):
-        return False
+        return ""
+
+
+def _has_tests_of_node(root: Path) -> bool:
+    return any(
+        "node:test" in _text(path)
+        for folder in _TEST_FOLDERS
+        for suffix in ("js", "mjs", "cjs")
+        for path in islice((root / folder).glob(f"*.test.{suffix}"), MAX_LOOKED_AT)
+    )
 
 
 def _text(path: Path) -> str:

@@ -6,6 +6,7 @@ folders, is shown.
 """
 
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,10 +92,26 @@ def _packages_of_node(root: Path) -> list[Path]:
     return [folder] if folder.is_dir() and not folder.is_symlink() else []
 
 
+def _node_installation(root: Path) -> Path | None:
+    """Return where the user's own Node lies (nvm's, say); the system's is seen anyway."""
+    found = shutil.which("node")
+    if found is None or not Path(found).is_absolute():
+        return None
+    base = Path(found).resolve().parent.parent
+    around = any(base == folder or base in folder.parents for folder in (root, Path.home()))
+    is_installation = (base / "bin" / "node").is_file() and (base / "lib/node_modules").is_dir()
+    system = base.is_relative_to("/usr")
+    outside = not base.is_relative_to(root.resolve())
+    return base if is_installation and outside and not around and not system else None
+
+
 def _of_users(root: Path) -> Iterator[Toolchain]:
     """Yield what lies in the user's folders for all projects of a kind; no key is among it."""
     home = Path.home()
     nothing = python_home() / "bin" / "python3"
+    if (root / "package.json").is_file() and (node := _node_installation(root)):
+        # Not all of it: beside these there may be an npmrc with a token.
+        yield Toolchain((node / "bin", node / "lib"), nothing, None, {}, str(node / "bin"))
     if (root / "Cargo.toml").is_file():
         cargo = home / ".cargo"
         folders = (cargo / "bin", cargo / "registry", cargo / "git", home / ".rustup")

@@ -77,7 +77,7 @@ class View:
         run = await self.run(command, seconds=seconds)
         if not suite.names_tests:
             return TestOutcome(run, named=False)
-        written = await self._read(report) if suite.runner == "pytest" else None
+        written = await self._read(report) if suite.writes_report else None
         names = by_test(suite.runner, written, run.log) or Names()
         tests = names.passed | names.failed
         found, how = None, ""

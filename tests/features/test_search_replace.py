@@ -174,8 +174,7 @@ async def test_how_our_engine_completes_is_found_out(
     start: Start, model: ScriptedModel, infills: bool
 ) -> None:
     model.health = {**READY, "fim": infills}
-    model.text = None
-    editor = await start("vscode", ready=False)
+    editor = await start("vscode")
     other = editor.root / "other.py"
     other.write_text("y = 2\n")
     completing = asyncio.ensure_future(editor.open("a.py", "x = ‸\n").ghost())
@@ -195,7 +194,7 @@ async def test_a_model_that_neither_fills_in_nor_chats_is_told(
     start: Start, model: ScriptedModel
 ) -> None:
     model.health = {**READY, "fim": False}
-    editor = await start("vscode", ready=False)
+    editor = await start("vscode")
     request = asyncio.ensure_future(editor.open("a.py", "x = ‸\n").inline())
     (await model.asked.get()).fail(400, "no template", kind="no_chat_template")
     assert await request == []

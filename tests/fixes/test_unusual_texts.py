@@ -52,6 +52,24 @@ def test_a_models_fix_changes_nothing_else(form: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "deep",
+    [
+        " + ".join(['"a"'] * 3_000),
+        "(" * 900 + "1" + ")" * 900,
+        "f(" * 900 + ")" * 900,
+        "a" + ".b" * 900,
+        "lambda a=" + "(" * 900 + "1" + ")" * 900 + ": a",
+    ],
+    ids=["strings", "parentheses", "calls", "attributes", "parameters"],
+)
+def test_code_that_is_nested_deeply_is_judged_all_the_same(deep: str) -> None:
+    subject = subject_of(f"{WEAK}\n\nx = {deep}\n\n\ndef f(a={deep}):\n    return a\n")
+    candidate = deterministic(subject)
+    assert candidate is not None
+    assert isinstance(quickly(subject, candidate, scan), Evidence)
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("\ufeffx = 1\n", "\ufeffimport os\nx = 1\n"),

@@ -35,7 +35,12 @@ REPORT = "/tmp/report.xml"
             },
             ["pytest", "unittest"],
         ),
-        ({"package.json": '{"scripts": {"test": "node --test"}}'}, ["npm"]),
+        ({"package.json": '{"scripts": {"test": "node --test"}}'}, ["node", "npm"]),
+        ({"package.json": '{"scripts": {"test": "node --test && tsc"}}'}, ["npm"]),
+        ({"package.json": '{"scripts": {"test": "vitest"}}', "a.test.js": "node:test"}, ["npm"]),
+        ({"package.json": "{}", "test/a.test.mjs": 'import "node:test"'}, ["node"]),
+        ({"package.json": "{}", "test/a.test.js": "describe()"}, []),
+        ({"package.json": '{"scripts": {"test": ["node:test"]}}'}, []),
         ({"package.json": '{"scripts": {"test": "echo no test specified && exit 1"}}'}, []),
         ({"package.json": '{"scripts": [1]}'}, []),
         ({"package.json": "[" * 100_000}, []),
@@ -105,7 +110,7 @@ def test_a_report_that_is_none_names_no_test(report: bytes | None) -> None:
 
 @given(report=st.binary(max_size=200), log=st.text(max_size=200))
 def test_no_report_of_any_runner_does_harm(report: bytes, log: str) -> None:
-    for runner in ("pytest", "unittest", "go", "cargo", "npm", "maven"):
+    for runner in ("pytest", "unittest", "node", "go", "cargo", "npm", "maven"):
         by_test(runner, report, log)
 
 
@@ -126,6 +131,41 @@ def test_what_other_runners_write_is_read_by_test() -> None:
     names = by_test("cargo", None, cargo)
     assert names is not None
     assert (names.passed, names.failed, names.skipped) == ({"a::works"}, {"a::breaks"}, {"b"})
+
+
+def test_what_node_writes_is_read_by_test() -> None:
+    report = b"""<testsuites>
+    <testcase name="adds" classname="test"/>
+    <testsuite name="more"><testsuite name="inner">
+      <testcase name="adds" classname="test"><failure type="testCodeFailure"/></testcase>
+    </testsuite><testcase name="later" classname="test"><skipped/></testcase></testsuite>
+    </testsuites>"""
+    names = by_test("node", report, "")
+    assert names is not None
+    assert names.passed == {"adds"}
+    assert names.failed == {"more > inner > adds"}
+    assert names.skipped == {"more > later"}
+    assert by_test("node", b"TAP version 13", "") is None
+
+
+def test_the_users_own_node_is_shown_and_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As nvm installs it."""
+    home = tmp_path / "home"
+    version = write(home / ".nvm/versions/node/v22", {"bin/node": "", "lib/node_modules/a": ""})
+    (version / "bin" / "node").chmod(0o755)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("PATH", str(version / "bin"))
+    root = write(tmp_path / "shop", {"package.json": "{}"})
+    tools = toolchain(root)
+    assert tools.folders == (version / "bin", version / "lib")
+    assert tools.path == str(version / "bin")
+    # One that the workspace brings is no installation of the user's.
+    planted = write(root / "node", {"bin/node": "", "lib/node_modules/a": ""})
+    (planted / "bin" / "node").chmod(0o755)
+    monkeypatch.setenv("PATH", str(planted / "bin"))
+    assert toolchain(root).folders == ()
 
 
 def test_both_ways_of_python_to_name_a_test_of_unittest_are_read() -> None:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 KIND = "quickfix.security.qcn"
 FIX, PROVE = "fix", "prove"
+EXPLOITED = ("python", "javascript")  # what exploit tests are written for
 TEST_SECONDS = 120.0  # of one run of the project's tests, while somebody waits for an edit
 SCAN_SECONDS = 60.0  # for one text, with the scans before it
 
@@ -105,7 +106,7 @@ class SecurityFixes:
         if cannot and asked.automatic:
             return []  # no light bulb for what cannot be done
         offer = _offer(asked, finding, FIX, title(finding), by_model=True, disabled=cannot)
-        if cannot or asked.automatic or asked.document.language_id != "python":
+        if cannot or asked.automatic or asked.document.language_id not in EXPLOITED:
             return [offer]
         proving = title(finding, tail=" (and prove it by an exploit test)")
         return [offer, _offer(asked, finding, PROVE, proving, by_model=True)]
