@@ -6,9 +6,6 @@ a real language server, as an editor asks it.
 
 import asyncio
 import json
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -24,7 +21,8 @@ from qcn_lsp.commands.engine import running_engines
 from qcn_lsp.commands.errors import CommandError
 from qcn_lsp.commands.plot import Line, plot
 from qcn_lsp.commands.session import editor_session
-from qcn_lsp.engine.process import engine_environment, require_engine_packages
+from qcn_lsp.commands.worker import worker
+from qcn_lsp.engine.process import require_engine_packages
 from qcn_lsp.engine.runtime import known_addresses, resolve_model, runtime_directory
 
 RESULT, PLOT = "bench.json", "bench.svg"
@@ -68,33 +66,23 @@ def run(wanted: Wanted, *, as_json: bool) -> int:
 
 
 def _measured(wanted: Wanted, show: Show) -> dict[str, Any]:
-    command = [sys.executable, "-P", "-m", "qcn_inference.bench", "--device", wanted.device]
+    arguments = ["--device", wanted.device]
     if wanted.synthetic is not None:
-        command += ["--synthetic", wanted.synthetic]
+        arguments += ["--synthetic", wanted.synthetic]
     else:
-        command += ["--model", resolve_model(wanted.model)]
+        arguments += ["--model", resolve_model(wanted.model)]
     if wanted.device_memory_mib:
-        command += ["--device-memory-mib", str(wanted.device_memory_mib)]
+        arguments += ["--device-memory-mib", str(wanted.device_memory_mib)]
     if wanted.lengths:
-        command += ["--lengths", *map(str, wanted.lengths)]
+        arguments += ["--lengths", *map(str, wanted.lengths)]
     last: dict[str, Any] = {}
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=engine_environment(),
-    ) as process:
+    with worker("qcn_inference.bench", *arguments) as process:
         assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                last = json.loads(line)
-                if "activity" in last:
-                    show(last["activity"], None)
-            code = process.wait()
-        except KeyboardInterrupt:
-            process.send_signal(signal.SIGINT)
-            raise
+        for line in process.stdout:
+            last = json.loads(line)
+            if "activity" in last:
+                show(last["activity"], None)
+        code = process.wait()
     if "error" in last:
         raise CommandError(last["error"])
     if "result" not in last:

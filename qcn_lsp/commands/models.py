@@ -5,7 +5,6 @@ lines of JSON. It is begun again by the same command and goes on where it stoppe
 """
 
 import json
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any
 
 from qcn_lsp.commands.console import Show, make_console, progress_on
 from qcn_lsp.commands.errors import CommandError
-from qcn_lsp.engine.process import engine_environment, require_engine_packages
+from qcn_lsp.commands.worker import worker
+from qcn_lsp.engine.process import require_engine_packages
 
 GOES_ON = "The same command goes on where it stopped."
 
@@ -21,26 +21,18 @@ GOES_ON = "The same command goes on where it stopped."
 def convert(origin: Path, folder: Path, experts: str | None) -> int:
     """Convert, showing bytes; raises `CommandError` where it cannot be done."""
     require_engine_packages()
-    command = [sys.executable, "-P", "-m", "qcn_inference.convert", _absolute(origin)]
-    command += [_absolute(folder), *(["--experts", experts] if experts else [])]
+    arguments = [_absolute(origin), _absolute(folder), *(["--experts", experts] if experts else [])]
     console = make_console(stderr=True)
-    with (
-        progress_on(console) as show,
-        subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=engine_environment(),
-        ) as process,
-    ):
-        try:
+    try:
+        with (
+            progress_on(console) as show,
+            worker("qcn_inference.convert", *arguments) as process,
+        ):
             last = _follow(process, show, in_place=console.is_terminal)
             code = process.wait()
-        except KeyboardInterrupt:
-            process.send_signal(signal.SIGINT)  # a terminal has sent it too
-            print(f"qcn: interrupted. {GOES_ON}", file=sys.stderr)
-            raise
+    except KeyboardInterrupt:
+        print(f"qcn: interrupted. {GOES_ON}", file=sys.stderr)
+        raise
     if "error" in last:
         raise CommandError(last["error"])
     if code:

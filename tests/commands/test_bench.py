@@ -224,6 +224,13 @@ def test_what_does_not_fit_is_refused_before_memory_is_taken(runtime: Path) -> N
         assert "qcn-nano" in done.stderr
 
 
+def test_a_shape_that_there_is_not_is_told_with_those_there_are(runtime: Path) -> None:
+    done = qcn("bench", "--synthetic", "qwen9")
+    assert done.returncode == 1
+    assert "qcn: there is no qwen9. There are qcn-nano-bf16, " in done.stderr
+    assert "usage:" not in done.stderr
+
+
 def test_a_cap_on_a_gpus_memory_is_refused_where_there_is_none(runtime: Path) -> None:
     done = qcn("bench", "--device", "cpu", "--device-memory-mib", "24000")
     assert done.returncode == 1

@@ -140,7 +140,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m qcn_inference.bench")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--model", type=checkpoint_folder)
-    which.add_argument("--synthetic", choices=sorted(models.SYNTHETIC))
+    which.add_argument("--synthetic", metavar="NAME")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--device-memory-mib", type=int, default=0)
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)

@@ -62,8 +62,11 @@ def synthetic(
         slots: makes so many slots for experts like these, there.
 
     Raises:
-        UnfitError, DeviceMemoryError: it does not fit. No memory is taken for what is refused.
+        UnfitError, DeviceMemoryError: it is none of these, or does not fit. No memory is taken
+            for what is refused.
     """
+    if name not in SYNTHETIC:
+        raise UnfitError(f"there is no {name}. There are {', '.join(sorted(SYNTHETIC))}")
     shape, stored = SYNTHETIC[name]
     config = load_config(shape)
     footprint = Footprint(config, stored)
