@@ -3,9 +3,12 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from qcn_inference.config import load_config
+from qcn_inference.device_memory import DeviceBudget
+from qcn_inference.pages import PAGE
 from qcn_inference.planning.footprint import FORMATS, DraftHead, Footprint
 from qcn_inference.planning.machine import Gpu, Machine
 from qcn_inference.planning.plan import (
@@ -159,7 +162,7 @@ def test_no_plan_takes_more_memory_than_there_is(
         return
     assert on.gpu is not None
     on_gpu = foot.resident_bytes + found.slots * foot.expert_bytes + foot.working_bytes
-    on_gpu += found.context * foot.kv_bytes + found.cache_bytes
+    states = found.context * foot.kv_bytes + found.cache_bytes
     if found.head == "loaded":
         assert foot.head is not None
         on_gpu += foot.head.core_bytes + foot.head_cache_bytes
@@ -167,7 +170,9 @@ def test_no_plan_takes_more_memory_than_there_is(
         on_gpu += 0 if in_slots else foot.head.expert_bytes
         experts = foot.experts * foot.expert_bytes + foot.head.expert_bytes
         assert not in_slots or found.host_bytes >= experts
-    assert on_gpu <= on.gpu.free_bytes
+    assert on_gpu + states <= on.gpu.free_bytes
+    budget = DeviceBudget.of(foot.config, torch.bfloat16, on.gpu.free_bytes - on_gpu)
+    assert budget.pages * PAGE >= found.context
     assert found.slots * foot.expert_bytes + found.host_bytes >= foot.experts * foot.expert_bytes
 
 

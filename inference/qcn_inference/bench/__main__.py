@@ -147,7 +147,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--patience", type=float, default=PATIENCE)
     parser.add_argument("--waits", type=int, metavar="TOKENS")
     parser.add_argument("--tries", type=int, default=TRIES)
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    if given.tries < 2:
+        parser.error("--tries: of fewer than two there is no percentile")
+    return given
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from qcn_inference.device_memory import CHECKPOINTS_SHARE
+from qcn_inference.pages import PAGE
 from qcn_inference.passes import BESIDE_HOST, ON_GPU, PassLimits
 from qcn_inference.planning.footprint import DraftHead, Footprint
 from qcn_inference.planning.machine import Gpu, Machine
@@ -188,7 +190,7 @@ def plan(footprint: Footprint, machine: Machine, *, longest: int = LONGEST) -> P
 def least_on_gpu(foot: Footprint, host_bytes: int) -> int:
     """Count the fewest bytes with which a plan for a GPU is made, beside so much host memory."""
     context = _lengths(foot.config.max_position_embeddings)[-1]
-    beside = foot.working_bytes + _caches(foot, context)
+    beside = foot.working_bytes + _room(foot, context)
     whole = beside + foot.all_bytes
     if not foot.experts or foot.experts * foot.expert_bytes > HOST_SHARE * host_bytes:
         return whole
@@ -198,7 +200,7 @@ def least_on_gpu(foot: Footprint, host_bytes: int) -> int:
 def wanted_on_gpu(foot: Footprint) -> int:
     """Count the bytes beyond which a GPU is of no more use to one context of full length."""
     context = min(LONGEST, foot.config.max_position_embeddings)
-    wanted = foot.working_bytes + foot.all_bytes + _caches(foot, context)
+    wanted = foot.working_bytes + foot.all_bytes + _room(foot, context)
     if foot.head is not None:
         wanted += foot.head.core_bytes + foot.head.expert_bytes + foot.head_cache_bytes
     return wanted
@@ -265,7 +267,7 @@ def _lengths(longest: int) -> Sequence[int]:
 def _on_gpu(foot: Footprint, machine: Machine, context: int, head: DraftHead | None) -> Plan | None:
     if machine.gpu is None:
         return None
-    left = machine.gpu.free_bytes - foot.working_bytes - foot.all_bytes - _caches(foot, context)
+    left = machine.gpu.free_bytes - foot.working_bytes - foot.all_bytes - _room(foot, context)
     host = min(_caches(foot, context), int(PINNED_SHARE * machine.free_bytes))  # or fewer are kept
     if head is not None:
         left -= head.core_bytes + head.expert_bytes + foot.head_cache_bytes
@@ -282,9 +284,7 @@ def _beside_host(
     if machine.gpu is None or not foot.experts:
         return None
     experts = foot.experts * foot.expert_bytes
-    left = (
-        machine.gpu.free_bytes - foot.working_bytes - foot.resident_bytes - _caches(foot, context)
-    )
+    left = machine.gpu.free_bytes - foot.working_bytes - foot.resident_bytes - _room(foot, context)
     if head is not None:
         experts += head.expert_bytes if head.alike else 0
         left -= head.core_bytes + foot.head_cache_bytes + (0 if head.alike else head.expert_bytes)
@@ -325,6 +325,12 @@ def _caches(foot: Footprint, context: int) -> int:
     return foot.kv_bytes * context + CHECKPOINTS * foot.checkpoint_bytes
 
 
+def _room(foot: Footprint, context: int) -> int:
+    """What a GPU needs for them: of what states get there a share is for checkpoints alone."""
+    pages = foot.kv_bytes * (context + PAGE)
+    return max(_caches(foot, context), math.ceil(pages / (1 - CHECKPOINTS_SHARE)))
+
+
 def _refusal(foot: Footprint, machine: Machine, context: int) -> Refusal:
     on_cpu = _bytes_on_cpu(foot, context)
     usable = int(HOST_SHARE * machine.free_bytes)
@@ -333,7 +339,7 @@ def _refusal(foot: Footprint, machine: Machine, context: int) -> Refusal:
         f"{_gb(usable)} may be used here ({HOST_SHARE:.0%} of what is free)"
     )
     if machine.gpu is not None:
-        least = foot.resident_bytes + _caches(foot, context) + foot.working_bytes
+        least = foot.resident_bytes + _room(foot, context) + foot.working_bytes
         least += _windows_bytes(foot)
         missing += (
             f", and at least {_gb(least)} of {machine.gpu.name}'s memory, "

@@ -346,6 +346,7 @@ def _combine(
     p_shared,  # [T, HIDDEN]
     p_gate,  # [T] logits
     p_out,  # [T, HIDDEN] fp32
+    stride_shared,
     stride_gate,
     SLOTS: tl.constexpr,
     HIDDEN: tl.constexpr,
@@ -362,8 +363,9 @@ def _combine(
         b_part = tl.load(p_parts + i_pair * HIDDEN + o_h, mask=mask, other=0.0)
         acc += b_part.to(tl.float32) * tl.load(p_weights + i_pair)
     if SHARED:
-        b_shared = tl.load(p_shared + i_t * HIDDEN + o_h, mask=mask, other=0.0).to(tl.float32)
-        acc += b_shared * tl.sigmoid(tl.load(p_gate + i_t * stride_gate).to(tl.float32))
+        b_shared = tl.load(p_shared + i_t * stride_shared + o_h, mask=mask, other=0.0)
+        b_gate = tl.load(p_gate + i_t * stride_gate).to(tl.float32)
+        acc += b_shared.to(tl.float32) * tl.sigmoid(b_gate)
     p_out += i_t * HIDDEN + o_h
     if ADDED:
         acc += tl.load(p_out, mask=mask, other=0.0)
@@ -541,7 +543,7 @@ def experts_in(
     Args:
         tile: of the products.
         x, weights, chosen, gate_up, down: as there.
-        shared: [T, hidden], the output of a shared expert that is to be added.
+        shared: [T, hidden], the output of a shared expert that is to be added; rows may lie apart.
         gate: [T, 1], the logit of its gate.
         to: [T, hidden] fp32, to which all is added, and which is returned.
     """
@@ -588,13 +590,14 @@ def experts_in(
     )
     out = x.new_empty(tokens, hidden, dtype=torch.float32) if to is None else to
     assert out.is_contiguous()
-    assert shared is None or shared.is_contiguous()
+    assert shared is None or shared.stride(1) == 1
     _combine[(tokens, triton.cdiv(hidden, COMBINED))](
         parts,
         weights,
         parts if shared is None else shared,
         parts if gate is None else gate,
         out,
+        0 if shared is None else shared.stride(0),
         0 if gate is None else gate.stride(0),
         SLOTS=slots,
         HIDDEN=hidden,

@@ -168,7 +168,7 @@ def test_a_prefill_adds_to_the_stream_what_is_behind_the_shared_experts_gate(
 ) -> None:
     drawn = draw(kind, 5, 200, 128)
     x, logits, to = torch.randn(9, 200), torch.randn(9, 5), torch.randn(9, 200)
-    shared, gate = torch.randn(9, 200), torch.randn(9, 3)[:, :1]
+    shared, gate = torch.randn(9, 203)[:, :200], torch.randn(9, 3)[:, :1]
     want = to + gate.double().sigmoid() * shared
     want += drawn.expected(x, logits, 2, quantised=True)
     function = partial(experts, shared=shared, gate=gate, to=to.clone())
