@@ -14,10 +14,11 @@ import torch
 from engine_support import CONTEXT_LENGTH, VOCAB_SIZE, finish, request_of, write_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
-from qcn_inference import decoding, speculation
+from qcn_inference import decoding
 from qcn_inference.checkpoint import load_model
 from qcn_inference.generate import Loaded
 from qcn_inference.grid import Grid
+from qcn_inference.host_copies import Arriving
 from qcn_inference.request import Chunk, Finished, GenerationRequest, SamplingParams, TokenLogprobs
 from qcn_inference.sampling import Sampler
 from qcn_inference.state_cache import StateCache
@@ -139,7 +140,7 @@ def test_whichever_allocation_is_refused_once_the_answer_is_the_same(
 
 PLACES: dict[str, tuple[Any, str]] = {
     "drawn": (Sampler, "draw"),
-    "on its way to the host": (speculation.Arriving, "wait"),
+    "on its way to the host": (Arriving, "wait"),
     "told with its log-probabilities": (decoding, "token_logprobs"),
 }
 
