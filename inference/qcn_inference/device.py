@@ -31,6 +31,8 @@ _NO_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "Triton Error [CUDA]: out of memory",
 )
+_NO_GPU = ("Found no NVIDIA driver", "No CUDA GPUs are available")
+"""In torch's words for a machine without one."""
 _LASTING = ("illegal", "misaligned", "launch failure", "assert", "stack error", "uncorrectable")
 """In CUDA's words for what no later call of the process recovers from."""
 
@@ -52,12 +54,14 @@ def choose(name: str) -> tuple[torch.device, str | None]:
         return CPU, None
     if name != "auto":
         return _checked(int(name.partition(":")[2] or 0)), None
-    if torch.version.cuda is None or not torch.cuda.is_available():
+    if torch.version.cuda is None:
         return CPU, None
     try:
         return _checked(0), None
     except DeviceError as error:
-        return CPU, str(error)
+        # `torch.cuda.is_available` would not tell an old driver from a machine without a GPU.
+        is_there = not any(text in str(error) for text in _NO_GPU)
+        return CPU, str(error) if is_there else None
 
 
 def _checked(number: int) -> torch.device:

@@ -170,11 +170,16 @@ class StateCache:
     def store(self, tokens: "array[int]", blocks: Sequence[tuple[int, int]], state: State) -> None:
         """Keep a checkpoint of `state` behind these blocks of a text: where it is, or was."""
         raw, size, node = tokens.tobytes(), tokens.itemsize, self._root
-        for start, end in blocks:
-            piece = raw[start * size : end * size]
-            below = node.children.get(piece)
-            node = below or self._grow(node, piece, state.kv_of(start, end))
-        self._use_checkpoint(node, node.checkpoint or state.recurrent_part(node.end))
+        try:
+            for start, end in blocks:
+                piece = raw[start * size : end * size]
+                below = node.children.get(piece)
+                node = below or self._grow(node, piece, state.kv_of(start, end))
+            checkpoint = node.checkpoint or state.recurrent_part(node.end)
+        except Exception:  # there is no memory for a copy
+            self._prune(node)
+            raise
+        self._use_checkpoint(node, checkpoint)
         self._make_room()
 
     def _grow(self, node: _Node, piece: bytes, kv: KvBlock) -> _Node:

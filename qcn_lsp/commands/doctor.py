@@ -49,11 +49,14 @@ SERVER_PACKAGES = (
 )
 _ASK_TORCH = """
 import json, torch
+from qcn_inference.device import choose
+device, problem = choose("auto")
 cuda = torch.cuda.is_available()
 print(json.dumps({
     "version": torch.__version__,
     "built_for": torch.version.cuda or "the CPU",
     "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count() * cuda)],
+    "problem": problem,
     "threads": torch.get_num_threads(),
     "capability": torch.backends.cpu.get_cpu_capability(),
 }))
@@ -141,11 +144,17 @@ def _torch() -> Iterator[Finding]:
             f"Reinstall: {install_command('engine')}",
         )
         return
-    found = json.loads(asked.stdout)
+    yield from torch_findings(json.loads(asked.stdout))
+
+
+def torch_findings(found: dict[str, Any]) -> Iterator[Finding]:
+    """Say what torch is and where it computes; of a GPU that the engine cannot use, why."""
     where = ", ".join(found["devices"]) or f"the CPU ({found['capability']})"
     detail = f"{found['version']}, built for {found['built_for']}; runs on {where}"
     yield Finding("torch", "ok", f"{detail}, {found['threads']} threads")
-    if not found["devices"]:
+    if problem := found["problem"]:
+        yield Finding("GPU", "warn", f"not used: {problem}", "See the message; until then the CPU.")
+    elif not found["devices"]:
         yield Finding(
             "GPU",
             "warn",

@@ -11,7 +11,7 @@ import qcn_inference
 from command_support import WITHOUT_TORCH, qcn
 from link_support import StandInModel
 
-from qcn_lsp.commands.doctor import check_folder, explained
+from qcn_lsp.commands.doctor import check_folder, explained, torch_findings
 
 MODELS = ("Qwen3-Coder-Next", "Qwen3.5-35B-A3B", "Qwen3.5-9B")
 
@@ -75,6 +75,18 @@ def test_a_model_folder_is_checked_without_loading_it(tmp_path: Path) -> None:
     other = check_folder(tmp_path)
     assert other.level == "fail"
     assert "llama" in other.detail
+
+
+def test_a_gpu_that_the_engine_cannot_use_is_told_with_the_reason() -> None:
+    """An old driver, say: torch sees no device, and nothing is missing but a newer driver."""
+    asked = {"version": "2.9", "built_for": "12.8", "threads": 2, "capability": "AVX512"}
+    old = "CUDA cannot be started: the driver is too old"
+    [_, gpu] = torch_findings(asked | {"devices": [], "problem": old})
+    assert (gpu.check, gpu.level, gpu.detail) == ("GPU", "warn", f"not used: {old}")
+    [_, gpu] = torch_findings(asked | {"devices": [], "problem": None})
+    assert "install torch's CUDA build" in gpu.remedy
+    [torch] = torch_findings(asked | {"devices": ["NVIDIA H200"], "problem": None})
+    assert "runs on NVIDIA H200" in torch.detail
 
 
 def test_a_plan_for_a_small_card_is_explained() -> None:

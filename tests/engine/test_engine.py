@@ -182,6 +182,24 @@ async def test_a_lost_gpu_is_told_with_the_remedy_and_nobody_waits(
         await complete(engine)
 
 
+async def test_a_gpu_that_is_lost_when_its_memory_is_given_back_is_told_as_that(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = await ready_engine(model_folder)
+
+    def lost() -> None:
+        raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(engine.ready().model, "give_back", lost)
+    prefills_raise(engine, monkeypatch, DeviceMemoryError("the GPU has room for 64 tokens"))
+    with pytest.raises(ApiError, match="room for 64 tokens"):
+        await complete(engine)
+    await asyncio.to_thread(engine.close)
+    assert engine.state is EngineState.ERRORED
+    with pytest.raises(ApiError, match=r"does not answer any more.*start the engine again"):
+        await complete(engine)
+
+
 async def test_a_gpu_that_cannot_be_used_is_an_error_that_health_tells(
     model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

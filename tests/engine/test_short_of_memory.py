@@ -4,6 +4,7 @@ Whatever is computed may be what is refused. So any one of torch's operations is
 is refused on a GPU: before it has done anything.
 """
 
+import itertools
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ import torch
 from engine_support import CONTEXT_LENGTH, VOCAB_SIZE, finish, request_of, write_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
+from qcn_inference import decoding
 from qcn_inference.checkpoint import load_model
 from qcn_inference.generate import Loaded
 from qcn_inference.grid import Grid
+from qcn_inference.host_copies import Arriving
 from qcn_inference.request import Chunk, Finished, GenerationRequest, SamplingParams, TokenLogprobs
+from qcn_inference.sampling import Sampler
 from qcn_inference.state_cache import StateCache
 from qcn_inference.step_cost import StepCost
 from qcn_inference.tokenizer import Tokenizer
@@ -132,3 +136,32 @@ def test_whichever_allocation_is_refused_once_the_answer_is_the_same(
     assert_same(got, want.answer)
     assert finished.completion_tokens == TOKENS
     loaded.cache.check_integrity()
+
+
+PLACES: dict[str, tuple[Any, str]] = {
+    "drawn": (Sampler, "draw"),
+    "on its way to the host": (Arriving, "wait"),
+    "told with its log-probabilities": (decoding, "token_logprobs"),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_token_that_was_drawn_and_not_told_is_drawn_again_by_the_same_number(
+    once: Loaded, undisturbed: dict[str, Undisturbed], place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory lacks just after: the request's seed stands for its whole answer."""
+    want, calls = undisturbed["sampled"], itertools.count()
+    whose, name = PLACES[place]
+    original = getattr(whose, name)
+
+    def then_refused(*args: Any) -> Any:
+        done = original(*args)
+        if next(calls) == TOKENS // 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return done
+
+    monkeypatch.setattr(whose, name, then_refused)
+    got = Answer(with_empty_cache(once), want.request)
+    finish(got.steps)
+    assert next(calls) > TOKENS // 2
+    assert_same(got, want.answer)

@@ -1,6 +1,7 @@
 """What is resumed goes on bit for bit; what is kept stays within its bytes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +30,39 @@ def read(loaded: Loaded, cache: StateCache, ids: Sequence[int], keep: Sequence[i
 
 def new_cache(loaded: Loaded, max_bytes: int = 2**30) -> StateCache:
     return StateCache(loaded.model.config, Grid(loaded.tokenizer), max_bytes)
+
+
+@pytest.mark.parametrize("copied", range(3))
+def test_where_there_is_no_memory_for_a_copy_nothing_half_is_kept(
+    loaded: Loaded, copied: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a first block, a second, and of the checkpoint; what was kept before stays."""
+    cache, ids = new_cache(loaded), [20] * (2 * BLOCK)
+    before = [21] * BLOCK
+    read(loaded, cache, before, [BLOCK])
+    kept, copies = cache.nbytes, list[str]()
+
+    def refused(name: str) -> None:
+        copy = getattr(State, name)
+
+        def copying(state: State, *where: int) -> Any:
+            copies.append(name)
+            if len(copies) > copied:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return copy(state, *where)
+
+        monkeypatch.setattr(State, name, copying)
+
+    refused("kv_of")
+    refused("recurrent_part")
+    with pytest.raises(torch.OutOfMemoryError):
+        read(loaded, cache, ids, [2 * BLOCK])
+    cache.check_integrity()
+    assert cache.nbytes == kept
+    monkeypatch.undo()
+    read(loaded, cache, ids, [2 * BLOCK])
+    assert cache.checkpoints_of(ids) == [2 * BLOCK]
+    assert cache.checkpoints_of(before) == [BLOCK]
 
 
 # --- The grid ----------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Which device is taken, and what is said where it cannot be. Machines are simulated."""
 
 import importlib.machinery
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,6 @@ def gpu_machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A machine with one H100 on which all is well; a test takes away what it is about."""
     found = importlib.machinery.ModuleSpec("triton", None)
     monkeypatch.setattr(torch.version, "cuda", "12.8")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "init", lambda: None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
@@ -37,10 +37,13 @@ def without_cuda(machine: pytest.MonkeyPatch) -> None:
 
 
 def with_an_old_driver(machine: pytest.MonkeyPatch) -> None:
+    """Of which torch says that no GPU is available, and why only when it must start CUDA."""
+
     def refused() -> None:
         raise RuntimeError(OLD_DRIVER)
 
     machine.setattr(torch.cuda, "init", refused)
+    machine.setattr(torch.cuda, "is_available", lambda: False)
 
 
 def without_a_gpu(machine: pytest.MonkeyPatch) -> None:
@@ -91,10 +94,11 @@ def test_left_to_itself_it_takes_the_cpu_instead(
     lack(gpu_machine)
     chosen, problem = device.choose("auto")
     assert chosen == torch.device("cpu")
-    if lack is without_cuda:
+    if lack in (without_cuda, without_a_gpu):
         assert problem is None  # nobody thought of a GPU
     else:
         assert problem is not None
+        assert re.search(LACKS[lack], problem)
 
 
 def test_a_gpu_of_a_number_that_is_not_there_is_refused(gpu_machine: pytest.MonkeyPatch) -> None:

@@ -293,6 +293,27 @@ def test_whichever_allocation_fails_a_smaller_plan_takes_its_place(
         torch.testing.assert_close(answers(model), want, rtol=1e-4, atol=1e-4)
 
 
+def test_a_gpu_that_another_program_fills_while_a_model_is_loaded_gets_some_experts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it seemed to fit; then experts lie in host memory, not everything on the CPU."""
+    machine = with_slots(folder, 40, link=1e12)
+    tried: list[bool] = []
+
+    def full_at_first(*args: Any, **how: Any) -> Model:
+        tried.append(how.get("offload") is not None)
+        if len(tried) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return load_model(*args, **how)
+
+    monkeypatch.setattr(onto_gpu, "load_model", full_at_first)
+    monkeypatch.setattr(onto_gpu, "measure", lambda _: machine)
+    monkeypatch.setattr(onto_gpu.load_beside_host, "__kwdefaults__", {"slots": simulated})
+    model = load_onto_gpu(folder, CPU)
+    assert tried == [False, True]
+    torch.testing.assert_close(answers(model), answers(load_model(folder)), rtol=1e-4, atol=1e-4)
+
+
 def test_where_no_memory_is_given_it_is_refused_and_nothing_is_held(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

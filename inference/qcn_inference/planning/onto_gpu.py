@@ -92,17 +92,28 @@ def load_onto_gpu(folder: Path, device: torch.device, progress: Progress | None 
         CheckpointError: it cannot be loaded.
         DeviceMemoryError: no plan that uses the GPU fits it; says what is missing.
     """
-    config = load_config(folder)
-    working, head = devices.working_bytes(config), True
+    has_experts = load_config(folder).num_experts > 0
+    try:
+        return _load_whole(folder, device, progress)
+    except Exception as error:
+        if not has_experts or not devices.is_out_of_memory(error):
+            raise
+        reason = str(error)
+    # Behind the handler: the error holds the frames of what failed, and they its tensors.
+    log.info("not all of it fits the GPU: %s", reason)
+    devices.give_back()
+    try:
+        return load_beside_host(folder, measure(device), device, progress)
+    except _OnlyOnTheCpuError:
+        raise DeviceMemoryError(reason) from None
+
+
+def _load_whole(folder: Path, device: torch.device, progress: Progress | None) -> Model:
+    """Load all of a checkpoint onto a GPU; without its head for drafts where that has no room."""
+    working, head = devices.working_bytes(load_config(folder)), True
     try:
         devices.require_room(device, weight_bytes(folder), working)
     except DeviceMemoryError:
-        if config.num_experts:
-            try:
-                return load_beside_host(folder, measure(device), device, progress)
-            except _OnlyOnTheCpuError:
-                pass
-            raise
         devices.require_room(device, weight_bytes(folder, head=False), working)
         head = False
         log.info("the head for drafts: no room")

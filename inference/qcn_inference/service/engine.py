@@ -376,8 +376,11 @@ class Engine:
 
         if is_out_of_memory(error) and self.loaded is not None:
             log.warning("a request did not fit the GPU's memory: what it kept there is dropped")
-            self.loaded.model.give_back()
-        elif is_lost(error):
+            try:
+                self.loaded.model.give_back()
+            except RuntimeError as worse:
+                error = worse
+        if is_lost(error):
             log.error("the GPU failed:\n%s", without_message(error))
             raise DeviceError(
                 f"{self.device} does not answer any more ({type(error).__name__}). {LOST_REMEDY}"
