@@ -240,6 +240,8 @@ class QcnServer(LanguageServer):
         added = _paths(folder.uri for folder in params.event.added)
         kept = [root for root in self.workspace_roots if root not in removed]
         self.workspace_roots = kept + [root for root in added if root not in kept]
+        for contexts in (self.contexts, self.chat_contexts):
+            contexts.end_outside(self.workspace_roots)
         self._configuration.on_folders()
 
 

@@ -12,6 +12,7 @@ differ. What the layouts have in common the engine shares anyway, by the tokens.
 
 import logging
 import time
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -101,8 +102,11 @@ class RepositoryContexts:
             for path in paths:
                 live.changes.add(path, time.monotonic())
 
+    def end_outside(self, roots: Collection[Path]) -> None:
+        """Stop watching folders that are none of the workspace any more."""
+        for root in self._live.keys() - set(roots):
+            self._live.pop(root).end()
+
     def end_all(self) -> None:
         """Stop watching; what the engine has read stays with it."""
-        for live in self._live.values():
-            live.end()
-        self._live.clear()
+        self.end_outside(())

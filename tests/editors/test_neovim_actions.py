@@ -2,13 +2,15 @@
 
 import json
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from deadlines import DEADLINE_SECONDS
 from neovim_support import VERSIONS, Neovim, asking, started
 from standin_endpoint import Endpoint, endpoint
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 pytestmark = [
     pytest.mark.editors,
@@ -72,7 +74,31 @@ def test_an_explanation_is_opened_beside_the_file(neovim: Neovim, model: Endpoin
     writes(model, "It says **what** it is.")
     choose(neovim, "Explain price")
     neovim.until("vim.fn.expand('%:t') == 'Explanation-of-price.md'")
-    assert neovim.lines() == ["# price, shop.py", "", "It says **what** it is."]
+    until_lines(neovim, ["# price, shop.py", "", "It says **what** it is."])
+    assert neovim.lua("vim.bo.filetype") == "markdown"
+    assert neovim.lua("vim.bo.modifiable") is False
+    assert neovim.lua("#vim.lsp.get_clients({ bufnr = 0 })") == 0
+
+
+def test_an_explanation_is_read_while_it_is_written(neovim: Neovim, model: Endpoint) -> None:
+    seen = threading.Event()
+
+    def answer() -> Iterator[str]:
+        for text in ("It says\n", "what it is."):
+            choice = {"index": 0, "delta": {"content": text}, "finish_reason": None}
+            yield f"data: {json.dumps({'choices': [choice]})}\n\n"
+            seen.wait(DEADLINE_SECONDS)
+        yield 'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\n'
+        yield "data: [DONE]\n\n"
+
+    streamed = StreamingResponse(answer(), media_type="text/event-stream")
+    model.answers["/v1/chat/completions"] = streamed
+    choose(neovim, "Explain price")
+    try:
+        until_lines(neovim, ["# price, shop.py", "", "It says"])
+    finally:
+        seen.set()
+    until_lines(neovim, ["# price, shop.py", "", "It says", "what it is."])
 
 
 def test_a_range_is_refactored_as_the_user_says(neovim: Neovim, model: Endpoint) -> None:

@@ -743,7 +743,7 @@ async def test_an_explanation_is_read_as_it_is_written(
         while not editor.client.shown_documents:
             await editor.caught_up()
     (shown,) = editor.client.shown_documents
-    assert shown.uri.startswith("qcn:/")
+    assert shown.uri.startswith("qcn://")
     assert shown.uri.endswith("/Explanation-of-gr%C3%B6%C3%9Fe.md")
     question.write(" and more, in\nseveral lines ")
     text = await until_text(editor, shown.uri, "several")
@@ -753,7 +753,7 @@ async def test_an_explanation_is_read_as_it_is_written(
         await explaining
         text = await text_of(editor, shown.uri)
         assert text.endswith("several lines of text.\n\n")
-        assert await text_of(editor, "qcn:/0/other.md") == (
+        assert await text_of(editor, "qcn://other/1/other.md") == (
             "This text is no longer kept: ask for it again.\n"
         )
     else:

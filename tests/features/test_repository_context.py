@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from fake_editor import DEADLINE_SECONDS, Buffer, FakeEditor, capabilities, fake_editor
 from lsprotocol import types
+from pygls.exceptions import JsonRpcException
 from scripted_model import ScriptedModel, scripted_model
 
 from qcn_lsp.context import live
@@ -94,6 +95,28 @@ async def test_the_repository_stands_in_front_without_its_secrets(root: Path) ->
         assert layout[-1][0] == "main.py"  # what is open stands last
         assert "input_extra" not in model.bodies[-1] or model.bodies[-1]["input_extra"] == []
         assert not any("hunter2" in text or "ignored" in text for _, text, _ in layout)
+
+
+async def test_a_folder_that_leaves_the_workspace_is_watched_no_more(root: Path) -> None:
+    """Come back, it is laid out anew, with what was written meanwhile."""
+    async with session(root, "neovim-0.12") as (editor, model):
+        buffer = editor.open("main.py", (root / "main.py").read_text())
+        await laid_out(buffer, model)
+        folder = types.WorkspaceFolder(root.as_uri(), "shop")
+        for event in (
+            types.WorkspaceFoldersChangeEvent(added=[], removed=[folder]),
+            types.WorkspaceFoldersChangeEvent(added=[folder], removed=[]),
+        ):
+            editor.client.workspace_did_change_workspace_folders(
+                types.DidChangeWorkspaceFoldersParams(event)
+            )
+        send = editor.client.protocol.send_request_async
+        now = {"uri": root.as_uri(), "now": True}
+        with pytest.raises(JsonRpcException, match="from the first completion in it on"):
+            await send("qcn/context", now)  # type: ignore[no-untyped-call]
+        (root / "late.py").write_text("late = 1\n")
+        await laid_out(buffer, model)
+        await until(lambda: any(path == "late.py" for path, _, _ in layout_of(model)))
 
 
 async def test_until_it_is_laid_out_the_open_files_are_shown(root: Path) -> None:

@@ -8,10 +8,19 @@ return {
     require('qcn.server').root_dir(buffer, on_dir)
   end,
   -- True of 0.11 too, with the ghost text of this plugin.
-  capabilities = { textDocument = { inlineCompletion = { dynamicRegistration = false } } },
+  capabilities = {
+    textDocument = { inlineCompletion = { dynamicRegistration = false } },
+    workspace = { textDocumentContent = { dynamicRegistration = false } },
+  },
   handlers = {
     didChangeStatus = function(_, status, context)
       require('qcn.status').on_status(context.client_id, status)
+    end,
+    ['window/showDocument'] = function(...)
+      return require('qcn.texts').on_show(...)
+    end,
+    ['workspace/textDocumentContent/refresh'] = function(...)
+      return require('qcn.texts').on_refresh(...)
     end,
   },
   on_init = function(client)

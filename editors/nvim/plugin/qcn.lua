@@ -25,6 +25,14 @@ vim.api.nvim_create_autocmd('FileType', {
   end,
 })
 
+vim.api.nvim_create_autocmd('BufReadCmd', {
+  group = group,
+  pattern = 'qcn://*',
+  callback = function(event)
+    require('qcn.texts').open(event.buf)
+  end,
+})
+
 vim.api.nvim_create_user_command('Qcn', function(command)
   require('qcn.commands').run(command.fargs)
 end, {

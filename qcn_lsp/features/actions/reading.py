@@ -10,6 +10,7 @@ again by themselves, or ask before they do.
 import asyncio
 import logging
 import re
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +45,7 @@ class Reading:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._texts: dict[str, str] = {}  # Markdown, by its document's URI, the newest last
         self._count = 0
+        self._own = secrets.token_hex(4)  # an editor may have documents of several servers
 
     @contextmanager
     def draft(self) -> "Iterator[Draft]":
@@ -64,7 +66,7 @@ class Reading:
         """Keep what stands in a document of ours, which is a new one where none is named."""
         if uri is None:
             self._count += 1
-            uri = f"{SCHEME}:/{self._count}/{quote(_file_name(text))}"
+            uri = f"{SCHEME}://{self._own}/{self._count}/{quote(_file_name(text))}"
         self._texts[unquote(uri)] = text.markdown
         for old in list(self._texts)[:-MOST_TEXTS]:
             del self._texts[old]
