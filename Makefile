@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The checks are made with this torch; a torch that is already there is kept.
 TORCH := torch==2.13.0
-# Where this Python already has a torch we can run on (a GPU machine, say), it is used as it is.
-TORCH_THERE = $(shell $(PYTHON) -c "import torch; assert tuple(map(int, torch.__version__.split('.')[:2])) >= (2, 11)" 2>/dev/null && echo yes)
+# Where this Python already has a torch we can run on (a GPU machine, say), it is used as it is. Not
+# one of a virtual environment: what is made with its Python does not see it.
+TORCH_THERE = $(shell $(PYTHON) -c "import sys, torch; assert sys.prefix == sys.base_prefix; assert tuple(map(int, torch.__version__.split('.')[:2])) >= (2, 11)" 2>/dev/null && echo yes)
 VENV_FLAGS = $(if $(TORCH_THERE),--system-site-packages)
 
 # Carried to a GPU machine without a network (`gpu-wheels`); never there otherwise.

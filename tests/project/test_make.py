@@ -46,6 +46,24 @@ def test_a_python_that_is_too_old_is_named_and_nothing_is_made(clone: Path) -> N
     assert not (clone / ".venv").exists()
 
 
+def test_a_torch_that_the_new_environment_would_not_see_is_not_reckoned_with(clone: Path) -> None:
+    """As where a virtual environment with torch is active."""
+    (clone / "torch.py").write_text("__version__ = '2.13.0'\n")
+    for inside, expected in ((True, False), (False, True)):
+        prefix = (
+            f"import sys; sys.path.insert(0, '{clone}'); sys.prefix = '{clone if inside else ''}'"
+        )
+        same = "" if inside else "; sys.base_prefix = ''"
+        script = f'exec {sys.executable} -c "{prefix}{same}; exec(sys.argv.pop(1))" "$2" "$3"'
+        python = program(clone / "python3", script)
+        done = subprocess.run(
+            ["make", "-n", "-C", clone, ".venv/bin/python", f"PYTHON={python}"],
+            capture_output=True,
+            text=True,
+        )
+        assert ("--system-site-packages" in done.stdout) is expected, done
+
+
 def test_an_environment_that_came_out_by_half_is_taken_away(clone: Path) -> None:
     """As Debian's Python leaves one, without pip, where python3-venv is not installed."""
     half = "mkdir -p .venv/bin && touch .venv/bin/python && exit 1"
