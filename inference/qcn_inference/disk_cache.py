@@ -235,6 +235,8 @@ class DiskCache:
             self._closing = True
             self._changed.notify_all()
         self._thread.join(seconds)
+        if self._thread.is_alive():
+            log.warning("left with something not on disk: it took longer than %.0f s", seconds)
 
     def check_integrity(self) -> None:
         """Raise `AssertionError` where more is kept than may be, or what nobody else may see.
