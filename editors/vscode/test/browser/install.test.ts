@@ -40,8 +40,7 @@ test("a Python in which it is installed is chosen, and starts it", async () => {
   await inVSCode([], {}, async (code, bin) => {
     await offered(code);
     await choosePython(code, program(bin, "mine", `exec "${PYTHON}" "$@"`));
-    await code.ready();
-    assert.match(code.log(), /\(the setting qcn\.server\.python\)/);
+    await installed(code, /the setting qcn\.server\.python/);
   });
 });
 
