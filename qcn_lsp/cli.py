@@ -221,8 +221,8 @@ def _add_fix(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     fix.add_argument(
         "what",
         metavar="FINDING|PATH",
-        help="FILE:LINE:COL as `qcn scan` prints it, or FILE:LINE:RULE; or a file or folder, for "
-        "all its findings",
+        help="FILE:LINE:COL as `qcn scan` prints it, FILE:LINE or FILE:LINE:RULE; or a file or "
+        "folder, for all its findings",
     )
     fix.add_argument("--apply", action="store_true", help="write the fixes into the files")
     fix.add_argument(

@@ -144,8 +144,8 @@ def _plotted(result: dict[str, Any]) -> str:
 def _print(console: Console, result: dict[str, Any]) -> None:
     rates = result["machine"]["gpu"] or result["machine"]
     console.print(
-        f"{result['model']}, {result['weights']}, on {result['device']} with "
-        f"{result['threads']} threads: reads {rates['bandwidth'] / 1e9:,.0f} GB/s, multiplies "
+        f"{result['model']}, {result['weights']}, on {result['device']}, CPU "
+        f"threads {result['threads']}: reads {rates['bandwidth'] / 1e9:,.0f} GB/s, multiplies "
         f"{rates['rate'] / 1e12:,.2f} TFLOP/s, as measured just before.",
         highlight=False,
     )

@@ -151,7 +151,7 @@ def torch_findings(found: dict[str, Any]) -> Iterator[Finding]:
     """Say what torch is and where it computes; of a GPU that the engine cannot use, why."""
     where = ", ".join(found["devices"]) or f"the CPU ({found['capability']})"
     detail = f"{found['version']}, built for {found['built_for']}; runs on {where}"
-    yield Finding("torch", "ok", f"{detail}, {found['threads']} threads")
+    yield Finding("torch", "ok", f"{detail}, threads: {found['threads']}")
     if problem := found["problem"]:
         yield Finding("GPU", "warn", f"not used: {problem}", "See the message; until then the CPU.")
     elif not found["devices"]:

@@ -40,11 +40,14 @@ NO_MODEL = f"{EMBEDDED_MODEL} only completes code; {CAPABLE} (--model or --engin
 
 @dataclass(frozen=True)
 class Spot:
-    """Where a finding is: line and column count from 1; either column or rule is given."""
+    """Where a finding is: line and column count from 1. Without a column, the line's findings.
+
+    `rule`: that one's alone.
+    """
 
     line: int
-    column: int
-    rule: str
+    column: int | None = None
+    rule: str | None = None
 
 
 @dataclass(frozen=True)
@@ -107,13 +110,21 @@ def parse(what: str) -> tuple[Path, Spot | None]:
     if Path(what).exists() or Path(what).is_symlink():
         return Path(what), None
     path, _, rest = what.rpartition(":")
+    if (number := _number(rest)) and Path(path).exists():
+        return Path(path), Spot(number)
     above, _, line = path.rpartition(":")
-    if above and line.isascii() and line.isdigit():
-        column = int(rest) if rest.isascii() and rest.isdigit() else 0
-        return Path(above), Spot(int(line), column, "" if column else rest)
+    if above and (number := _number(line)):
+        column = _number(rest)
+        return Path(above), Spot(number, column, None if column else rest)
     raise CommandError(
-        f"{what}: no such file, and no finding: FILE:LINE:COL or FILE:LINE:RULE, as of `qcn scan`"
+        f"{what}: no such file, and no finding: FILE:LINE, FILE:LINE:COL or FILE:LINE:RULE, as of "
+        "`qcn scan`"
     )
+
+
+def _number(text: str) -> int | None:
+    """Read a line's or column's number; None where it is none."""
+    return int(text) or None if text.isascii() and text.isdigit() else None
 
 
 async def fixed(wanted: Wanted, options: Mapping[str, Any], *, as_json: bool) -> int:
@@ -139,7 +150,7 @@ async def fixed(wanted: Wanted, options: Mapping[str, Any], *, as_json: bool) ->
     if as_json:
         print(json.dumps(told, ensure_ascii=False))
     if not all_done and (spot := wanted.spot) is not None:
-        what = spot.rule or f"column {spot.column}"
+        what = spot.rule or (f"column {spot.column}" if spot.column else "the whole line")
         raise CommandError(f"{wanted.path}:{spot.line}: no finding there ({what})")
     print(_summary(all_done, wanted), file=sys.stderr)
     return 0 if all(one.outcome.accepted for one in all_done) else 1
@@ -293,7 +304,7 @@ def _chosen(wanted: Wanted, text: str, finding: Finding) -> bool:
         return True
     line = text.count("\n", 0, finding.start) + 1
     column = finding.start - (text.rfind("\n", 0, finding.start) + 1) + 1
-    return line == spot.line and (finding.rule == spot.rule or column == spot.column)
+    return line == spot.line and spot.column in (None, column) and spot.rule in (None, finding.rule)
 
 
 def _at(text: str, finding: Finding) -> str:

@@ -45,8 +45,9 @@ def test_a_finding_is_named_as_the_scan_prints_it(
     main(["scan", str(source)])
     name = capsys.readouterr().out.partition(": ")[0]
     assert name.endswith("load.py:5:12")
-    assert main(["fix", name]) == 0
-    assert "yaml.safe_load" in capsys.readouterr().out
+    for named in (name, name.rpartition(":")[0]):  # the line alone means all its findings
+        assert main(["fix", named]) == 0
+        assert "yaml.safe_load" in capsys.readouterr().out
 
 
 def test_json_says_level_and_what_was_not_checked(
@@ -159,7 +160,8 @@ def test_a_link_is_not_followed(source: Path, capsys: pytest.CaptureFixture[str]
         ("{folder}/none.py:5:rule", "No such file"),
         ("{file}:4:" + RULE, "no finding there"),
         ("{file}:5:1", "no finding there"),
-        ("{file}:5", "no such file, and no finding"),
+        ("{file}:4", "no finding there (the whole line)"),
+        ("{file}:x", "no such file, and no finding"),
         ("{folder}/latin.py", "not UTF-8"),
     ],
 )
