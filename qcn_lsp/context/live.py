@@ -59,9 +59,8 @@ MOST_LOOKED_AT = 32
 """Paths on disk that a completion waits for to be looked at: a few milliseconds."""
 
 NOTHING_KEPT = (
-    "What is read of workspace folders is lost with the engine, and read again by the next one: "
-    "{problem}. Have that folder made writable, or set XDG_CACHE_HOME to one that is; with "
-    "qcn.context.diskMiB at 0 nothing is kept on disk, and nothing said of it."
+    "{problem}. All works without; the next engine reads the workspace anew. Set XDG_CACHE_HOME to "
+    "a folder that you can write to, or qcn.context.diskMiB to 0."
 )
 
 
@@ -324,7 +323,9 @@ class LiveContext:
             return
         self._end_bar("Read")
         if problem is not None:
-            self._server.status.tell([NOTHING_KEPT.format(problem=problem)])
+            self._server.status.tell(
+                [NOTHING_KEPT.format(problem=problem[:1].upper() + problem[1:])]
+            )
 
     def _roots(self) -> int:
         """How many workspace folders are read, which share what fits."""

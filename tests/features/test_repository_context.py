@@ -543,7 +543,7 @@ async def test_where_nothing_is_kept_on_disk_the_user_hears_it_once(
         await editor.caught_up()
         [message] = editor.client.messages
         assert message.type is types.MessageType.Warning
-        assert problem in message.message
+        assert message.message.startswith(f"C{problem[1:]}. ")
         assert "XDG_CACHE_HOME" in message.message
         assert "qcn.context.diskMiB" in message.message
 

@@ -27,7 +27,7 @@ test("where nothing can be kept on disk that is told, and the folder is read", a
   await inShop({ environment: { XDG_CACHE_HOME: CLOSED } }, async (code) => {
     await read(code);
     const toast = code.notification("contexts are not kept on disk in /sys/qcn");
-    await toast.filter({ hasText: "set XDG_CACHE_HOME to one that is" }).waitFor();
+    await toast.filter({ hasText: "Set XDG_CACHE_HOME to a folder that you can write to" }).waitFor();
     await code.screenshot("no-cache-folder");
   });
 });
