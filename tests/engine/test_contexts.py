@@ -177,7 +177,7 @@ def test_a_completion_is_told_what_is_superseded(loaded: Loaded) -> None:
     ]
     context = contexts.compose(loaded.tokenizer, "c", "shop", layout, segments)
     contexts.put(context, contexts.arrive())
-    engine: Any = SimpleNamespace(ready=lambda: loaded, contexts=contexts)
+    engine: Any = SimpleNamespace(ready=lambda: loaded, infilling=lambda: loaded, contexts=contexts)
     line = context.spans[0].superseded_ids
     asked = CompletionBody(prompt="x", context="c")
     assert completions._generation(engine, asked).prompt().superseded == tuple(line)

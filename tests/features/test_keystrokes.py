@@ -73,6 +73,7 @@ class Engine:
 
     status = EngineStatus(EngineState.READY)
     own_engine = None
+    infills = True
 
     def __init__(self, latencies: Sequence[float]) -> None:
         self._latencies = latencies

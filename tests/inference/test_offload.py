@@ -1,5 +1,6 @@
 """Experts in host memory: the same results, within the slots, copies in order and overlapped."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from qcn_inference.config import load_config
+from qcn_inference.device_memory import CHECKPOINTS_SHARE
 from qcn_inference.offload.device import Experts
 from qcn_inference.offload.experts import OffloadedExperts
 from qcn_inference.offload.slots import ExpertSlots
+from qcn_inference.pages import PAGE
 from qcn_inference.planning.footprint import Footprint, WeightFormat
 from qcn_inference.planning.machine import Gpu, Machine
 from qcn_inference.planning.plan import Plan, plan
@@ -188,9 +191,9 @@ def test_a_prompt_takes_as_long_as_the_plan_says() -> None:
     shape = replace(nano, layer_types=nano.layer_types[:LAYERS], num_experts=EXPERTS)
     foot = Footprint(shape, WeightFormat("fp32", 32, 32))
     link = 1e6
-    free = (
-        foot.working_bytes + foot.resident_bytes + 4 * foot.checkpoint_bytes + 8192 * foot.kv_bytes
-    )
+    pages = (8192 + PAGE) * foot.kv_bytes
+    caches = max(4 * foot.checkpoint_bytes + 8192 * foot.kv_bytes, pages / (1 - CHECKPOINTS_SHARE))
+    free = foot.working_bytes + foot.resident_bytes + math.ceil(caches)
     gpu = Gpu("simulated", free + 20 * foot.expert_bytes, 1e15, 1e18, link)
     found = plan(foot, Machine(2**40, 1.0, 1e15, gpu))
     assert isinstance(found, Plan)

@@ -106,6 +106,7 @@ def test_what_the_server_says_it_can_do(name: str) -> None:
             "workspace": {
                 "workspaceFolders": {"supported": True, "changeNotifications": True},
                 "fileOperations": {},
+                "textDocumentContent": {"schemes": ["qcn"]},
             },
         }
 
