@@ -25,8 +25,6 @@ from qcn_kernels.chip import OPERAND, STORED_OPERAND, configuration
 from qcn_kernels.gated_delta_rule.chunked import CHUNK_SIZE
 from qcn_kernels.gated_delta_rule.grid import ChunkGrid
 
-SOLVE_PRECISION = "tf32x3"
-
 # Chosen without hardware: the fewest warps that spill nothing, and loads as far ahead as fits.
 PREPARED_DIMS = 32  # of queries and keys at a time
 PREPARE = {80: 8, 90: 4, 120: 8}  # warps
@@ -96,7 +94,6 @@ def _prepare(
     K: tl.constexpr,
     BK: tl.constexpr,
     C: tl.constexpr,
-    PRECISION: tl.constexpr,
     OPERAND: tl.constexpr,
 ):
     """One chunk of one head."""
@@ -261,7 +258,6 @@ def chunk_gated_delta_rule(
         K=key_dim,
         BK=PREPARED_DIMS,
         C=CHUNK_SIZE,
-        PRECISION=SOLVE_PRECISION,
         OPERAND=OPERAND,
         num_warps=configuration(PREPARE, v),
         maxnreg=128,
