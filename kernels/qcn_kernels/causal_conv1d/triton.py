@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 CHANNELS = 128  # of a program, where there are no heads
-RUNS, TOKENS = 8, 16  # of a program, and of a run: of a token a thread holds 16 bytes
+RUNS, TOKENS = 8, 8  # of a program, and of a run: of a token a thread holds 16 bytes
 STEP_CHANNELS = 256
 
 
