@@ -1,15 +1,13 @@
 """The chunked gated delta rule on a GPU: one launch over all chunks, one from chunk to chunk.
 
 `prepare` makes, for each chunk and head by itself, what does not depend on the state: the inverse T
-of the chunk's triangular system, its columns scaled by β, and the decayed scores P of its queries.
-`scan` then takes the chunks in order, the state S of one head in registers, some value columns to a
-program:
+of the chunk's triangular system, its columns scaled by β, its rows by the decay to the chunk's end;
+and R, the decayed scores of the queries times T. `scan` then takes the chunks in order, the state S
+of one head in registers, some value columns to a program:
 
-    Δ = T (V − exp Γ ∘ (K S));   O = exp Γ ∘ (Q S) + P Δ;   S ← exp(Γ_C) S + Kᵀ (exp(Γ_C − Γ) ∘ Δ)
+    X = V − exp Γ ∘ (K S);   O = exp Γ ∘ (Q S) + R X;   S ← exp(Γ_C) S + Kᵀ (T X)
 
-This is the WY form of README.md with T kept whole instead of T V and T K: the error is formed
-before it is solved for, which rounds less, and T and P are 16 KB a chunk where T V, T K and P would
-be 40. S never leaves fp32: its operand is a rounded copy.
+README.md says why. S never leaves fp32: its operand is a rounded copy.
 
 A chunk is a tile of 64 rows whatever it holds, and a program's sums run in an order that depends on
 nothing else. So the result is that of the chunk grid, bit for bit, however many chunks share a
@@ -45,7 +43,7 @@ def _substitute(p_a, C: tl.constexpr, B: tl.constexpr):
         b_x = tl.where(o_column == i, 1.0, 0.0)
         for j in tl.static_range(i):
             b_x -= tl.load(p_block + (i * C + j)) * solved[j]
-        solved = solved + (b_x,)
+        solved += (b_x,)
     tl.debug_barrier()
     for i in tl.static_range(B):
         tl.store(p_block + i * C + o_column, solved[i])
@@ -154,9 +152,9 @@ def _scan(
     p_checkpoints,  # [slots, Hv, K, V] fp32
     p_out,  # [T, Hv, V]
     chunks,
-    stride_q: tl.constexpr,
-    stride_k: tl.constexpr,
-    stride_v: tl.constexpr,
+    STRIDE_Q: tl.constexpr,
+    STRIDE_K: tl.constexpr,
+    STRIDE_V: tl.constexpr,
     HEADS: tl.constexpr,
     SHARED: tl.constexpr,
     K: tl.constexpr,
@@ -173,18 +171,18 @@ def _scan(
     m_state = (o_k < K)[:, None] & (o_v < V)[None, :]
     at_state = (i_head * K + o_k[:, None]) * V + o_v[None, :]
     b_s = tl.load(p_state + at_state, mask=m_state, other=0.0)
-    at_q = o_c[:, None] * stride_q + (i_head // SHARED) * K + o_k[None, :]
-    at_k = o_c[:, None] * stride_k + (i_head // SHARED) * K + o_k[None, :]
-    at_v = o_c[:, None] * stride_v + i_head * V + o_v[None, :]
+    at_q = o_c[:, None] * STRIDE_Q + (i_head // SHARED) * K + o_k[None, :]
+    at_k = o_c[:, None] * STRIDE_K + (i_head // SHARED) * K + o_k[None, :]
+    at_v = o_c[:, None] * STRIDE_V + i_head * V + o_v[None, :]
     at_out = o_c[:, None] * (HEADS * V) + i_head * V + o_v[None, :]
     start, end = tl.load(p_starts), tl.load(p_starts + 1)
     for i_chunk in range(chunks):
         here = (o_c < end - start)[:, None]
         m_k, m_v = here & (o_k < K)[None, :], here & (o_v < V)[None, :]
         first = start.to(tl.int64)
-        b_k = tl.load(p_k + first * stride_k + at_k, mask=m_k, other=0.0)
-        b_q = tl.load(p_q + first * stride_q + at_q, mask=m_k, other=0.0)
-        b_v = tl.load(p_v + first * stride_v + at_v, mask=m_v, other=0.0)
+        b_k = tl.load(p_k + first * STRIDE_K + at_k, mask=m_k, other=0.0)
+        b_q = tl.load(p_q + first * STRIDE_Q + at_q, mask=m_k, other=0.0)
+        b_v = tl.load(p_v + first * STRIDE_V + at_v, mask=m_v, other=0.0)
         o_chunk = (i_head * chunks + i_chunk).to(tl.int64)
         p_decay = p_decays + o_chunk * C
         from_start = tl.load(p_decay + o_c)[:, None]
@@ -279,9 +277,9 @@ def chunk_gated_delta_rule(
         checkpoints,
         out,
         chunks,
-        q.stride(0),
-        k.stride(0),
-        v.stride(0),
+        STRIDE_Q=q.stride(0),
+        STRIDE_K=k.stride(0),
+        STRIDE_V=v.stride(0),
         HEADS=heads,
         SHARED=shared,
         K=key_dim,
