@@ -22,6 +22,7 @@ INTERPRETED = {
     "linear": 1e-5,
     "linear_fp8": 1e-5,
     "linear_step": 1e-5,
+    "linear_few": 1e-5,
     "gating": 1e-5,
     "route": 1e-6,
     "moe": 1e-5,
@@ -48,6 +49,7 @@ ON_HARDWARE = {
     "linear_fp8": 1e-2,  # x as bf16; of e4m3 products, tensor cores keep 14 bits of 128 columns
     "gating": 2e-6,
     "linear_step": 2e-5,  # products in fp32
+    "linear_few": 2e-5,  # as for "linear": e4m3 is exact in bf16
     "route": 2e-6,
     "moe_step": 1e-5,  # products in fp32
     "moe_bf16": 1e-2,  # as for "moe"

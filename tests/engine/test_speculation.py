@@ -26,9 +26,9 @@ from qcn_inference.model import Model
 from qcn_inference.request import Chunk, Finished, GenerationRequest, SamplingParams, TokenLogprobs
 from qcn_inference.sampling import Sampler
 from qcn_inference.scheduler import Scheduler
-from qcn_inference.speculation import ROWS, Acceptance, Speculation
+from qcn_inference.speculation import Acceptance, Speculation
 from qcn_inference.state_cache import StateCache
-from qcn_inference.step_cost import StepCost
+from qcn_inference.step_cost import ROWS, StepCost
 from sampling import count, examples
 from torch import Tensor
 
