@@ -27,6 +27,7 @@ INTERPRETED = {
     "route": 1e-6,
     "moe": 1e-5,
     "moe_step": 1e-5,
+    "moe_few": 1e-5,
     # What stands between the products, and parts, are stored as bf16, which here means cut off:
     # 2^-7 each, all in one direction. Seen: 1.0e-2.
     "moe_bf16": 4e-2,
@@ -52,6 +53,7 @@ ON_HARDWARE = {
     "linear_few": 2e-5,  # as for "linear": e4m3 is exact in bf16
     "route": 2e-6,
     "moe_step": 1e-5,  # products in fp32
+    "moe_few": 1e-2,  # x
     "moe_bf16": 1e-2,  # as for "moe"
     "moe": 1e-2,  # x, what stands between the products, and the parts that are added up
     "moe_e4m3": 4e-2,  # as both, and as interpreted

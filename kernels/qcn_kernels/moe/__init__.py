@@ -147,10 +147,10 @@ def add_experts_few(
 
     As `add_experts_step`, for [T, ...] that are verified together.
     """
-    from qcn_kernels.moe import triton
+    from qcn_kernels.moe import triton_verify
 
     routed = {"weights": weights, "chosen": chosen}
-    triton.experts_step(x, **routed, gate_up=gate_up, down=down, shared=shared, to=to)
+    triton_verify.add_experts_few(to, x, **routed, gate_up=gate_up, down=down, shared=shared)
 
 
 def shared_step(shared: SharedExpert) -> Tensor:
