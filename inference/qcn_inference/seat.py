@@ -7,12 +7,7 @@ from typing import Protocol
 
 import torch
 from qcn_kernels.gated_delta_net import DeltaNetWeights, Drafts, commit, step, verify_step
-from qcn_kernels.paged_attention import (
-    PagedKv,
-    append,
-    paged_attention_decode,
-    paged_attention_verify,
-)
+from qcn_kernels.paged_attention import PagedKv, append, paged_attention_decode
 from torch import Tensor
 
 from qcn_inference.config import ModelConfig
@@ -127,7 +122,7 @@ class Seat:
         """As `State.attend`; the tokens' keys and values stand behind the sequence's own."""
         kv = self._kv(slot)
         append(kv, k=k, v=v)
-        return paged_attention_verify(q, kv)
+        return paged_attention_decode(q, kv)
 
     def _kv(self, slot: int) -> PagedKv:
         keys, values = self._pool.keys[slot], self._pool.values[slot]

@@ -389,13 +389,13 @@ def _gate_up_step(
     BR: tl.constexpr,
     BC: tl.constexpr,
 ):
-    """BR rows of gate and of up for one pair; those of all pairs at once, who may share experts."""
-    i_pair = tl.program_id(0)
+    """BR rows of gate and of up for one pair."""
+    i_pair = tl.program_id(1)
     i_expert = tl.load(p_chosen + i_pair)
-    o_i = tl.program_id(1) * BR + tl.arange(0, BR)
+    o_i = tl.program_id(0) * BR + tl.arange(0, BR)
     ROWS: tl.constexpr = 2 * INTERMEDIATE
     o_r = tl.arange(0, 2 * BR)  # BR of gate, then BR of up
-    o_r = tl.minimum(tl.program_id(1) * BR + o_r % BR, INTERMEDIATE - 1) + o_r // BR * INTERMEDIATE
+    o_r = tl.minimum(tl.program_id(0) * BR + o_r % BR, INTERMEDIATE - 1) + o_r // BR * INTERMEDIATE
     o_row = i_expert.to(tl.int64) * ROWS + o_r
     both = tl.zeros([2 * BR], dtype=tl.float32)
     square = tl.zeros([], dtype=tl.float32)
@@ -484,8 +484,8 @@ def _down_step(
     BS: tl.constexpr,
 ):
     """BR elements of one token: all its experts' parts at once, and the shared one's."""
-    i_t = tl.program_id(0)
-    o_h = tl.program_id(1) * BR + tl.arange(0, BR)
+    i_t = tl.program_id(1)
+    o_h = tl.program_id(0) * BR + tl.arange(0, BR)
     i_row = tl.minimum(o_h, HIDDEN - 1)
     p_hidden += i_t * SLOTS * INTERMEDIATE
     p_chosen += i_t * SLOTS
@@ -654,7 +654,7 @@ def experts_step(
     matrices, gate_up_format = stored(gate_up)
     between = given.new_empty(tokens, slots, intermediate, dtype=torch.float32)
     step = _step_of(gate_up_format)
-    _gate_up_step[(tokens * slots, triton.cdiv(intermediate, step.gate_up_rows))](
+    _gate_up_step[(triton.cdiv(intermediate, step.gate_up_rows), tokens * slots)](
         given,
         x.scale if isinstance(x, Normed) else given,
         chosen,
@@ -702,7 +702,7 @@ def _add_down_step(
     step = _step_of(down_format)
     columns = min(step.columns, DOWN_COLUMNS)
     many = 1 << (slots.bit_length() - 1)
-    _down_step[(tokens, triton.cdiv(hidden, step.down_rows))](
+    _down_step[(triton.cdiv(hidden, step.down_rows), tokens)](
         between,
         chosen,
         weights,

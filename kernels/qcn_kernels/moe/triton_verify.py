@@ -4,8 +4,7 @@ Drafted tokens choose alike more often than chance would have it. A program of t
 some rows of one expert and multiplies them by all the tokens at once, on tensor cores, which take
 16 whether asked or not; of what comes out it keeps what belongs to tokens that chose the expert.
 Programs of an expert that an earlier pair of token and expert has asked for end at once. The second
-product is decode's, whose programs of one row and all tokens run side by side: what one of them
-reads, the others find in L2.
+product is decode's: what a token's programs read, those of the next ones find in L2.
 """
 
 import torch

@@ -9,13 +9,7 @@ from qcn_kernels.choice import uses_triton
 from qcn_kernels.paged_attention import reference
 from qcn_kernels.paged_attention.pages import PagedKv
 
-__all__ = [
-    "PagedKv",
-    "append",
-    "paged_attention_decode",
-    "paged_attention_prefill",
-    "paged_attention_verify",
-]
+__all__ = ["PagedKv", "append", "paged_attention_decode", "paged_attention_prefill"]
 
 
 def append(kv: PagedKv, *, k: Tensor, v: Tensor) -> None:
@@ -51,18 +45,9 @@ def paged_attention_prefill(q: Tensor, kv: PagedKv) -> Tensor:
 
 
 def paged_attention_decode(q: Tensor, kv: PagedKv) -> Tensor:
-    """The same for one token, or for a few."""
+    """The same for one token, or for a few that are verified together."""
     if uses_triton(q):
         from qcn_kernels.paged_attention import triton
 
         return triton.paged_attention_decode(q, kv)
-    return reference.paged_attention(q, kv)
-
-
-def paged_attention_verify(q: Tensor, kv: PagedKv) -> Tensor:
-    """The same for a few that are verified together."""
-    if uses_triton(q):
-        from qcn_kernels.paged_attention import triton_verify
-
-        return triton_verify.paged_attention_verify(q, kv)
     return reference.paged_attention(q, kv)

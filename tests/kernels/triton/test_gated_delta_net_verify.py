@@ -105,6 +105,26 @@ def test_drafts_are_what_steps_are_and_the_first_of_them_stay(
         assert_agrees("gated_delta_net", one_state, after[1], hardware=False)
 
 
+def test_a_draft_does_not_depend_on_what_is_drafted_behind_it(call: Caller) -> None:
+    layer, position = draw(1, 2, 32, 40), torch.tensor([5])
+    rings = ring_from_state(layer.convolution, 5)[None]
+    given = {"layer": layer, "slot": 0, "position": position, "rings": rings}
+    projected, none = layer.projected(5, torch.float32), torch.zeros(1, dtype=torch.int32)
+
+    def verified(tokens: int) -> Tensor:
+        recurrent = layer.recurrent[None].clone()
+        return call(
+            verify_and_commit,
+            projected=projected[:tokens],
+            drafts=room(1, layer),
+            recurrent=recurrent,
+            tokens=none,
+            **given,
+        )
+
+    assert torch.equal(verified(3), verified(5)[:3])
+
+
 @pytest.mark.gpu
 def test_the_real_shape_agrees_with_steps(on_gpu: Caller) -> None:
     layer = draw(16, 2, 128, 128)
