@@ -9,6 +9,7 @@ for bit. Who needs that says where `grid.py` cuts.
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 
 import torch
 from qcn_kernels.choice import uses_triton
@@ -55,6 +56,12 @@ class Drafted:
         self.hidden = hidden  # fp32 [T, hidden], what the head was applied to
         self.logits = logits  # fp32 [T, vocab], behind each of the tokens
         self._commit = commit
+
+    @cached_property
+    def likeliest(self) -> list[int]:
+        """The likeliest token behind each of them; on a GPU the device is awaited once for all."""
+        tokens: list[int] = greedy(self.logits).tolist()
+        return tokens
 
     @torch.inference_mode()
     def commit(self, tokens: int) -> None:

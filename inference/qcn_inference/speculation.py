@@ -112,10 +112,11 @@ class Speculation:
         knows which it is: the device goes on while the host looks at it. Where the text ends with
         this token, one step was for nothing, and the state holds one token more than was shown.
         """
+        if self._verified is not None:
+            return sampler.choose_behind(self._verified, self._taken)
         token = sampler.draw(logits)
         arriving = Arriving(token)
-        drafting = self._verified is not None or self._head is not None
-        may_run_ahead = self._model.runs_ahead and wanted > 0 and not drafting
+        may_run_ahead = self._model.runs_ahead and wanted > 0 and self._head is None
         if may_run_ahead and not self._drafted(wanted):
             self._ahead = self._model.decode(token, self._state)
         return arriving.wait()

@@ -405,6 +405,16 @@ def test_more_rows_cost_more_and_less_so_behind_a_long_text(loaded: Loaded) -> N
     assert all(behind < ahead for behind, ahead in zip(long, short, strict=True))
 
 
+def test_measured_costs_take_the_place_of_those_reckoned(loaded: Loaded) -> None:
+    """What varies by less than an eighth changes nothing; behind a long text rows weigh less."""
+    reckoned = StepCost.of(config_of(loaded))
+    cost = reckoned.measured_as({2: 1.24, 8: 1.77})
+    assert cost == reckoned.measured_as({2: 1.27, 8: 1.73})
+    assert [cost.verifying(rows, 0) for rows in (2, 8)] == [1.25, 1.75]
+    assert 1 < cost.verifying(8, 100_000) < cost.verifying(8, 1000) < 1.75
+    assert cost.verifying(4, 100) == reckoned.verifying(4, 100)
+
+
 def test_a_step_costs_what_it_reads(loaded: Loaded) -> None:
     """All experts are read once the rows are many; one row reads those that it chose."""
     cost = StepCost.of(config_of(loaded, num_experts=4, num_experts_per_tok=1))

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qcn_kernels.chip import OPERAND
+from qcn_kernels.chip import INTERPRETED, OPERAND
 from qcn_kernels.fp8.matrices import BLOCK
 from qcn_kernels.groupwise.triton import is_groupwise
 from qcn_kernels.matrices import Matrices
@@ -116,7 +116,7 @@ def add_experts_few(
     """Add a few tokens' experts to their residual stream; as `moe.add_experts_few`."""
     matrices, format_name = stored(gate_up)
     whole = format_name == "plain" and matrices[0].dtype == torch.float32
-    if is_groupwise(format_name) or (whole and not moe.INTERPRETED):
+    if is_groupwise(format_name) or (whole and not INTERPRETED):
         moe.experts_step(
             x, weights=weights, chosen=chosen, gate_up=gate_up, down=down, shared=shared, to=to
         )

@@ -113,7 +113,7 @@ def test_a_draft_does_not_depend_on_what_is_drafted_behind_it(call: Caller) -> N
 
     def verified(tokens: int) -> Tensor:
         recurrent = layer.recurrent[None].clone()
-        return call(
+        out: Tensor = call(
             verify_and_commit,
             projected=projected[:tokens],
             drafts=room(1, layer),
@@ -121,6 +121,7 @@ def test_a_draft_does_not_depend_on_what_is_drafted_behind_it(call: Caller) -> N
             tokens=none,
             **given,
         )
+        return out
 
     assert torch.equal(verified(3), verified(5)[:3])
 
