@@ -28,8 +28,8 @@ def server_options(
     models = {}
     if model is not None:
         models["completion"] = model if url else resolve_model(model)
-    if beside is not None:
-        models["chat"] = neighbour(beside)
+    if (chat := neighbour(beside)) is not None:
+        models["chat"] = chat
     return options | ({"models": models} if models else {})
 
 
