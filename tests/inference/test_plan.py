@@ -11,7 +11,7 @@ from qcn_inference.device import working_bytes
 from qcn_inference.device_memory import DeviceBudget
 from qcn_inference.pages import PAGE
 from qcn_inference.planning.footprint import FORMATS, DraftHead, Footprint
-from qcn_inference.planning.machine import Gpu, Machine
+from qcn_inference.planning.machine import Gpu, Machine, side_for
 from qcn_inference.planning.plan import (
     CHECKPOINTS,
     HOST_SHARE,
@@ -59,6 +59,27 @@ def test_on_a_large_gpu_everything_lies_on_it(coder_next: dict[str, Footprint]) 
     rates = [1 / found.decode_seconds(position) for position in (8192, 65_536, 262_144)]
     assert rates == pytest.approx([1004, 755, 409], rel=0.05)
     assert found.prefill_seconds(262_144) == pytest.approx(10.8, rel=0.05)
+
+
+def test_what_is_multiplied_as_fp8_is_reckoned_at_that_rate(
+    coder_next: dict[str, Footprint],
+) -> None:
+    """Of a prompt's 8.5 PFLOP 1.6 are products with weights; attention and state stay in bf16."""
+    fast = replace(H200, fp8_rate=2 * H200.rate)
+    for name, multiplied in (("fp8", 1.6e15), ("int4", 0.0)):
+        before, after = (plan(coder_next[name], machine(gpu)) for gpu in (H200, fast))
+        assert isinstance(before, Plan)
+        assert isinstance(after, Plan)
+        saved = before.prefill_seconds(262_144) - after.prefill_seconds(262_144)
+        assert saved == pytest.approx(multiplied / H200.rate / 2, rel=0.05)
+
+
+@given(st.integers(0, 200 * GB))
+def test_a_gpu_is_filled_by_what_it_multiplies_as_far_as_memory_allows(free: int) -> None:
+    side = side_for(free)
+    taken = 3 * 2 * side**2  # two matrices in bf16, and their product
+    assert taken <= max(free // 4, 25_200_000)
+    assert side == 8192 or 4 * taken > free // 4  # one twice as wide would take more
 
 
 def test_on_a_24_gb_card_experts_lie_in_host_memory(coder_next: dict[str, Footprint]) -> None:

@@ -126,23 +126,28 @@ class Footprint:
     def core_bytes(self) -> int:
         """What every token reads, the experts left out: mixers, shared experts, routers, head."""
         config = self.config
+        decay = 2 * config.hidden_size * config.linear_num_value_heads
+        router = config.hidden_size * (config.num_experts + 1)
+        gates = self._linear_layers * decay + self.sparse_layers * router
+        bits = self._core_weights * self.format.other_bits + gates * self.format.table_bits
+        return round(bits / 8) + self.table_bytes
+
+    @property
+    def _core_weights(self) -> int:
+        """Weights of the matrices that every token meets: mixers, shared experts, dense layers."""
+        config = self.config
         heads = config.num_attention_heads * config.head_dim
         kv = config.num_key_value_heads * config.head_dim
         full = config.hidden_size * (3 * heads + 2 * kv)
         linear = config.hidden_size * (2 * config.linear_key_dim + 3 * config.linear_value_dim)
-        decay = 2 * config.hidden_size * config.linear_num_value_heads
         shared = 3 * config.hidden_size * config.shared_expert_intermediate_size
-        router = config.hidden_size * (config.num_experts + 1)
         dense = 3 * config.hidden_size * config.intermediate_size
-        matrices = (
+        return (
             self.full_layers * full
-            + (len(config.layer_types) - self.full_layers) * linear
+            + self._linear_layers * linear
             + self.sparse_layers * shared
             + len(config.dense_layers) * dense
         )
-        gates = (len(config.layer_types) - self.full_layers) * decay + self.sparse_layers * router
-        bits = matrices * self.format.other_bits + gates * self.format.table_bits
-        return round(bits / 8) + self.table_bytes
 
     @property
     def resident_bytes(self) -> int:
@@ -160,6 +165,10 @@ class Footprint:
         return self.config.layer_types.count("full_attention")
 
     @property
+    def _linear_layers(self) -> int:
+        return len(self.config.layer_types) - self.full_layers
+
+    @property
     def kv_bytes(self) -> int:
         """Keys and values of one token, in bf16."""
         return 2 * self.full_layers * self.config.num_key_value_heads * self.config.head_dim * 2
@@ -170,7 +179,7 @@ class Footprint:
         config = self.config
         recurrent = config.linear_value_dim * config.linear_key_head_dim
         convolution = (config.linear_conv_kernel_dim - 1) * config.linear_conv_dim
-        return 4 * (len(config.layer_types) - self.full_layers) * (recurrent + convolution)
+        return 4 * self._linear_layers * (recurrent + convolution)
 
     @property
     def working_bytes(self) -> int:
@@ -181,6 +190,14 @@ class Footprint:
     def expert_operations(self) -> int:
         """Floating-point operations of one token in one expert."""
         return 6 * self.config.hidden_size * self.config.moe_intermediate_size
+
+    @property
+    def fp8_operations(self) -> int:
+        """Floating-point operations of one token with weights that are FP8."""
+        chosen = self.sparse_layers * self.config.num_experts_per_tok * self.expert_operations
+        experts = chosen if self.format.expert_bits == FP8_BITS else 0
+        others = 2 * self._core_weights if self.format.other_bits == FP8_BITS else 0
+        return experts + others
 
     def read_share(self, tokens: int) -> float:
         """Which share of a layer's experts so many tokens need, where all are equally likely."""
