@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 WASTE = 1 / 8
-"""Of pinned memory, which torch gives out in powers of two: where more is lost, it takes several."""
+"""Of pinned memory, which torch gives out in powers of two: to waste more, it is taken in parts."""
 
 
 class Arriving:
