@@ -129,8 +129,7 @@ class DeviceMemory:
         held = [pages[at] for at in pages_of(start, stop)] if pages else []
         first = start // PAGE * PAGE
         keys, values = self.pool.gather(held, start - first, stop - first)
-        keys, values = self._copies.start(keys), self._copies.start(values)
-        block = KvBlock(keys, values)
+        block = KvBlock(self._copies.start(keys), self._copies.start(values))
         self._stay(block, held)
         return block
 

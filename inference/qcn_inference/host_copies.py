@@ -47,7 +47,7 @@ class HostCopies:
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         copies: list[Tensor] = []
         with torch.cuda.stream(self._stream):
-            for part in x.split(list(pieces(len(x), x[:1].nbytes))):
+            for part in x.split_with_sizes(list(pieces(len(x), x[:1].nbytes))):
                 copy = torch.empty(part.shape, dtype=x.dtype, pin_memory=True)
                 copies += copy.copy_(part, non_blocking=True).unbind()
         x.record_stream(self._stream)  # its memory is taken for nothing else until then
