@@ -62,6 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def no_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside gigabytes for the work, an eighth less would leave nothing for a model so small."""
     monkeypatch.setattr(footprint, "working_bytes", lambda _: 0)
+    monkeypatch.setattr(footprint, "LOST_BYTES", 0)
     monkeypatch.setattr(footprint, "MOST_TOKENS", 64)
 
 
