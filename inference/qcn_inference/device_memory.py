@@ -129,14 +129,15 @@ class DeviceMemory:
         held = [pages[at] for at in pages_of(start, stop)] if pages else []
         first = start // PAGE * PAGE
         keys, values = self.pool.gather(held, start - first, stop - first)
-        keys, values = self._copies.start(keys), self._copies.start(values)
-        block = KvBlock(keys.unbind(), values.unbind())
+        block = KvBlock(self._copies.start(keys), self._copies.start(values))
         self._stay(block, held)
         return block
 
     def keep(self, part: RecurrentPart) -> tuple[DeltaNetState, ...]:
         """As `Memory.keep`; the part is resident as well."""
-        kept = part.mapped(self._copies.start).layers()
+        convolution = self._copies.start(part.convolution)
+        recurrent = self._copies.start(part.recurrent)
+        kept = tuple(map(DeltaNetState, convolution, recurrent))
         if kept:
             self._note(kept[0])
             self._checkpoints[id(kept[0])] = part

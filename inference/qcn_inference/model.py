@@ -134,12 +134,15 @@ class Model:
 
     @torch.inference_mode()
     def reserve(self, nbytes: int) -> None:
-        """Take memory of the GPU for states, once and for all; does nothing on the CPU.
+        """Take memory of the GPU for states; does nothing on the CPU.
+
+        What was reserved before is given up: there must be no states in it.
 
         Raises:
             DeviceMemoryError: it is too little.
         """
         dtype = self._head.dtype
+        self._memory = self._decoder = None
         if self.runs_kernels:
             budget = DeviceBudget.of(self.config, dtype, nbytes)
             memory = DeviceMemory(self.config, dtype, self.device, budget)

@@ -18,6 +18,7 @@ from qcn_inference.device_memory import DeviceMemory
 from qcn_inference.errors import DeviceMemoryError
 from qcn_inference.model import Model
 from qcn_inference.passes import Pass
+from qcn_inference.planning.machine import measure
 from qcn_inference.state import State
 from qcn_inference.step_cost import ROWS
 from random_checkpoints import draw_config, draw_tensors, write_checkpoint
@@ -219,3 +220,13 @@ def test_what_does_not_fit_is_refused_and_what_fits_goes_on(model: Model) -> Non
     with pytest.raises(DeviceMemoryError, match="room for"):
         read_for_ever([])
     assert model.prefill([7] * 1024, model.new_state()).isfinite().all()
+
+
+def test_measuring_a_gpu_takes_nothing_of_it_for_good() -> None:
+    """Buffers of gigabytes, without which its rates come out too small, are given back."""
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    gpu = measure().gpu
+    assert gpu is not None
+    assert torch.cuda.memory_reserved() <= before + 2**28  # workspaces of libraries stay
+    assert (gpu.fp8_rate is not None) == (torch.cuda.get_device_capability() >= (8, 9))
