@@ -15,9 +15,11 @@ from qcn_kernels.causal_conv1d.triton import causal_conv1d, causal_conv1d_l2_nor
 from qcn_kernels.gated_delta_net.weights import DeltaNetWeights
 from qcn_kernels.gated_delta_rule.grid import ChunkGrid
 from qcn_kernels.gated_delta_rule.triton import chunk_gated_delta_rule
+from qcn_kernels.overlap.triton import await_previous, let_next_begin, overlapping, prefetch
 from qcn_kernels.rms_norm.triton import gated_rms_norm
 
 GATES_TILE = 1024  # elements of a program
+STEP_WARPS = 4
 
 
 @triton.jit
@@ -74,18 +76,23 @@ def _step(
     KERNEL: tl.constexpr,
     BK: tl.constexpr,
     BV: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
+    let_next_begin(OVERLAPS)
     i_head = tl.program_id(0)
     shared: tl.constexpr = HEADS // KEY_HEADS
     channels: tl.constexpr = 2 * KEY_HEADS * K + HEADS * V
     i_key = i_head // shared
-    position = tl.load(p_position)
     o_k, o_v = tl.arange(0, BK), tl.arange(0, BV)
     m_k, m_v = o_k < K, o_v < V
     at_q, at_v = i_key * K + o_k, 2 * KEY_HEADS * K + i_head * V + o_v
     at_k = KEY_HEADS * K + at_q
     at_state = (i_head * K + o_k[:, None]) * V + o_v[None, :]
     m_state = m_k[:, None] & m_v[None, :]
+    if K == BK:
+        prefetch(p_state + (i_head * K + o_k) * V, 4 * V, OVERLAPS)
+    await_previous(OVERLAPS)
+    position = tl.load(p_position)
     b_s = tl.load(p_state + at_state, mask=m_state, other=0.0)
 
     q, q_in = _convolved(p_projected, p_ring, p_conv, position, at_q, m_k, channels, KERNEL)
@@ -222,6 +229,7 @@ def step(
         KERNEL=kernel,
         BK=triton.next_power_of_2(key_dim),
         BV=triton.next_power_of_2(value_dim),
-        num_warps=4,
+        num_warps=STEP_WARPS,
+        **overlapping(projected),
     )
     return out
