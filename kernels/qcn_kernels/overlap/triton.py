@@ -53,8 +53,8 @@ def await_previous(OVERLAPS: tl.constexpr):
 
 @triton.jit
 def prefetch(p, BYTES: tl.constexpr, OVERLAPS: tl.constexpr):
-    """Have BYTES from each of some pointers, both multiples of 16, brought to L2: a hint."""
-    if OVERLAPS:
+    """Have BYTES from each of some pointers brought to L2: a hint, where all are whole 16s."""
+    if OVERLAPS and BYTES % 16 == 0:
         tl.inline_asm_elementwise(
             "cp.async.bulk.prefetch.L2.global [$1], $2; mov.b32 $0, 0;",
             "=r,l,r",
