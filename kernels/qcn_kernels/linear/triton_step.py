@@ -26,6 +26,24 @@ MOST_TOKENS = 16
 
 
 @triton.jit
+def _activations(p_x, p_beside, at, COLUMNS: tl.constexpr, INPUT: tl.constexpr, BC: tl.constexpr):
+    """What columns from `at` on are multiplied by [BC / RUN, RUN], and x's squares, added up."""
+    o = run_columns(at, BC)
+    b_x = tl.load(p_x + o, mask=o < COLUMNS, other=0.0).to(tl.float32)
+    b_square = tl.zeros([], dtype=tl.float32)
+    if INPUT != "plain":
+        b_beside = tl.load(p_beside + o, mask=o < COLUMNS, other=0.0).to(tl.float32)
+        if INPUT == "normed":
+            b_square = tl.sum(tl.sum(b_x * b_x, axis=1), axis=0)
+            b_x *= b_beside
+        elif INPUT == "sigmoid":
+            b_x *= tl.sigmoid(b_beside)
+        else:
+            b_x *= b_beside * tl.sigmoid(b_beside)
+    return b_x, b_square
+
+
+@triton.jit
 def _rows(
     p_x,
     p_beside,
@@ -55,8 +73,13 @@ def _rows(
     o_row = tl.minimum(o_r, ROWS - 1).to(tl.int64)
     if ALONE:  # else read again for each token
         b_first, b_first_scales = rows_of(weights, o_row, 0, ROWS, COLUMNS, FORMAT, BR, BC)
+    if BIASED:
+        b_bias = tl.load(p_bias + at_row + o_r, mask=here, other=0.0).to(tl.float32)
     await_previous(OVERLAPS)
     for i_t in range(1 if ALONE else tokens):
+        p_sum = p_out + i_t * stride_out + at_row + o_r
+        if ADDED:  # asked for here, so that none waits for it at the end
+            b_to = tl.load(p_sum, mask=here, other=0.0)
         b_out = tl.zeros([BR], dtype=tl.float32)
         b_square = tl.zeros([], dtype=tl.float32)
         for at in tl.static_range(0, COLUMNS, BC):
@@ -64,28 +87,17 @@ def _rows(
                 b_w, b_scales = b_first, b_first_scales
             else:
                 b_w, b_scales = rows_of(weights, o_row, at, ROWS, COLUMNS, FORMAT, BR, BC)
-            o = run_columns(at, BC)
-            mask = o < COLUMNS
-            b_x = tl.load(p_x + i_t * stride_x + o, mask=mask, other=0.0).to(tl.float32)
-            if INPUT != "plain":
-                p = p_beside + i_t * stride_beside + o
-                b_beside = tl.load(p, mask=mask, other=0.0).to(tl.float32)
-                if INPUT == "normed":
-                    b_square += tl.sum(tl.sum(b_x * b_x, axis=1), axis=0)
-                    b_x *= b_beside
-                elif INPUT == "sigmoid":
-                    b_x *= tl.sigmoid(b_beside)
-                else:
-                    b_x *= b_beside * tl.sigmoid(b_beside)
+            b_x, b_part = _activations(p_x + i_t * stride_x, p_beside + i_t * stride_beside, at,
+                                       COLUMNS, INPUT, BC)  # fmt: skip
+            b_square += b_part
             b_out += row_sums(values_of(b_w, FORMAT) * b_x[None, :, :], b_scales, FORMAT)
         if INPUT == "normed":
             b_out *= tl.rsqrt(b_square / COLUMNS + eps)
         if BIASED:
-            b_out += tl.load(p_bias + at_row + o_r, mask=here, other=0.0).to(tl.float32)
-        p = p_out + i_t * stride_out + at_row + o_r
+            b_out += b_bias
         if ADDED:
-            b_out += tl.load(p, mask=here, other=0.0)
-        tl.store(p, b_out.to(p_out.dtype.element_ty), mask=here)
+            b_out += b_to
+        tl.store(p_sum, b_out.to(p_out.dtype.element_ty), mask=here)
 
 
 @triton.jit(do_not_specialize=["tokens"])

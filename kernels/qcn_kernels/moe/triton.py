@@ -546,7 +546,10 @@ def _down_step(
     p_weights += i_t * SLOTS
     REST: tl.constexpr = SLOTS - MANY
     p_rest, p_rest_weights = p_hidden + MANY * INTERMEDIATE, p_weights + MANY
+    p_out += i_t * stride_out + o_h
     b_out = tl.zeros([BR], dtype=tl.float32)
+    if ADDED:
+        b_out += tl.load(p_out, mask=o_h < HIDDEN, other=0.0)
     o_row = _rows_of_slots(p_chosen, i_row, BR, MANY, MANY, HIDDEN)
     b_w, b_scales = rows_of(weights, o_row, 0, HIDDEN, INTERMEDIATE, FORMAT, BR * MANY, BC)
     if REST > 0:
@@ -569,9 +572,6 @@ def _down_step(
                                         BR * PADDED, BC)  # fmt: skip
                 b_y = _hidden(p_rest, p_rest_weights, at, REST, PADDED, INTERMEDIATE, BC)
             b_out += _parts(b_v, b_others, b_y, FORMAT, PADDED, BR, BC)
-    p_out += i_t * stride_out + o_h
-    if ADDED:
-        b_out += tl.load(p_out, mask=o_h < HIDDEN, other=0.0)
     tl.store(p_out, b_out, mask=o_h < HIDDEN)
 
 
