@@ -45,7 +45,7 @@ from qcn_kernels.paged_attention.triton import (
 )
 from qcn_kernels.rms_norm import Normed
 from qcn_kernels.rms_norm.triton import add_rms_norm, rms_norm
-from qcn_kernels.rotary.triton import rms_norm_rotary
+from qcn_kernels.rotary.triton import rms_norm_rotary, rotary_tables
 from qcn_kernels.sampling.triton import sample
 from sampling import FULL
 from torch import Tensor
@@ -145,7 +145,7 @@ def gates() -> None:
 
 
 def rotary() -> None:
-    cos = torch.zeros(TOKENS, 64)
+    cos, _ = rotary_tables(torch.zeros(TOKENS, dtype=torch.int64), rotary_dim=64, theta=5e6)
     scale = torch.zeros(18, 256)
     x = bf16(TOKENS, 18, 256)
     rms_norm_rotary(x, scale=scale, eps=1e-6, cos=cos, sin=cos, dtype=torch.bfloat16)
