@@ -164,9 +164,11 @@ def attention_prefill() -> None:
 
 
 def attention(launcher: Callable[..., Tensor], tokens: int) -> None:
-    table, length = torch.zeros(3, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
-    pages = bf16(3, 2, 64, 256)
-    launcher(bf16(tokens, 16, 256), PagedKv(pages, pages, table, length, max_length=TOKENS))
+    """Before a cache that one split has all keys of, and before a long one."""
+    pages, length = bf16(3, 2, 64, 256), torch.zeros(1, dtype=torch.int32)
+    for bound in (TOKENS, 20_000):
+        table = torch.zeros(-(-bound // 64), dtype=torch.int32)
+        launcher(bf16(tokens, 16, 256), PagedKv(pages, pages, table, length, max_length=bound))
 
 
 def append_to_pages() -> None:
@@ -389,9 +391,10 @@ def test_a_key_weighs_the_same_in_a_tile_that_masks_others(
     Each has as many weights; beside them there is one difference a row, by which the sum shrinks.
     """
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    attend = compile_launches(chip, operation)[0]
-    assert attend.name == "_attend"
-    assert attend.exponents["fma"] > attend.exponents["sub"], attend
+    whole, split, _ = compile_launches(chip, operation)
+    for attend in (whole, split):
+        assert attend.name == "_attend"
+        assert attend.exponents["fma"] > attend.exponents["sub"], attend
 
 
 def uneven_projection() -> None:
