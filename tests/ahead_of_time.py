@@ -38,7 +38,7 @@ TYPES = {
     torch.int32: "i32",
     torch.int64: "i64",
 }
-OPTIONS = ("num_warps", "num_stages")
+OPTIONS = ("num_warps", "num_stages", "launch_pdl", "maxnreg")
 WIDTH = re.compile(r"\bld\.global\S*?\.(?:v(\d)\.)?b(\d+)")
 PRODUCT = re.compile(r"\bw?g?mma\.(?:sync|mma_async)\S*")
 
@@ -156,7 +156,7 @@ def _compile(launch: _Launch, capability: int) -> Compiled:
         stack=_number(r"(\d+) bytes stack frame", report),
         shared=compiled.metadata.shared,
         products=frozenset(PRODUCT.findall(ptx)),
-        loads_ahead="cp.async" in ptx,
+        loads_ahead="cp.async.c" in ptx,  # not the bulk ones: they only bring to L2
         exponents=_exponents(ptx),
         stores=Counter(re.findall(r"\bst\.global\.([\w.]+)", ptx)),
         loaded=sum(int(count or 1) * int(bits) // 8 for count, bits in WIDTH.findall(ptx)),

@@ -50,6 +50,8 @@ DECODE = {
     90: Tile(16, 64, 4, 2),
     120: Tile(16, 32, 4, 3),
 }
+VERIFY = {80: Tile(64, 32, 8, 2)}  # behind a long text it reads keys once for 8 tokens
+VERIFIED = 3  # tokens from which on: two of 8 query heads for each key head fill decode's tile
 PREFILL = {80: Tile(64, 32, 8, 2), 90: Tile(128, 64, 8, 2), 120: Tile(64, 32, 8, 2)}
 
 DECODE_SPLIT = 256  # keys: at 8,192 tokens 2 key heads make 64 programs
@@ -375,7 +377,8 @@ def paged_attention_decode(q: Tensor, kv: PagedKv) -> Tensor:
     Nothing here waits for the device, and a launch serves every length up to `max_length`: a CUDA
     graph may hold it.
     """
-    return _launch(q, kv, configuration(DECODE, q), split=DECODE_SPLIT, added=DECODE_SUM)
+    tile = configuration(DECODE if len(q) < VERIFIED else VERIFY, q)
+    return _launch(q, kv, tile, split=DECODE_SPLIT, added=DECODE_SUM)
 
 
 def _launch(q: Tensor, kv: PagedKv, tile: Tile, *, split: int, added: Sum) -> Tensor:
