@@ -57,7 +57,8 @@ PREFILL = {80: Tile(64, 32, 8, 2), 90: Tile(128, 64, 8, 2), 120: Tile(64, 32, 8,
 DECODE_SPLIT = 256  # keys: at 8,192 tokens 2 key heads make 64 programs
 PREFILL_SPLIT = 16_384
 PARTS_BYTES = 128 << 20
-"""Memory for the parts of a prefill launch: more tokens take several."""
+"""Memory for the parts of a prefill launch: more tokens take several. Tokens that are verified
+together have one launch, in which they read keys together: 16 before 262,144 keys leave 256 MiB."""
 DECODE_SUM = Sum(256, 32, 8)  # many parts,
 PREFILL_SUM = Sum(4, 256, 2)  # or many tokens
 DESCRIBED = 90
@@ -368,7 +369,8 @@ def paged_attention_prefill(q: Tensor, kv: PagedKv) -> Tensor:
         q: [T, heads, head_dim], bf16 or fp32, the last dimension without gaps.
         kv: bf16 or fp32; `max_length` decides how many programs are launched.
     """
-    return _launch(q, kv, configuration(PREFILL, q), split=PREFILL_SPLIT, added=PREFILL_SUM)
+    tile = configuration(PREFILL, q)
+    return _launch(q, kv, tile, split=PREFILL_SPLIT, added=PREFILL_SUM, room=PARTS_BYTES)
 
 
 def paged_attention_decode(q: Tensor, kv: PagedKv) -> Tensor:
@@ -378,10 +380,12 @@ def paged_attention_decode(q: Tensor, kv: PagedKv) -> Tensor:
     graph may hold it.
     """
     tile = configuration(DECODE if len(q) < VERIFIED else VERIFY, q)
-    return _launch(q, kv, tile, split=DECODE_SPLIT, added=DECODE_SUM)
+    return _launch(q, kv, tile, split=DECODE_SPLIT, added=DECODE_SUM, room=None)
 
 
-def _launch(q: Tensor, kv: PagedKv, tile: Tile, *, split: int, added: Sum) -> Tensor:
+def _launch(
+    q: Tensor, kv: PagedKv, tile: Tile, *, split: int, added: Sum, room: int | None
+) -> Tensor:
     tokens, heads, head_dim = q.shape
     _, kv_heads, page, _ = kv.k_pages.shape
     assert kv.k_pages.shape == kv.v_pages.shape
@@ -399,9 +403,9 @@ def _launch(q: Tensor, kv: PagedKv, tile: Tile, *, split: int, added: Sum) -> Te
     splits = triton.cdiv(kv.max_length, split)
     whole = splits == 1
     slab = tokens
-    if not whole:
-        in_memory = PARTS_BYTES // (4 * splits * heads * head_dim)
-        slab = min(tokens, max(1, in_memory // tile_tokens) * tile_tokens)
+    if room is not None and not whole:
+        in_room = room // (4 * splits * heads * head_dim)
+        slab = min(tokens, max(1, in_room // tile_tokens) * tile_tokens)
     block_d = max(16, triton.next_power_of_2(head_dim))
     described = chip.capability(q) >= DESCRIBED
     pages = [kv.k_pages, kv.v_pages]
