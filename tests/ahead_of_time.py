@@ -19,6 +19,7 @@ from qcn_kernels import chip
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 # Bytes one block may have, less the 1 KiB the driver keeps where it does (CUDA C++ Programming
 # Guide, compute capabilities).
@@ -175,6 +176,8 @@ def _type_of(value: Any) -> Any:
         return tuple(map(_type_of, value))
     if isinstance(value, Tensor):
         return "*" + TYPES[value.dtype]
+    if isinstance(value, TensorDescriptor):
+        return f"tensordesc<{TYPES[value.base.dtype]}{list(value.block_shape)}>"
     return {int: "i32", float: "fp32"}[type(value)]
 
 
