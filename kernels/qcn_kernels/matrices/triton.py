@@ -30,6 +30,7 @@ STEP = tl.constexpr(BLOCK)  # columns under one scale, of a weight and of an act
 MULTIPLIES_E4M3 = 89  # the first compute capability that does; e4m3 does not compile before it
 LARGEST = tl.constexpr(reference.LARGEST)
 SMALLEST = tl.constexpr(reference.SMALLEST)
+MOST_BY_TURNS = tl.constexpr(128 * 128)  # sums of a tile whose unscaled products fit beside them
 ROUNDS = tl.constexpr(INTERPRETED)  # the interpreter's cast to e4m3 loses the carry
 
 
@@ -71,7 +72,7 @@ def _e4m3(b, FORMAT: tl.constexpr):
 
 
 @triton.jit
-def scales_of(p_scales, i_matrix, i_row, o_column, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+def _scales(p_scales, i_matrix, i_row, o_column, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
             FORMAT: tl.constexpr):  # fmt: skip
     """What the values of `_e4m3` are multiplied by, at a row and columns."""
     blocks: tl.constexpr = (COLUMNS + STEP - 1) // STEP
@@ -126,7 +127,7 @@ def rows_of(
         else:
             o_run = tl.minimum(at + tl.arange(0, BC // RUN) * RUN, COLUMNS - 1)[None, :]
             i_row = (o_row % ROWS)[:, None]
-            b_scales = scales_of(weights[1], (o_row // ROWS)[:, None], i_row, o_run, ROWS, COLUMNS,
+            b_scales = _scales(weights[1], (o_row // ROWS)[:, None], i_row, o_run, ROWS, COLUMNS,
                                FORMAT)  # fmt: skip
             b_w = _e4m3(b_w, FORMAT)
     return b_w, b_scales
@@ -162,16 +163,20 @@ def tile_products(
 
     A thread holds the same elements of both. Rows beyond the last are the last.
     """
-    if FORMAT == "e4m3" or FORMAT == "bytes":
-        first, second = _scaled_products(activations, stride, o_m, weights, i_matrix, i_row, APART,
-                                         ROWS, COLUMNS, FORMAT, BM, BN // 2, BK,
-                                         OPERAND)  # fmt: skip
+    SCALED: tl.constexpr = FORMAT == "e4m3" or FORMAT == "bytes"
+    if SCALED and BM * BN > MOST_BY_TURNS:
+        first, second = _one_after_the_other(activations, stride, o_m, weights, i_matrix, i_row,
+                                             APART, ROWS, COLUMNS, FORMAT, BM, BN // 2, BK,
+                                             OPERAND)  # fmt: skip
     else:  # one product of rows that are taken by turns
         o_n = tl.arange(0, BN)
         o_r = tl.minimum(i_row + o_n // 2 + o_n % 2 * APART, ROWS - 1)
         if IS_GROUPWISE(FORMAT):
             acc = groupwise_tile_product(activations[0], stride, o_m, weights, i_matrix, o_r, ROWS,
                                          COLUMNS, FORMAT, BM, BN, BK, OPERAND)  # fmt: skip
+        elif SCALED:
+            acc = _scaled_product(activations, stride, o_m, weights, i_matrix, o_r, i_row, APART,
+                                  ROWS, COLUMNS, FORMAT, BM, BN, BK, OPERAND)  # fmt: skip
         else:
             acc = _plain_product(activations[0], stride, o_m, weights[0], i_matrix, o_r, ROWS,
                                  COLUMNS, BM, BN, BK, OPERAND)  # fmt: skip
@@ -206,7 +211,40 @@ def _plain_product(
 
 
 @triton.jit
-def _scaled_products(
+def _scaled_product(
+    activations,
+    stride,
+    o_m,
+    weights,
+    i_matrix,
+    o_r,  # [BN]: which rows, of two blocks of 128 by turns
+    i_row,
+    APART: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    FORMAT: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    OPERAND: tl.constexpr,
+):
+    o_k = tl.arange(0, BK)
+    p_x = activations[0] + o_m[:, None].to(tl.int64) * stride
+    p_w = weights[0] + i_matrix.to(tl.int64) * (ROWS * COLUMNS) + o_r[:, None] * COLUMNS
+    of_first = (tl.arange(0, BN) % 2 == 0)[None, :]
+    acc = tl.zeros([BM, BN], dtype=tl.float32)
+    for at in range(0, COLUMNS, BK):
+        b_w = _values(_columns(p_w, at + o_k, COLUMNS, BK), FORMAT, OPERAND)
+        b_x = _activations(_columns(p_x, at + o_k, COLUMNS, BK), FORMAT, OPERAND)
+        b_scale, b_other = _both_scales(activations, o_m, weights, i_matrix, i_row, APART, at, ROWS,
+                                        COLUMNS, FORMAT)  # fmt: skip
+        b_product = tl.dot(b_x, tl.trans(b_w), input_precision="ieee")
+        acc += b_product * tl.where(of_first, b_scale, b_other)
+    return acc
+
+
+@triton.jit
+def _one_after_the_other(
     activations,
     stride,
     o_m,
@@ -222,15 +260,14 @@ def _scaled_products(
     BK: tl.constexpr,
     OPERAND: tl.constexpr,
 ):
-    """One after the other, so that the unscaled product of one alone takes registers.
+    """As `_scaled_product`, in two: what is not scaled yet is of one alone and finds registers.
 
     Weights are asked for first: where they lie is known before which activations they meet.
     """
-    blocks: tl.constexpr = (COLUMNS + STEP - 1) // STEP
     o_k = tl.arange(0, BK)
     o_r = tl.arange(0, BR)
     p_w = weights[0] + i_matrix.to(tl.int64) * (ROWS * COLUMNS)
-    if ROWS % (2 * BR) == 0:  # no row is beyond the last, and one address serves for both
+    if ROWS % (2 * BR) == 0:  # no row is beyond the last: addresses take less to compute
         p_first = p_w + (i_row + o_r)[:, None] * COLUMNS
         p_second = p_w + (i_row + APART + o_r)[:, None] * COLUMNS
     else:
@@ -240,23 +277,38 @@ def _scaled_products(
     first = tl.zeros([BM, BR], dtype=tl.float32)
     second = tl.zeros([BM, BR], dtype=tl.float32)
     for at in range(0, COLUMNS, BK):
-        b_first = _columns(p_first, at + o_k, COLUMNS, BK)
-        b_second = _columns(p_second, at + o_k, COLUMNS, BK)
-        b_x = _columns(p_x, at + o_k, COLUMNS, BK)
-        b_scale = scales_of(weights[1], i_matrix, i_row, at, ROWS, COLUMNS, FORMAT)
-        b_other = scales_of(weights[1], i_matrix, i_row + APART, at, ROWS, COLUMNS, FORMAT)
-        if FORMAT == "e4m3":
-            b_x = b_x.to(OPERAND)
-            of_x = tl.load(activations[1] + o_m * blocks + at // STEP)[:, None]
-            b_scale, b_other = b_scale * of_x, b_other * of_x
-            b_first, b_second = b_first.to(OPERAND), b_second.to(OPERAND)
-        else:
-            b_x = b_x.to(tl.float32).to(OPERAND)
-            b_first = _e4m3(b_first, FORMAT).to(OPERAND)
-            b_second = _e4m3(b_second, FORMAT).to(OPERAND)
+        b_first = _values(_columns(p_first, at + o_k, COLUMNS, BK), FORMAT, OPERAND)
+        b_second = _values(_columns(p_second, at + o_k, COLUMNS, BK), FORMAT, OPERAND)
+        b_x = _activations(_columns(p_x, at + o_k, COLUMNS, BK), FORMAT, OPERAND)
+        b_scale, b_other = _both_scales(activations, o_m, weights, i_matrix, i_row, APART, at, ROWS,
+                                        COLUMNS, FORMAT)  # fmt: skip
         first += tl.dot(b_x, tl.trans(b_first), input_precision="ieee") * b_scale
         second += tl.dot(b_x, tl.trans(b_second), input_precision="ieee") * b_other
     return _as_it_is(first), _as_it_is(second)
+
+
+@triton.jit
+def _both_scales(activations, o_m, weights, i_matrix, i_row, APART: tl.constexpr, at,
+                 ROWS: tl.constexpr, COLUMNS: tl.constexpr, FORMAT: tl.constexpr):  # fmt: skip
+    """What products with the rows of both runs are multiplied by: [BM, 1], or one for all."""
+    blocks: tl.constexpr = (COLUMNS + STEP - 1) // STEP
+    b_scale = _scales(weights[1], i_matrix, i_row, at, ROWS, COLUMNS, FORMAT)
+    b_other = _scales(weights[1], i_matrix, i_row + APART, at, ROWS, COLUMNS, FORMAT)
+    if FORMAT == "e4m3":
+        of_x = tl.load(activations[1] + o_m * blocks + at // STEP)[:, None]
+        b_scale, b_other = b_scale * of_x, b_other * of_x
+    return b_scale, b_other
+
+
+@triton.jit
+def _values(b_w, FORMAT: tl.constexpr, OPERAND: tl.constexpr):
+    """Weights as operands, without their scales."""
+    return b_w.to(OPERAND) if FORMAT == "e4m3" else _e4m3(b_w, FORMAT).to(OPERAND)
+
+
+@triton.jit
+def _activations(b_x, FORMAT: tl.constexpr, OPERAND: tl.constexpr):
+    return b_x.to(OPERAND) if FORMAT == "e4m3" else b_x.to(tl.float32).to(OPERAND)
 
 
 @triton.jit

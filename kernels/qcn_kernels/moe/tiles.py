@@ -24,11 +24,10 @@ class Tile:
 class Tiles:
     """By how many pairs an expert has on average."""
 
-    few: Tile  # fewer than FEW
+    few: Tile
     many: Tile
+    many_from: int = 48
 
-
-FEW = 48
 
 # Chosen without hardware: no spills, and loads as far ahead as fits.
 SHIPPED: Mapping[int, Mapping[str, Tiles]] = {
@@ -49,7 +48,7 @@ SHIPPED: Mapping[int, Mapping[str, Tiles]] = {
     },
     90: {
         "plain": Tiles(few=Tile(64, 128, 4, 4), many=Tile(128, 256, 8, 3)),
-        "e4m3": Tiles(few=Tile(64, 256, 8, 3), many=Tile(128, 256, 16, 4)),
+        "e4m3": Tiles(few=Tile(64, 256, 8, 4), many=Tile(128, 256, 16, 4), many_from=256),
         "groupwise": Tiles(few=Tile(64, 128, 8, 4), many=Tile(64, 128, 8, 4)),
     },
     120: {
@@ -73,7 +72,7 @@ class Kept:
 MOST_KEPT = 512  # activations of a row that are kept, so that the weights find room beside them
 KEPT: Mapping[int, Mapping[int, Kept]] = {  # by the rows of a tile
     80: {},
-    90: {64: Kept(128, 1024, 8, 2), 128: Kept(64, 1024, 8, 3)},
+    90: {64: Kept(64, 2048, 4, 2), 128: Kept(64, 2048, 8, 3)},
     100: {},  # multiplies by another instruction
 }
 

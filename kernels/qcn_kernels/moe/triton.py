@@ -33,12 +33,11 @@ from qcn_kernels.matrices.triton import (
     rows_of,
     run_columns,
     run_of,
-    scales_of,
     stored,
     tile_products,
 )
 from qcn_kernels.moe.shared import SharedExpert
-from qcn_kernels.moe.tiles import FEW, KEPT, MOST_KEPT, Tile
+from qcn_kernels.moe.tiles import KEPT, MOST_KEPT, Tile
 from qcn_kernels.moe.tuned import tiles_for
 from qcn_kernels.rms_norm.normed import Normed
 
@@ -336,6 +335,12 @@ def _down(
 
 
 @triton.jit
+def _one(b):
+    """A tuple of one, for more to be added."""
+    return (b,)
+
+
+@triton.jit
 def _down_kept(
     activations,  # as `_gate_up` left them, e4m3
     weights,  # [E, HIDDEN, INTERMEDIATE] e4m3
@@ -363,11 +368,13 @@ def _down_kept(
         o_row, pair, here = _tile_rows(p_order, p_ends, p_first, i_tile, i_expert, BM)
         o_n, o_k = tl.arange(0, BN), tl.arange(0, STEP)
         BLOCKS: tl.constexpr = INTERMEDIATE // STEP
+        OF_WEIGHTS: tl.constexpr = (HIDDEN + STEP - 1) // STEP * BLOCKS
         p_x = activations[0] + o_row[:, None].to(tl.int64) * INTERMEDIATE + o_k[None, :]
-        b_x, of_x = (), ()
-        for k in tl.static_range(BLOCKS):
+        p_of_x = activations[1] + o_row * BLOCKS
+        b_x, of_x = _one(tl.load(p_x).to(OPERAND)), _one(tl.load(p_of_x))
+        for k in tl.static_range(1, BLOCKS):
             b_x += (tl.load(p_x + k * STEP).to(OPERAND),)
-            of_x += (tl.load(activations[1] + o_row * BLOCKS + k),)
+            of_x += (tl.load(p_of_x + k),)
         p_w = weights[0] + i_expert.to(tl.int64) * (HIDDEN * INTERMEDIATE) + o_k[None, :]
         p_part = p_parts + pair[:, None].to(tl.int64) * HIDDEN
         for i_row in range(i_span * SPAN, tl.minimum((i_span + 1) * SPAN, HIDDEN), BN):
@@ -376,11 +383,11 @@ def _down_kept(
                 p_rows = p_w + o_r[:, None] * INTERMEDIATE
             else:
                 p_rows = p_w + tl.minimum(o_r, HIDDEN - 1)[:, None] * INTERMEDIATE
-            b_w, of_w = (), ()
-            for k in tl.static_range(BLOCKS):
+            p_of_w = weights[1] + (i_expert * OF_WEIGHTS + i_row // STEP * BLOCKS)
+            b_w, of_w = _one(tl.load(p_rows).to(OPERAND)), _one(tl.load(p_of_w))
+            for k in tl.static_range(1, BLOCKS):
                 b_w += (tl.load(p_rows + k * STEP).to(OPERAND),)
-                of_w += (scales_of(weights[1], i_expert, i_row, k * STEP, HIDDEN, INTERMEDIATE,
-                                   "e4m3"),)  # fmt: skip
+                of_w += (tl.load(p_of_w + k),)
             acc = tl.zeros([BM, BN], dtype=tl.float32)
             for k in tl.static_range(BLOCKS):
                 b_product = tl.dot(b_x[k], tl.trans(b_w[k]), input_precision="ieee")
@@ -572,7 +579,7 @@ def experts(x: Tensor, **given: Any) -> Tensor:
     gate_up: Matrices = given["gate_up"]
     name = stored(gate_up)[1]
     tiles = tiles_for(x, "groupwise" if is_groupwise(name) else name)
-    few = given["chosen"].numel() < FEW * gate_up.shape[0]
+    few = given["chosen"].numel() < tiles.many_from * gate_up.shape[0]
     return experts_in(tiles.few if few else tiles.many, x, **given)
 
 
