@@ -106,11 +106,13 @@ def rows_of(
     R: tl.constexpr,
     BC: tl.constexpr,
 ):
-    """Some columns of rows: values [R, BC / RUN, RUN] fp32 and scales, for `row_sums`.
+    """Some columns of rows [R, BC / RUN, RUN], for `values_of`, and scales, for `row_sums`.
 
     To be called in front of what loads activations. What is loaded first decides how all is laid
     out: a thread then multiplies the weights where it has loaded them, and activations, of which
-    there are few, are exchanged. No barrier stands between loads of weights.
+    there are few, are exchanged. No barrier stands between loads of weights. They are loaded in two
+    dimensions: of three, Triton 3.6 gives a thread columns of one row where it should have the same
+    columns of all, and with them as many activations as weights in registers.
     """
     RUN: tl.constexpr = run_of(BC)
     b_scales = tl.full([1, 1], 1.0, tl.float32)
@@ -119,18 +121,26 @@ def rows_of(
         b_w = dequantised_tile(weights, one, o_row, at, ROWS, COLUMNS, FORMAT, R, BC)
         b_w = tl.reshape(b_w, [R, BC // RUN, RUN])
     else:
-        o_c = run_columns(at, BC)[None, :, :]
-        p_w = weights[0] + o_row[:, None, None] * COLUMNS + o_c
-        b_w = tl.load(p_w, mask=o_c < COLUMNS, other=0.0)
-        if FORMAT == "plain":
-            b_w = b_w.to(tl.float32)
-        else:
+        o_c = (at + tl.arange(0, BC))[None, :]
+        b_w = tl.load(weights[0] + o_row[:, None] * COLUMNS + o_c, mask=o_c < COLUMNS, other=0.0)
+        b_w = tl.reshape(b_w, [R, BC // RUN, RUN])
+        if FORMAT != "plain":
             o_run = tl.minimum(at + tl.arange(0, BC // RUN) * RUN, COLUMNS - 1)[None, :]
             i_row = (o_row % ROWS)[:, None]
             b_scales = _scales(weights[1], (o_row // ROWS)[:, None], i_row, o_run, ROWS, COLUMNS,
                                FORMAT)  # fmt: skip
-            b_w = _e4m3(b_w, FORMAT)
     return b_w, b_scales
+
+
+@triton.jit
+def values_of(b_w, FORMAT: tl.constexpr):
+    """What `rows_of` gave as fp32, without its scales.
+
+    Apart from it, so that what waits to be multiplied takes no more registers than it has bytes.
+    """
+    if FORMAT == "e4m3" or FORMAT == "bytes":
+        return _e4m3(b_w, FORMAT)
+    return b_w.to(tl.float32)
 
 
 @triton.jit

@@ -35,10 +35,12 @@ from qcn_kernels.matrices.triton import (
     run_of,
     stored,
     tile_products,
+    values_of,
 )
 from qcn_kernels.moe.shared import SharedExpert
 from qcn_kernels.moe.tiles import KEPT, MOST_KEPT, Tile
 from qcn_kernels.moe.tuned import tiles_for
+from qcn_kernels.overlap.triton import await_previous, let_next_begin, overlapping, prefetch
 from qcn_kernels.rms_norm.normed import Normed
 
 PLAIN_COLUMNS = 64  # at once in prefill, where no blocks of scales say otherwise
@@ -90,12 +92,16 @@ def _route(
     BT: tl.constexpr,
     BE: tl.constexpr,
     BS: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     """The largest logit, TOP_K times over, of equals the first.
 
     A logit's bits, as an integer that is ordered as logits are, stand above the number of the
-    expert, counted from the last: the largest of these is found in one reduction.
+    expert, counted from the last: the largest of these is found in one reduction. Those of bf16
+    leave the lower half of 32 bits to the number; of 32 bits a warp finds the largest at once.
     """
+    let_next_begin(OVERLAPS)
+    await_previous(OVERLAPS)
     o_t = tl.program_id(0).to(tl.int64) * BT + tl.arange(0, BT)
     o_e, o_s = tl.arange(0, BE), tl.arange(0, BS)
     p_row = p_logits + tl.minimum(o_t, tokens - 1) * stride
@@ -106,22 +112,32 @@ def _route(
     bits = logits.to(tl.int32, bitcast=True)
     bits = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     bits = tl.where(logits == 0.0, 0, bits)  # also of the negative zero
-    left = (bits.to(tl.int64) << 32) | (BE - 1 - o_e)[None, :]
-    left = tl.where((o_e < E)[None, :], left, -0x8000000000000000)
+    SHORT: tl.constexpr = p_logits.dtype.element_ty == tl.bfloat16 and BE <= 0x10000
+    if SHORT:
+        left = (bits & -0x10000) | (BE - 1 - o_e)[None, :]
+        least = tl.full([], -0x80000000, tl.int32)  # of a logit that is no number
+    else:
+        left = (bits.to(tl.int64) << 32) | (BE - 1 - o_e)[None, :]
+        least = tl.full([], -0x8000000000000000, tl.int64)
+    left = tl.where((o_e < E)[None, :], left, least)
     chosen = tl.zeros([BT, BS], dtype=tl.int32)
     weight = tl.zeros([BT, BS], dtype=tl.float32)
     of_chosen = tl.zeros([BT], dtype=tl.float32)
     for slot in tl.static_range(TOP_K):
         largest = tl.max(left, axis=1)
-        at = BE - 1 - (largest & 0xFFFFFFFF).to(tl.int32)
-        bits = (largest >> 32).to(tl.int32)
+        if SHORT:
+            at = BE - 1 - (largest & 0xFFFF)
+            bits = largest & -0x10000
+        else:
+            at = BE - 1 - (largest & 0xFFFFFFFF).to(tl.int32)
+            bits = (largest >> 32).to(tl.int32)
         bits = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
         mass = tl.exp(bits.to(tl.float32, bitcast=True) - peak)
         of_chosen += mass
         this = (o_s == slot)[None, :]
         chosen = tl.where(this, at[:, None], chosen)
         weight = tl.where(this, mass[:, None], weight)
-        left = tl.where(left == largest[:, None], -0x8000000000000000, left)
+        left = tl.where(left == largest[:, None], least, left)
     weight /= (of_chosen if NORMALISE else total)[:, None]
     at_out = o_t[:, None] * TOP_K + o_s[None, :]
     mask = (o_t < tokens)[:, None] & (o_s < TOP_K)[None, :]
@@ -152,6 +168,7 @@ def route(logits: Tensor, *, top_k: int, normalise: bool) -> tuple[Tensor, Tenso
         BE=triton.next_power_of_2(experts),
         BS=triton.next_power_of_2(top_k),
         num_warps=ROUTED_WARPS,
+        **overlapping(logits),
     )
     return weights, chosen
 
@@ -445,8 +462,11 @@ def _gate_up_step(
     NORMED: tl.constexpr,  # whether x is still to be
     BR: tl.constexpr,
     BC: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     """BR rows of gate and of up for one pair."""
+    await_previous(OVERLAPS)
+    let_next_begin(OVERLAPS)  # not before: it then finds which experts are chosen
     i_pair = tl.program_id(1)
     i_expert = tl.load(p_chosen + i_pair)
     o_i = tl.program_id(0) * BR + tl.arange(0, BR)
@@ -465,7 +485,7 @@ def _gate_up_step(
             b_scale = tl.load(p_scale + o, mask=o < HIDDEN, other=0.0)
             square += tl.sum(tl.sum(b_x * b_x, axis=1), axis=0)
             b_x *= b_scale
-        both += row_sums(b_w * b_x[None, :, :], b_scales, FORMAT)
+        both += row_sums(values_of(b_w, FORMAT) * b_x[None, :, :], b_scales, FORMAT)
     b_gate, b_up = tl.split(tl.trans(tl.reshape(both, [2, BR])))
     if NORMED:
         root = tl.rsqrt(square / HIDDEN + eps)
@@ -475,17 +495,20 @@ def _gate_up_step(
 
 
 @triton.jit
-def _shared_down(p_gate, p_gate_up, weights, i_row, HIDDEN: tl.constexpr, SHARED: tl.constexpr,
-                 FORMAT: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr):  # fmt: skip
-    """BR elements of the shared expert's output, behind its gate."""
+def _shared_down(p_gate, p_gate_up, b_first, b_first_scales, weights, i_row, HIDDEN: tl.constexpr,
+                 SHARED: tl.constexpr, FORMAT: tl.constexpr, BR: tl.constexpr,
+                 BC: tl.constexpr):  # fmt: skip
+    """BR elements of the shared expert's output, behind its gate; BC columns are read already."""
     b_out = tl.zeros([BR], dtype=tl.float32)
     for at in tl.static_range(0, SHARED, BC):
-        b_w, b_scales = rows_of(weights, i_row.to(tl.int64), at, HIDDEN, SHARED, FORMAT, BR, BC)
+        b_w, b_scales = b_first, b_first_scales
+        if at > 0:
+            b_w, b_scales = rows_of(weights, i_row.to(tl.int64), at, HIDDEN, SHARED, FORMAT, BR, BC)
         o = run_columns(at, BC)
         b_gate = tl.load(p_gate_up + o, mask=o < SHARED, other=0.0).to(tl.float32)
         b_up = tl.load(p_gate_up + SHARED + o, mask=o < SHARED, other=0.0).to(tl.float32)
         b_x = b_gate * tl.sigmoid(b_gate) * b_up
-        b_out += row_sums(b_w * b_x[None, :, :], b_scales, FORMAT)
+        b_out += row_sums(values_of(b_w, FORMAT) * b_x[None, :, :], b_scales, FORMAT)
     return b_out * tl.sigmoid(tl.load(p_gate).to(tl.float32))
 
 
@@ -498,20 +521,39 @@ def _rows_of_slots(p_chosen, i_row, BR: tl.constexpr, COUNT: tl.constexpr, PADDE
 
 
 @triton.jit
-def _parts(b_w, b_scales, p_hidden, p_weights, at, COUNT: tl.constexpr, PADDED: tl.constexpr,
-           INTERMEDIATE: tl.constexpr, FORMAT: tl.constexpr, BR: tl.constexpr,
-           BC: tl.constexpr):  # fmt: skip
-    """What columns from `at` on of the experts of COUNT slots add to BR elements."""
-    RUN: tl.constexpr = run_of(BC)
+def _hidden(p_hidden, p_weights, at, COUNT: tl.constexpr, PADDED: tl.constexpr,
+            INTERMEDIATE: tl.constexpr, BC: tl.constexpr):  # fmt: skip
+    """Columns from `at` on of what COUNT slots' experts are given, weighted: [PADDED, BC] fp32."""
     o_slot = tl.arange(0, PADDED)
     i_slot = tl.minimum(o_slot, COUNT - 1)
-    o = run_columns(at, BC)[None, :, :]
-    p_x = p_hidden + i_slot[:, None, None] * INTERMEDIATE + o
-    b_x = tl.load(p_x, mask=o < INTERMEDIATE, other=0.0)
-    b_x *= tl.where(o_slot < COUNT, tl.load(p_weights + i_slot), 0.0)[:, None, None]
-    b_y = tl.reshape(b_w, [BR, PADDED, BC // RUN, RUN]) * b_x[None, :, :, :]
-    b_y = tl.reshape(b_y, [BR * PADDED, BC // RUN, RUN])
+    o = (at + tl.arange(0, BC))[None, :]
+    b_x = tl.load(p_hidden + i_slot[:, None] * INTERMEDIATE + o, mask=o < INTERMEDIATE, other=0.0)
+    return b_x * tl.where(o_slot < COUNT, tl.load(p_weights + i_slot), 0.0)[:, None]
+
+
+@triton.jit
+def _parts(b_w, b_scales, b_x, FORMAT: tl.constexpr, PADDED: tl.constexpr, BR: tl.constexpr,
+           BC: tl.constexpr):  # fmt: skip
+    """What some columns of some slots' experts add to BR elements."""
+    RUN: tl.constexpr = run_of(BC)
+    b_x = tl.reshape(b_x, [PADDED, BC // RUN, RUN])
+    b_w = tl.reshape(values_of(b_w, FORMAT), [BR, PADDED, BC // RUN, RUN])
+    b_y = tl.reshape(b_w * b_x[None, :, :, :], [BR * PADDED, BC // RUN, RUN])
     return tl.sum(tl.reshape(row_sums(b_y, b_scales, FORMAT), [BR, PADDED]), axis=1)
+
+
+@triton.jit
+def _prefetch_rows(p_chosen, p_values, i_row, EXPERTS: tl.constexpr, SLOTS: tl.constexpr,
+                   HIDDEN: tl.constexpr, INTERMEDIATE: tl.constexpr, BR: tl.constexpr,
+                   OVERLAPS: tl.constexpr):  # fmt: skip
+    """Prefetch rows [BR] of the chosen experts, which may not be known yet."""
+    PADDED: tl.constexpr = triton.next_power_of_2(SLOTS)
+    i_slot = tl.minimum(tl.arange(0, PADDED), SLOTS - 1)
+    i_expert = tl.load(p_chosen + i_slot, cache_modifier=".cg")
+    i_expert = tl.minimum(tl.maximum(i_expert, 0), EXPERTS - 1)
+    o_row = i_expert[:, None] * HIDDEN + i_row[None, :]
+    WIDTH: tl.constexpr = p_values.dtype.element_ty.primitive_bitwidth // 8
+    prefetch(p_values + o_row * INTERMEDIATE, INTERMEDIATE * WIDTH, OVERLAPS)
 
 
 @triton.jit
@@ -527,6 +569,7 @@ def _down_step(
     stride_gate,
     stride_gate_up,
     stride_out,
+    EXPERTS: tl.constexpr,
     SLOTS: tl.constexpr,
     MANY: tl.constexpr,  # of them at once, a power of two, and then the others,
     PADDED: tl.constexpr,  # as the next power of two
@@ -539,38 +582,53 @@ def _down_step(
     BR: tl.constexpr,
     BC: tl.constexpr,
     BS: tl.constexpr,
+    OVERLAPS: tl.constexpr,
+    HINTED: tl.constexpr,
 ):
     """BR elements of one token: all its experts' parts at once, and the shared one's."""
+    let_next_begin(OVERLAPS)
     i_t = tl.program_id(1)
     o_h = tl.program_id(0) * BR + tl.arange(0, BR)
     i_row = tl.minimum(o_h, HIDDEN - 1)
-    p_hidden += i_t * SLOTS * INTERMEDIATE
+    if SHARED > 0:
+        b_s, b_s_scales = rows_of(shared, i_row.to(tl.int64), 0, HIDDEN, SHARED, SHARED_FORMAT, BR,
+                                  BS)  # fmt: skip
     p_chosen += i_t * SLOTS
+    if HINTED:
+        _prefetch_rows(
+            p_chosen, weights[0], i_row, EXPERTS, SLOTS, HIDDEN, INTERMEDIATE, BR, OVERLAPS
+        )
+    await_previous(OVERLAPS)
+    p_hidden += i_t * SLOTS * INTERMEDIATE
     p_weights += i_t * SLOTS
     REST: tl.constexpr = SLOTS - MANY
+    p_rest, p_rest_weights = p_hidden + MANY * INTERMEDIATE, p_weights + MANY
+    p_out += i_t * stride_out + o_h
     b_out = tl.zeros([BR], dtype=tl.float32)
+    if ADDED:
+        b_out += tl.load(p_out, mask=o_h < HIDDEN, other=0.0)
     o_row = _rows_of_slots(p_chosen, i_row, BR, MANY, MANY, HIDDEN)
     b_w, b_scales = rows_of(weights, o_row, 0, HIDDEN, INTERMEDIATE, FORMAT, BR * MANY, BC)
     if REST > 0:
         o_other = _rows_of_slots(p_chosen + MANY, i_row, BR, REST, PADDED, HIDDEN)
         b_v, b_others = rows_of(weights, o_other, 0, HIDDEN, INTERMEDIATE, FORMAT, BR * PADDED, BC)
-    if SHARED > 0:  # loads its weights while those are on their way
-        b_out += _shared_down(p_gate + i_t * stride_gate, p_gate_up + i_t * stride_gate_up, shared,
-                              i_row, HIDDEN, SHARED, SHARED_FORMAT, BR, BS)  # fmt: skip
+        b_y = _hidden(p_rest, p_rest_weights, 0, REST, PADDED, INTERMEDIATE, BC)
+    b_x = _hidden(p_hidden, p_weights, 0, MANY, MANY, INTERMEDIATE, BC)
+    if SHARED > 0:  # while those are on their way
+        b_out += _shared_down(p_gate + i_t * stride_gate, p_gate_up + i_t * stride_gate_up, b_s,
+                              b_s_scales, shared, i_row, HIDDEN, SHARED, SHARED_FORMAT, BR,
+                              BS)  # fmt: skip
     for at in tl.static_range(0, INTERMEDIATE, BC):
         if at > 0:
             b_w, b_scales = rows_of(weights, o_row, at, HIDDEN, INTERMEDIATE, FORMAT, BR * MANY, BC)
-        b_out += _parts(b_w, b_scales, p_hidden, p_weights, at, MANY, MANY, INTERMEDIATE, FORMAT,
-                        BR, BC)  # fmt: skip
+            b_x = _hidden(p_hidden, p_weights, at, MANY, MANY, INTERMEDIATE, BC)
+        b_out += _parts(b_w, b_scales, b_x, FORMAT, MANY, BR, BC)
         if REST > 0:
             if at > 0:
                 b_v, b_others = rows_of(weights, o_other, at, HIDDEN, INTERMEDIATE, FORMAT,
                                         BR * PADDED, BC)  # fmt: skip
-            b_out += _parts(b_v, b_others, p_hidden + MANY * INTERMEDIATE, p_weights + MANY, at,
-                            REST, PADDED, INTERMEDIATE, FORMAT, BR, BC)  # fmt: skip
-    p_out += i_t * stride_out + o_h
-    if ADDED:
-        b_out += tl.load(p_out, mask=o_h < HIDDEN, other=0.0)
+                b_y = _hidden(p_rest, p_rest_weights, at, REST, PADDED, INTERMEDIATE, BC)
+            b_out += _parts(b_v, b_others, b_y, FORMAT, PADDED, BR, BC)
     tl.store(p_out, b_out, mask=o_h < HIDDEN)
 
 
@@ -743,6 +801,7 @@ def experts_step(
         BR=step.gate_up_rows,
         BC=min(step.columns, triton.next_power_of_2(hidden)),
         num_warps=step.warps,
+        **overlapping(given),
     )
     out = given.new_empty(tokens, hidden, dtype=torch.float32) if to is None else to
     _add_down_step(between, weights, chosen, down, shared, out, added=to is not None)
@@ -787,6 +846,7 @@ def _add_down_step(
         gate.stride(0),
         gate_up.stride(0),
         out.stride(0),
+        EXPERTS=len(down),
         SLOTS=slots,
         MANY=many,
         PADDED=triton.next_power_of_2(max(1, slots - many)),
@@ -800,6 +860,8 @@ def _add_down_step(
         BC=min(columns, triton.next_power_of_2(intermediate)),
         BS=min(columns, triton.next_power_of_2(max(1, size))),
         num_warps=step.warps,
+        **overlapping(between),
+        HINTED=down_format == "e4m3",
     )
 
 

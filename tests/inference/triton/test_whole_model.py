@@ -39,6 +39,7 @@ from whole_model import (
     read_and_step_offloaded,
     read_in_passes,
     resume,
+    verify_in_turns,
 )
 
 PROMPT, DRAFTED, STEPS = 70, 2, 4  # a whole chunk of the delta rule, more than a page, and a bit
@@ -274,6 +275,17 @@ def test_branches_that_are_decoded_in_turns_do_not_see_each_other(
     one, other, alone = call(branch, folder=str(folder), ids=torch.randint(0, 97, (20,)))
     assert torch.equal(one, alone)
     assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_drafts_that_are_verified_in_turns_are_what_steps_are(
+    call: Caller, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    """One seat for both branches: what a draft would do is kept aside while the other has it."""
+    folder = random_checkpoint(tmp_path, 6, **DENSE)
+    ids = torch.randint(0, 97, (20,))
+    got, want = call(verify_in_turns, folder=str(folder), ids=ids, dtype=dtype)
+    assert_model_agrees(got, want, dtype, hardware=call.hardware)
 
 
 @pytest.mark.parametrize("memory_lacks", [False, True])

@@ -15,6 +15,7 @@ from qcn_kernels.moe import triton as moe
 from qcn_kernels.moe.reference import mixture
 from qcn_kernels.moe.shared import SharedExpert
 from qcn_kernels.moe.triton import experts, experts_step, route
+from qcn_kernels.moe.triton_verify import add_experts_few
 from qcn_kernels.rms_norm import Normed
 from qcn_kernels.rms_norm.reference import rms_norm
 from torch import Tensor
@@ -159,6 +160,33 @@ def test_a_step_takes_the_norm_and_the_shared_expert_on_its_way(
         (weights, chosen),
     )
     assert_agrees("moe_step", got, want, hardware=call.hardware)
+
+
+def of_few(x: Tensor, *, to: Tensor, **given: Any) -> Tensor:
+    """`add_experts_few`, which returns what it added to."""
+    add_experts_few(to, x, **given)
+    return to
+
+
+@FORMATS
+@pytest.mark.parametrize(("tokens", "count"), [(2, 9), (16, 9), (16, 300), (1, 4)])
+def test_a_few_tokens_share_what_they_have_chosen_alike(
+    call: Caller, kind: str, tokens: int, count: int
+) -> None:
+    """Many tokens of few experts and few of many; each is the mixture."""
+    drawn, shared = draw(kind, count, 200, 128), draw(kind, 1, 200, 128)
+    x, logits = torch.randn(tokens, 200), torch.randn(tokens, count)
+    logits[:, 1] = 4  # an expert of all
+    to, projected = torch.randn(tokens, 200), torch.randn(tokens, 257)
+    weight = shared.down
+    down = weight[0] if isinstance(weight, Tensor) else Stacked((only(weight),), torch.float32)
+    gate, up = projected[:, 1:].double().chunk(2, dim=1)
+    matrix = (exact(weight) if isinstance(weight, Fp8Matrices) else weight.double())[0]
+    alone = projected[:, :1].double().sigmoid() * ((functional.silu(gate) * up) @ matrix.T)
+    want = to + alone + drawn.expected(x, logits, 3, quantised=False)
+    expert = SharedExpert(projected[:, :1], projected[:, 1:], down)
+    got = drawn.run(call, partial(of_few, to=to, shared=expert), x, choose(logits, 3))
+    assert_agrees("moe_few", got, want, hardware=call.hardware)
 
 
 @pytest.mark.parametrize("kind", ["fp32", "e4m3"])
