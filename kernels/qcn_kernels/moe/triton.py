@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qcn_kernels.chip import INTERPRETED
+from qcn_kernels.chip import INTERPRETED, configuration
 from qcn_kernels.fp8.matrices import BLOCK, Fp8Matrices
 from qcn_kernels.fp8.triton import activations
 from qcn_kernels.groupwise.triton import is_groupwise
@@ -34,11 +34,11 @@ from qcn_kernels.matrices.triton import (
     run_columns,
     run_of,
     stored,
-    tile_product,
+    tile_products,
     values_of,
 )
 from qcn_kernels.moe.shared import SharedExpert
-from qcn_kernels.moe.tiles import FEW, Tile
+from qcn_kernels.moe.tiles import KEPT, MOST_KEPT, Tile
 from qcn_kernels.moe.tuned import tiles_for
 from qcn_kernels.overlap.triton import await_previous, let_next_begin, overlapping
 from qcn_kernels.rms_norm.normed import Normed
@@ -275,19 +275,15 @@ def _gate_up(
     i_expert = tl.load(p_expert + i_tile)
     if i_expert < EXPERTS:
         o_row, pair, here = _tile_rows(p_order, p_ends, p_first, i_tile, i_expert, BM)
-        o_n = tl.arange(0, BN)
-        o_r = tl.minimum(i_n * (BN // 2) + o_n // 2, INTERMEDIATE - 1) + o_n % 2 * INTERMEDIATE
         i_row = i_n * (BN // 2)
-        acc = tile_product(
+        gate, up = tile_products(
             activations,
             stride,
             pair // SLOTS,
             weights,
             i_expert,
-            o_r,
             i_row,
-            i_row + INTERMEDIATE,
-            o_n % 2 == 1,
+            INTERMEDIATE,
             2 * INTERMEDIATE,
             HIDDEN,
             FORMAT,
@@ -296,9 +292,8 @@ def _gate_up(
             BK,
             OPERAND,
         )
-        gate, up = tl.split(tl.reshape(acc, [BM, BN // 2, 2]))
         b_h = gate * tl.sigmoid(gate) * up
-        o_i = i_n * (BN // 2) + tl.arange(0, BN // 2)
+        o_i = i_row + tl.arange(0, BN // 2)
         mask = here[:, None] & (o_i < INTERMEDIATE)[None, :]
         p_out = out[0] + o_row[:, None].to(tl.int64) * INTERMEDIATE + o_i[None, :]
         if QUANTISED:
@@ -332,18 +327,15 @@ def _down(
     i_expert = tl.load(p_expert + i_tile)
     if i_expert < EXPERTS:
         o_row, pair, here = _tile_rows(p_order, p_ends, p_first, i_tile, i_expert, BM)
-        o_n = tl.arange(0, BN)
-        o_r = i_n * BN + o_n
-        acc = tile_product(
+        i_row = i_n * BN
+        first, second = tile_products(
             activations,
             INTERMEDIATE,
             o_row,
             weights,
             i_expert,
-            tl.minimum(o_r, HIDDEN - 1),
-            i_n * BN,
-            i_n * BN + STEP,
-            o_n >= STEP,
+            i_row,
+            BN // 2,
             HIDDEN,
             INTERMEDIATE,
             FORMAT,
@@ -352,9 +344,74 @@ def _down(
             BK,
             OPERAND,
         )
-        mask = here[:, None] & (o_r < HIDDEN)[None, :]
+        o_r = i_row + tl.arange(0, BN // 2)
         p_part = p_parts + pair[:, None].to(tl.int64) * HIDDEN + o_r[None, :]
-        tl.store(p_part, acc.to(p_parts.dtype.element_ty), mask=mask)
+        mask = here[:, None] & (o_r < HIDDEN)[None, :]
+        tl.store(p_part, first.to(p_parts.dtype.element_ty), mask=mask)
+        mask = here[:, None] & (o_r + BN // 2 < HIDDEN)[None, :]
+        tl.store(p_part + BN // 2, second.to(p_parts.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _one(b):
+    """A tuple of one, for more to be added."""
+    return (b,)
+
+
+@triton.jit
+def _down_kept(
+    activations,  # as `_gate_up` left them, e4m3
+    weights,  # [E, HIDDEN, INTERMEDIATE] e4m3
+    p_order,
+    p_ends,
+    p_expert,
+    p_first,
+    p_parts,  # [pairs, HIDDEN]
+    EXPERTS: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    INTERMEDIATE: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,  # rows of the matrix at once,
+    SPAN: tl.constexpr,  # and in all
+    OPERAND: tl.constexpr,
+):
+    """As `_down`, with SPAN columns of the output: a tile's activations are loaded once.
+
+    They stay in shared memory while the matrix passes: what is loaded is of the matrix alone, and
+    of the next rows while these are multiplied and what was before them is stored.
+    """
+    i_span, i_tile = tl.program_id(0), tl.program_id(1)
+    i_expert = tl.load(p_expert + i_tile)
+    if i_expert < EXPERTS:
+        o_row, pair, here = _tile_rows(p_order, p_ends, p_first, i_tile, i_expert, BM)
+        o_n, o_k = tl.arange(0, BN), tl.arange(0, STEP)
+        BLOCKS: tl.constexpr = INTERMEDIATE // STEP
+        OF_WEIGHTS: tl.constexpr = (HIDDEN + STEP - 1) // STEP * BLOCKS
+        p_x = activations[0] + o_row[:, None].to(tl.int64) * INTERMEDIATE + o_k[None, :]
+        p_of_x = activations[1] + o_row * BLOCKS
+        b_x, of_x = _one(tl.load(p_x).to(OPERAND)), _one(tl.load(p_of_x))
+        for k in tl.static_range(1, BLOCKS):
+            b_x += (tl.load(p_x + k * STEP).to(OPERAND),)
+            of_x += (tl.load(p_of_x + k),)
+        p_w = weights[0] + i_expert.to(tl.int64) * (HIDDEN * INTERMEDIATE) + o_k[None, :]
+        p_part = p_parts + pair[:, None].to(tl.int64) * HIDDEN
+        for i_row in range(i_span * SPAN, tl.minimum((i_span + 1) * SPAN, HIDDEN), BN):
+            o_r = i_row + o_n
+            if HIDDEN % BN == 0:
+                p_rows = p_w + o_r[:, None] * INTERMEDIATE
+            else:
+                p_rows = p_w + tl.minimum(o_r, HIDDEN - 1)[:, None] * INTERMEDIATE
+            p_of_w = weights[1] + (i_expert * OF_WEIGHTS + i_row // STEP * BLOCKS)
+            b_w, of_w = _one(tl.load(p_rows).to(OPERAND)), _one(tl.load(p_of_w))
+            for k in tl.static_range(1, BLOCKS):
+                b_w += (tl.load(p_rows + k * STEP).to(OPERAND),)
+                of_w += (tl.load(p_of_w + k),)
+            acc = tl.zeros([BM, BN], dtype=tl.float32)
+            for k in tl.static_range(BLOCKS):
+                b_product = tl.dot(b_x[k], tl.trans(b_w[k]), input_precision="ieee")
+                acc += b_product * (of_x[k] * of_w[k])[:, None]
+            mask = here[:, None] & (o_r < HIDDEN)[None, :]
+            tl.store(p_part + o_r[None, :], acc.to(p_parts.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -561,7 +618,7 @@ def experts(x: Tensor, **given: Any) -> Tensor:
     gate_up: Matrices = given["gate_up"]
     name = stored(gate_up)[1]
     tiles = tiles_for(x, "groupwise" if is_groupwise(name) else name)
-    few = given["chosen"].numel() < FEW * gate_up.shape[0]
+    few = given["chosen"].numel() < tiles.many_from * gate_up.shape[0]
     return experts_in(tiles.few if few else tiles.many, x, **given)
 
 
@@ -614,19 +671,35 @@ def experts_in(
         **sizes,
     )
     parts = x.new_empty(tokens, slots, hidden)
-    _down[(triton.cdiv(hidden, tile.columns), len(plan.expert))](
-        between,
-        down_given,
-        plan.order,
-        plan.ends,
-        plan.expert,
-        plan.first,
-        parts,
-        FORMAT=down_format,
-        BK=_columns(down_format),
-        OPERAND=operand(down_format),
-        **sizes,
-    )
+    pairs = (plan.order, plan.ends, plan.expert, plan.first)
+    kept = configuration(KEPT, x).get(tile.rows)
+    if kept is not None and down_format == "e4m3" and intermediate <= MOST_KEPT:
+        _down_kept[(triton.cdiv(hidden, kept.span), len(plan.expert))](
+            between,
+            down_given,
+            *pairs,
+            parts,
+            EXPERTS=count,
+            HIDDEN=hidden,
+            INTERMEDIATE=intermediate,
+            BM=tile.rows,
+            BN=kept.columns,
+            SPAN=kept.span,
+            OPERAND=operand(down_format),
+            num_warps=kept.warps,
+            num_stages=kept.stages,
+        )
+    else:
+        _down[(triton.cdiv(hidden, tile.columns), len(plan.expert))](
+            between,
+            down_given,
+            *pairs,
+            parts,
+            FORMAT=down_format,
+            BK=_columns(down_format),
+            OPERAND=operand(down_format),
+            **sizes,
+        )
     out = x.new_empty(tokens, hidden, dtype=torch.float32) if to is None else to
     assert out.is_contiguous()
     assert shared is None or shared.stride(1) == 1

@@ -35,7 +35,6 @@ from qcn_kernels.linear.triton_verify import MOST_TOKENS, add_linear_few, linear
 from qcn_kernels.matrices import Matrices
 from qcn_kernels.moe import triton as moe
 from qcn_kernels.moe.shared import SharedExpert
-from qcn_kernels.moe.tiles import FEW
 from qcn_kernels.moe.triton_verify import add_experts_few
 from qcn_kernels.paged_attention import PagedKv
 from qcn_kernels.paged_attention.triton import (
@@ -55,6 +54,7 @@ KEY_HEADS, HEADS, DIM, KERNEL = 16, 32, 128, 4
 CHANNELS = (2 * KEY_HEADS + HEADS) * DIM
 HIDDEN = 2048
 EXPERTS, TOP_K, INTERMEDIATE = 8, 10, 512  # fewer experts than the model's 512: no code knows
+MANY = 256  # tokens: as many pairs for an expert, and a quarter more
 
 
 def bf16(*shape: int) -> Tensor:
@@ -199,7 +199,7 @@ def experts_few() -> None:
 
 
 def experts_many() -> None:
-    run_experts(moe.experts, FEW * EXPERTS, bf16)
+    run_experts(moe.experts, MANY, bf16)
 
 
 def experts_few_fp8() -> None:
@@ -207,7 +207,7 @@ def experts_few_fp8() -> None:
 
 
 def experts_many_fp8() -> None:
-    run_experts(moe.experts, FEW * EXPERTS, fp8)
+    run_experts(moe.experts, MANY, fp8)
 
 
 def experts_step() -> None:
@@ -235,7 +235,7 @@ def one_fp8(*shape: int) -> Stacked:
 
 
 def experts_many_int4() -> None:
-    run_experts(moe.experts, FEW * EXPERTS, four_bit)
+    run_experts(moe.experts, MANY, four_bit)
 
 
 def experts_step_int4() -> None:
@@ -250,7 +250,7 @@ def experts_few_groupwise() -> None:
 
 def experts_many_groupwise() -> None:
     for stack in (eight_bit, mxfp4):
-        run_experts(moe.experts, FEW * EXPERTS, stack)
+        run_experts(moe.experts, MANY, stack)
 
 
 def experts_step_groupwise() -> None:
@@ -260,7 +260,7 @@ def experts_step_groupwise() -> None:
 
 def plan_of_slots() -> None:
     """Where experts lie in host memory: slots of all layers together."""
-    moe._plan(torch.zeros(TOKENS, TOP_K, dtype=torch.int64), 23_000, FEW)
+    moe._plan(torch.zeros(TOKENS, TOP_K, dtype=torch.int64), 23_000, 64)
 
 
 def router() -> None:
@@ -334,7 +334,7 @@ OPERATIONS: dict[Callable[[], None], dict[str, str]] = {
     attention_verify: {"_attend": "wgmma"},
     attention_prefill: {"_attend": "wgmma"},
     experts_many: {"_gate_up": "wgmma", "_down": "wgmma"},
-    experts_many_fp8: {"_gate_up": "wgmma", "_down": "wgmma"},
+    experts_many_fp8: {"_gate_up": "wgmma", "_down": "wgmma", "_down_kept": "wgmma"},
     experts_step: {},
     experts_step_fp8: {},
     experts_many_int4: {"_gate_up": "wgmma", "_down": "wgmma"},
@@ -352,7 +352,7 @@ OPERATIONS: dict[Callable[[], None], dict[str, str]] = {
 
 if FULL:
     OPERATIONS |= {
-        operation: {"_gate_up": "wgmma", "_down": "wgmma"}
+        operation: {"_gate_up": "wgmma", "_down": "wgmma", "_down_kept": "wgmma"}
         for operation in (
             experts_few,
             experts_few_fp8,
