@@ -13,7 +13,6 @@ from functools import cached_property
 
 import torch
 from qcn_kernels.choice import uses_triton
-from qcn_kernels.moe.tiles import FEW
 from qcn_kernels.rms_norm import rms_norm
 from qcn_kernels.rotary import rotary_tables
 from qcn_kernels.sampling import greedy
@@ -181,7 +180,10 @@ class Model:
 
     def _tokens_for_large_tiles(self) -> int:
         """Tokens of which each expert has so many that its products run in other tiles."""
-        return -(-FEW * self.config.num_experts // max(1, self.config.num_experts_per_tok))
+        from qcn_kernels.moe.tuned import most_many_from
+
+        pairs = most_many_from(self._embedding)
+        return -(-pairs * self.config.num_experts // max(1, self.config.num_experts_per_tok))
 
     def give_back(self) -> None:
         """Give up, on a GPU, what lies there only to save time: graphs, and what the host has."""

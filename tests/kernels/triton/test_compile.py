@@ -35,7 +35,6 @@ from qcn_kernels.linear.triton_verify import MOST_TOKENS, add_linear_few, linear
 from qcn_kernels.matrices import Matrices
 from qcn_kernels.moe import triton as moe
 from qcn_kernels.moe.shared import SharedExpert
-from qcn_kernels.moe.tiles import FEW
 from qcn_kernels.moe.triton_verify import add_experts_few
 from qcn_kernels.paged_attention import PagedKv
 from qcn_kernels.paged_attention.triton import (
@@ -45,7 +44,7 @@ from qcn_kernels.paged_attention.triton import (
 )
 from qcn_kernels.rms_norm import Normed
 from qcn_kernels.rms_norm.triton import add_rms_norm, rms_norm
-from qcn_kernels.rotary.triton import rms_norm_rotary
+from qcn_kernels.rotary.triton import rms_norm_rotary, rotary_tables
 from qcn_kernels.sampling.triton import sample
 from sampling import FULL
 from torch import Tensor
@@ -55,6 +54,7 @@ KEY_HEADS, HEADS, DIM, KERNEL = 16, 32, 128, 4
 CHANNELS = (2 * KEY_HEADS + HEADS) * DIM
 HIDDEN = 2048
 EXPERTS, TOP_K, INTERMEDIATE = 8, 10, 512  # fewer experts than the model's 512: no code knows
+MANY = 256  # tokens: as many pairs for an expert, and a quarter more
 
 
 def bf16(*shape: int) -> Tensor:
@@ -145,7 +145,7 @@ def gates() -> None:
 
 
 def rotary() -> None:
-    cos = torch.zeros(TOKENS, 64)
+    cos, _ = rotary_tables(torch.zeros(TOKENS, dtype=torch.int64), rotary_dim=64, theta=5e6)
     scale = torch.zeros(18, 256)
     x = bf16(TOKENS, 18, 256)
     rms_norm_rotary(x, scale=scale, eps=1e-6, cos=cos, sin=cos, dtype=torch.bfloat16)
@@ -164,9 +164,11 @@ def attention_prefill() -> None:
 
 
 def attention(launcher: Callable[..., Tensor], tokens: int) -> None:
-    table, length = torch.zeros(3, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
-    pages = bf16(3, 2, 64, 256)
-    launcher(bf16(tokens, 16, 256), PagedKv(pages, pages, table, length, max_length=TOKENS))
+    """Before a cache that one split has all keys of, and before a long one."""
+    pages, length = bf16(3, 2, 64, 256), torch.zeros(1, dtype=torch.int32)
+    for bound in (TOKENS, 20_000):
+        table = torch.zeros(-(-bound // 64), dtype=torch.int32)
+        launcher(bf16(tokens, 16, 256), PagedKv(pages, pages, table, length, max_length=bound))
 
 
 def append_to_pages() -> None:
@@ -197,7 +199,7 @@ def experts_few() -> None:
 
 
 def experts_many() -> None:
-    run_experts(moe.experts, FEW * EXPERTS, bf16)
+    run_experts(moe.experts, MANY, bf16)
 
 
 def experts_few_fp8() -> None:
@@ -205,7 +207,7 @@ def experts_few_fp8() -> None:
 
 
 def experts_many_fp8() -> None:
-    run_experts(moe.experts, FEW * EXPERTS, fp8)
+    run_experts(moe.experts, MANY, fp8)
 
 
 def experts_step() -> None:
@@ -233,7 +235,7 @@ def one_fp8(*shape: int) -> Stacked:
 
 
 def experts_many_int4() -> None:
-    run_experts(moe.experts, FEW * EXPERTS, four_bit)
+    run_experts(moe.experts, MANY, four_bit)
 
 
 def experts_step_int4() -> None:
@@ -248,7 +250,7 @@ def experts_few_groupwise() -> None:
 
 def experts_many_groupwise() -> None:
     for stack in (eight_bit, mxfp4):
-        run_experts(moe.experts, FEW * EXPERTS, stack)
+        run_experts(moe.experts, MANY, stack)
 
 
 def experts_step_groupwise() -> None:
@@ -258,7 +260,7 @@ def experts_step_groupwise() -> None:
 
 def plan_of_slots() -> None:
     """Where experts lie in host memory: slots of all layers together."""
-    moe._plan(torch.zeros(TOKENS, TOP_K, dtype=torch.int64), 23_000, FEW)
+    moe._plan(torch.zeros(TOKENS, TOP_K, dtype=torch.int64), 23_000, 64)
 
 
 def router() -> None:
@@ -332,7 +334,7 @@ OPERATIONS: dict[Callable[[], None], dict[str, str]] = {
     attention_verify: {"_attend": "wgmma"},
     attention_prefill: {"_attend": "wgmma"},
     experts_many: {"_gate_up": "wgmma", "_down": "wgmma"},
-    experts_many_fp8: {"_gate_up": "wgmma", "_down": "wgmma"},
+    experts_many_fp8: {"_gate_up": "wgmma", "_down": "wgmma", "_down_kept": "wgmma"},
     experts_step: {},
     experts_step_fp8: {},
     experts_many_int4: {"_gate_up": "wgmma", "_down": "wgmma"},
@@ -350,7 +352,7 @@ OPERATIONS: dict[Callable[[], None], dict[str, str]] = {
 
 if FULL:
     OPERATIONS |= {
-        operation: {"_gate_up": "wgmma", "_down": "wgmma"}
+        operation: {"_gate_up": "wgmma", "_down": "wgmma", "_down_kept": "wgmma"}
         for operation in (
             experts_few,
             experts_few_fp8,
@@ -389,9 +391,10 @@ def test_a_key_weighs_the_same_in_a_tile_that_masks_others(
     Each has as many weights; beside them there is one difference a row, by which the sum shrinks.
     """
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    attend = compile_launches(chip, operation)[0]
-    assert attend.name == "_attend"
-    assert attend.exponents["fma"] > attend.exponents["sub"], attend
+    whole, split, _ = compile_launches(chip, operation)
+    for attend in (whole, split):
+        assert attend.name == "_attend"
+        assert attend.exponents["fma"] > attend.exponents["sub"], attend
 
 
 def uneven_projection() -> None:
