@@ -38,8 +38,9 @@ from qcn_inference.lookup import Lookup
 from qcn_inference.model import Model
 from qcn_inference.planning import machine
 from qcn_inference.request import Prompt
-from qcn_inference.speculation import ROWS, Speculation
+from qcn_inference.speculation import Speculation
 from qcn_inference.state import State
+from qcn_inference.step_cost import ROWS
 
 from benchmarks.checkpoints import NANO
 from benchmarks.histories import from_git

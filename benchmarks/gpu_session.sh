@@ -54,7 +54,7 @@ for wanted in $parts; do
 	case $wanted in
 	bench) part bench 150 $bench "$model" --lengths 8192 131072 260000 ;;
 	kernels) part kernels 80 env PYTHONPATH="$PYTHONPATH$peers" $python -m benchmarks.gpu_kernels ;;
-	waits) part waits 70 $bench "$model" --waits 131072 ;;
+	waits) part waits 70 $bench "$model" --waits 131072 --tries 24 ;;
 	# A card of 24,564 MiB, of which CUDA takes some 500 for itself.
 	card) part card 110 $bench qwen3-coder-next-int4 --device-memory-mib 24000 --lengths 65536 ;;
 	lookup)

@@ -230,6 +230,11 @@ class _Forced:
     def draw(self, logits: Any) -> Any:
         return logits.argmax(keepdim=True).fill_(next(self._tokens))
 
+    def choose_behind(self, drafted: Any, row: int) -> int:
+        del row
+        assert drafted.likeliest
+        return next(self._tokens)
+
 
 def decode(loaded: "Loaded", case: Case) -> tuple["Finished", float]:
     """Answer a case; how it ended, and the CPU seconds from the first logits on."""

@@ -58,16 +58,19 @@ def _run(options: argparse.Namespace) -> int:
         case "complete":
             from qcn_lsp.commands import complete, endpoint
 
-            server_options = endpoint.server_options(*_server(options))
+            server_options = endpoint.server_options(*_server(options), beside=options.beside)
             return complete.run(options.place, server_options, as_json=options.json)
         case "fix":
             from qcn_lsp.commands import endpoint, fix
 
-            engine_options = endpoint.engine_options(options.engine_url, options.engine_token_file)
+            engine_options = endpoint.engine_options(
+                options.engine_url, options.engine_token_file, options.beside
+            )
             return fix.run(
                 options.what,
                 engine_options,
                 model=options.model,
+                beside=endpoint.neighbour(options.beside),
                 apply=options.apply,
                 exploit=options.exploit,
                 as_json=options.json,
@@ -119,12 +122,13 @@ def _server(options: argparse.Namespace) -> tuple[str | None, str | None, Path |
 
 
 def _run_engine(options: argparse.Namespace) -> int:
-    from qcn_lsp.commands import engine
+    from qcn_lsp.commands import endpoint, engine
 
     where = engine.Where(options.socket, options.host, options.port, options.token_file)
     match options.action:
         case "start":
-            return engine.start(options.model, where, foreground=options.foreground)
+            beside = endpoint.neighbour(options.beside)
+            return engine.start(options.model, where, beside=beside, foreground=options.foreground)
         case "stop":
             return engine.stop(where)
     return engine.status(where, as_json=options.json)
@@ -167,6 +171,7 @@ def _parser() -> argparse.ArgumentParser:
         "the text goes in before the character at COL",
     )
     _add_model(complete)
+    _add_beside(complete)
     _add_endpoint(complete)
     _add_json(complete)
 
@@ -237,6 +242,7 @@ def _add_fix(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         metavar="DIR",
         help="checkpoint folder of a model that chats (default: qcn-nano, which does not)",
     )
+    _add_beside(fix)
     _add_endpoint(fix)
     _add_json(fix)
 
@@ -318,6 +324,7 @@ def _add_engine(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         metavar="DIR",
         help="checkpoint folder (default: qcn-nano, the embedded model)",
     )
+    _add_beside(start)
     start.add_argument(
         "--foreground", action="store_true", help="run it in this terminal until it is ended"
     )
@@ -393,6 +400,15 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="checkpoint folder (default: qcn-nano, the embedded model); with --engine-url the "
         "model's name there",
+    )
+
+
+def _add_beside(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--beside",
+        metavar="DIR",
+        help="another model (of qcn.models.completion and qcn.models.chat the other one) for whose "
+        "engine the GPU keeps room, where this command starts an engine",
     )
 
 

@@ -19,6 +19,7 @@ from qcn_kernels import chip
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 # Bytes one block may have, less the 1 KiB the driver keeps where it does (CUDA C++ Programming
 # Guide, compute capabilities).
@@ -37,7 +38,7 @@ TYPES = {
     torch.int32: "i32",
     torch.int64: "i64",
 }
-OPTIONS = ("num_warps", "num_stages", "maxnreg")
+OPTIONS = ("num_warps", "num_stages", "launch_pdl", "maxnreg")
 WIDTH = re.compile(r"\bld\.global\S*?\.(?:v(\d)\.)?b(\d+)")
 PRODUCT = re.compile(r"\bw?g?mma\.(?:sync|mma_async)\S*")
 
@@ -155,7 +156,7 @@ def _compile(launch: _Launch, capability: int) -> Compiled:
         stack=_number(r"(\d+) bytes stack frame", report),
         shared=compiled.metadata.shared,
         products=frozenset(PRODUCT.findall(ptx)),
-        loads_ahead="cp.async" in ptx,
+        loads_ahead="cp.async.c" in ptx,  # not the bulk ones: they only bring to L2
         exponents=_exponents(ptx),
         stores=Counter(re.findall(r"\bst\.global\.([\w.]+)", ptx)),
         loaded=sum(int(count or 1) * int(bits) // 8 for count, bits in WIDTH.findall(ptx)),
@@ -175,6 +176,8 @@ def _type_of(value: Any) -> Any:
         return tuple(map(_type_of, value))
     if isinstance(value, Tensor):
         return "*" + TYPES[value.dtype]
+    if isinstance(value, TensorDescriptor):
+        return f"tensordesc<{TYPES[value.base.dtype]}{list(value.block_shape)}>"
     return {int: "i32", float: "fp32"}[type(value)]
 
 

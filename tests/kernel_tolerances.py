@@ -22,10 +22,12 @@ INTERPRETED = {
     "linear": 1e-5,
     "linear_fp8": 1e-5,
     "linear_step": 1e-5,
+    "linear_few": 1e-5,
     "gating": 1e-5,
     "route": 1e-6,
     "moe": 1e-5,
     "moe_step": 1e-5,
+    "moe_few": 1e-5,
     # What stands between the products, and parts, are stored as bf16, which here means cut off:
     # 2^-7 each, all in one direction. Seen: 1.0e-2.
     "moe_bf16": 4e-2,
@@ -49,8 +51,10 @@ ON_HARDWARE = {
     "linear_fp8": 1e-2,  # x as bf16; of e4m3 products, tensor cores keep 14 bits of 128 columns
     "gating": 2e-6,
     "linear_step": 2e-5,  # products in fp32
+    "linear_few": 2e-5,  # as for "linear": e4m3 is exact in bf16
     "route": 2e-6,
     "moe_step": 1e-5,  # products in fp32
+    "moe_few": 1e-2,  # x
     "moe_bf16": 1e-2,  # as for "moe"
     "moe": 1e-2,  # x, what stands between the products, and the parts that are added up
     "moe_e4m3": 4e-2,  # as both, and as interpreted

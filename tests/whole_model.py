@@ -15,6 +15,7 @@ import torch
 from engine_support import VOCAB_SIZE, answer_of, request_of
 from launches import Launches
 from qcn_inference.checkpoint import load_model
+from qcn_inference.decoder import Kind
 from qcn_inference.device_memory import DeviceMemory
 from qcn_inference.generate import Loaded
 from qcn_inference.grid import Grid
@@ -219,6 +220,47 @@ def branch(*, folder: str, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.stack(turns[::2]), torch.stack(turns[1::2]), steps
 
 
+def verify_in_turns(*, folder: str, ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Verify drafts behind two branches of a text in turns, and take some of their tokens in.
+
+    Between a draft and its commit the other branch takes the seat, once for a draft of its own.
+
+    Returns:
+        Logits of the drafts and of a token behind them; the same decoded one by one.
+    """
+    model = loaded_beside(ids, folder, dtype)
+    one = model.new_state()
+    model.prefill(ids, one)
+    other, alone = one.fork(), one.fork()
+    draft, taken = [3, 1, 4, 1, 5], 3
+    verified = model.verify(draft, one)
+    behind = model.decode(9, other)  # sits down
+    verified.commit(taken)
+    again = model.verify(draft[:2], one)
+    in_turn = model.verify(draft[2:], other)
+    again.commit(2)
+    in_turn.commit(0)
+    got = [
+        *verified.logits,
+        behind,
+        *again.logits,
+        *in_turn.logits,
+        model.decode(7, one),
+        model.decode(8, other),
+    ]
+    other_alone = alone.fork()
+    want = [model.decode(token, alone) for token in draft[:taken]]
+    rest = alone.fork()
+    want += [model.decode(token, rest) for token in draft[taken:]]
+    want.append(model.decode(9, other_alone))
+    want += [model.decode(token, alone) for token in draft[:2]]
+    rest = other_alone.fork()
+    want += [model.decode(token, rest) for token in draft[2:]]
+    want += [model.decode(7, alone), model.decode(8, other_alone)]
+    check_integrity(model, one, other, alone, other_alone, rest)
+    return torch.stack(got), torch.stack(want)
+
+
 def decode_without_graphs(*, folder: str, ids: Tensor, memory_lacks: bool) -> tuple[Tensor, bool]:
     """Decode some tokens where no graph can be captured; whether graphs are still tried.
 
@@ -282,7 +324,7 @@ def answer_short_of_memory(*, folder: str, ids: Tensor, layer: int) -> tuple[str
     decoder.uses_graphs = False  # a step is layer by layer, on a GPU too
     want = answer()
     graph: Any = object()
-    decoder._graphs[0] = graph, torch.empty(0)  # of no length
+    decoder._graphs[Kind(0, 0)] = graph, ()  # of no length
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DecoderLayer, "decode", refused)
         drop = memory.drop_resident

@@ -92,6 +92,7 @@ class _Table:
     names: dict[str, str] = field(default_factory=lambda: dict(_NAMES))
     endings: dict[str, str] = field(default_factory=lambda: dict(_ENDINGS))
     others: list[tuple[re.Pattern[str], str]] = field(default_factory=list)
+    usual: dict[str, str] = field(default_factory=dict)  # by language: an ending
 
 
 def language_of(name: str) -> str | None:
@@ -104,6 +105,14 @@ def language_of(name: str) -> str | None:
         if language := table.endings.get(ending) or table.endings.get(ending.lower()):
             return language
     return next((language for shape, language in table.others if shape.match(name)), None)
+
+
+def ending_of(language: str) -> str | None:
+    """Return the usual ending of files in a language, as `.py`, or None where no ending means it.
+
+    Pygments lists the usual one first.
+    """
+    return _table().usual.get(language)
 
 
 def languages() -> frozenset[str]:
@@ -125,7 +134,10 @@ def _table() -> _Table:
             if not re.search(r"[*?\[]", pattern):
                 table.names.setdefault(pattern, language)
             elif re.fullmatch(r"\*(\.[^*?\[]+)", pattern):
-                table.endings.setdefault(pattern[1:], language)
+                if table.endings.setdefault(pattern[1:], language) == language:
+                    table.usual.setdefault(language, pattern[1:])
             else:
                 table.others.append((re.compile(translate(pattern)), language))
+    for ending, language in _ENDINGS.items():
+        table.usual.setdefault(language, ending)
     return table

@@ -7,7 +7,8 @@ codes, whatever their bits: nothing is quantised twice. All other weights keep 8
 The copy is made part by part, a file for each layer and one for the rest. A file gets its name only
 when it is whole and on disk, and `config.json`, without which nothing loads, comes last. So a
 conversion that was killed, or ran out of disk, goes on where it stopped when it is run again, and
-comes to the same bytes: what a part becomes depends on nothing else.
+comes to the same bytes: what a part becomes depends on nothing else. A finished copy names its
+original by a digest; asked for again, it is left as it is.
 
 The gate: a copy with experts quantised here is compared with its original on real text, and is not
 completed where it is further off than BOUND. It is refused, not warned about, because a model that
@@ -26,7 +27,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,23 +62,26 @@ class ConversionError(Exception):
     """A copy that cannot be made; str() says why and what to do."""
 
 
-def convert(
-    origin: Path, folder: Path, report: Report, *, int4: bool, threads: int
-) -> Divergence | None:
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """A whole copy."""
+
+    divergence: Divergence | None  # as measured; None where experts are as they were published
+    was_there: bool  # it had been finished before
+
+
+def convert(origin: Path, folder: Path, report: Report, *, int4: bool, threads: int) -> Converted:
     """Make a copy of the checkpoint `origin` in `folder`, or finish one that was begun.
 
     Args:
         origin: see `open_source`.
-        folder: new, empty, or of a conversion of the same checkpoint that was interrupted.
+        folder: new, empty, or of a conversion of the same checkpoint, interrupted or finished.
         report: told what is done and how far it is.
         int4: whether experts that are stored as floats are quantised.
         threads: that quantise.
 
-    Returns:
-        What was measured; None where experts are as they were published.
-
     Raises:
-        CheckpointError: something is wrong with `origin`.
+        CheckpointError: something is wrong with `origin`, or with a copy that was finished.
         ConversionError: with `folder` or the disk, or the copy is further off than `BOUND`.
     """
     progress = _Progress(report)
@@ -89,15 +93,18 @@ def convert(
     lock = FileLock(folder / LOCK, timeout=0)
     try:
         with lock:
-            _begin(folder, source)
-            _write_weights(folder, source, progress)
-            _check(folder, source)
-            measured = None if source.lossless else _compare(origin, folder, source, report)
-            _finish(folder, source, measured)
+            copy = _finished(folder, source)
+            if copy is None:
+                _begin(folder, source)
+                _write_weights(folder, source, progress)
+                _check(folder, source)
+                measured = None if source.lossless else _compare(origin, folder, source, report)
+                _finish(folder, source, measured)
+                copy = Converted(measured, was_there=False)
     except Timeout as error:
         raise ConversionError(f"{folder}: another conversion is writing there.") from error
     (folder / LOCK).unlink(missing_ok=True)
-    return measured
+    return copy
 
 
 class _Progress:
@@ -119,6 +126,21 @@ class _Progress:
 
     def _tell(self) -> None:
         self._report(self.activity, min(self._done, self.total), self.total)
+
+
+def _finished(folder: Path, source: Source) -> Converted | None:
+    """Look whether a whole copy of this very checkpoint is there; raises CheckpointError as well
+    where one has lost something since."""
+    try:
+        stored = json.loads((folder / "config.json").read_bytes())["quantization_config"]
+        made_of = stored["format"], stored["source"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    if (folder / MARKER).exists() or made_of != (FORMAT, _identity(source)):
+        return None
+    _check(folder, source)
+    measured = stored.get("kl_divergence")
+    return Converted(measured and Divergence(**measured), was_there=True)
 
 
 def _begin(folder: Path, source: Source) -> None:
@@ -271,8 +293,10 @@ def _values(source: Source, measured: Divergence | None) -> dict[str, Any]:
 
 
 def _finish(folder: Path, source: Source, measured: Divergence | None) -> None:
-    _write(folder / "config.json", json.dumps(_values(source, measured), indent=2).encode())
-    (folder / MARKER).unlink()
+    marker, values = folder / MARKER, _values(source, measured)
+    values["quantization_config"]["source"] = json.loads(marker.read_bytes())["source"]
+    _write(folder / "config.json", json.dumps(values, indent=2).encode())
+    marker.unlink()
 
 
 def main() -> int:
@@ -288,7 +312,7 @@ def main() -> int:
         _print({"activity": activity, "done": done, "total": total})
 
     try:
-        measured = convert(
+        copy = convert(
             given.origin, given.folder, report, int4=given.experts == "int4", threads=threads
         )
     except (CheckpointError, ConversionError, OSError) as error:
@@ -296,7 +320,7 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    _print({"result": {"kl_divergence": measured and asdict(measured)}})
+    _print({"result": asdict(copy)})
     return 0
 
 

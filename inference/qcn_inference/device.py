@@ -173,19 +173,20 @@ def take_most(nbytes: int, take: Callable[[int], None]) -> None:
 
     Args:
         nbytes: what is free.
-        take: raises torch.OutOfMemoryError where it is refused, DeviceMemoryError for what is too
-            little to be of use, which ends it.
+        take: raises an error of lacking memory where it is refused, or where too little is left
+            beside it; DeviceMemoryError for what is too little to be of use, which ends it.
     """
     while True:
         try:
             take(nbytes)
             return
-        except torch.OutOfMemoryError:
-            if not nbytes:
+        except RuntimeError as error:
+            if nbytes <= 0 or not is_out_of_memory(error):
                 raise
-            log.warning("%d MiB of GPU memory are not given: half of that is tried", nbytes >> 20)
-            give_back()
-            nbytes //= 2
+        # Behind the handler: the error holds the frames of what failed, and they its tensors.
+        log.warning("%d MiB of GPU memory are not given: half of that is tried", nbytes >> 20)
+        give_back()
+        nbytes //= 2
 
 
 def give_back() -> None:

@@ -20,14 +20,16 @@ Belongs to the model's thread. Parts may be dropped on any: they are noted, and 
 
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from qcn_inference.config import ModelConfig
 from qcn_inference.errors import DeviceMemoryError
+from qcn_inference.grid import BLOCK
 from qcn_inference.host_copies import HostCopies
 from qcn_inference.kept import DeltaNetState, KvBlock, RecurrentPart
 from qcn_inference.page_table import PageTable
@@ -35,6 +37,9 @@ from qcn_inference.pages import PAGE, PagePool, Places, page_bytes, pages_of
 from qcn_inference.state import State
 
 _T = TypeVar("_T")
+
+READY_BLOCKS = 8
+"""Of keys and values, and one checkpoint, for which the host's memory is ready at the beginning."""
 
 LEAST_TOKENS = 1024
 """Of keys and values: with room for fewer no prompt of use can be read."""
@@ -86,6 +91,7 @@ class DeviceMemory:
         self.budget = budget
         self.pool = PagePool(config, dtype, device, budget.pages)
         self._copies = HostCopies(device)
+        self._copies.expect(*_first_copies(config, dtype))
         # By the identity of the host's part, least recently used first.
         self._pages: OrderedDict[int, list[int]] = OrderedDict()
         self._checkpoints: OrderedDict[int, RecurrentPart] = OrderedDict()
@@ -129,14 +135,15 @@ class DeviceMemory:
         held = [pages[at] for at in pages_of(start, stop)] if pages else []
         first = start // PAGE * PAGE
         keys, values = self.pool.gather(held, start - first, stop - first)
-        keys, values = self._copies.start(keys), self._copies.start(values)
-        block = KvBlock(keys.unbind(), values.unbind())
+        block = KvBlock(self._copies.start(keys), self._copies.start(values))
         self._stay(block, held)
         return block
 
     def keep(self, part: RecurrentPart) -> tuple[DeltaNetState, ...]:
         """As `Memory.keep`; the part is resident as well."""
-        kept = part.mapped(self._copies.start).layers()
+        convolution = self._copies.start(part.convolution)
+        recurrent = self._copies.start(part.recurrent)
+        kept = tuple(map(DeltaNetState, convolution, recurrent))
         if kept:
             self._note(kept[0])
             self._checkpoints[id(kept[0])] = part
@@ -233,3 +240,15 @@ class DeviceMemory:
         self.pool.check_integrity([*self._pages.values(), *(table.pages for table in tables)])
         if self._checkpoint_bytes() > self.budget.checkpoint_bytes:
             raise AssertionError("resident checkpoints take more than they may")
+
+
+def _first_copies(config: ModelConfig, dtype: torch.dtype) -> Iterator[Tensor]:
+    """What the first pass will have copied to the host, in shape."""
+    nothing = torch.device("meta")
+    part = RecurrentPart.of_nothing(config, nothing)
+    yield from (part.convolution, part.recurrent)
+    layers = config.layer_types.count("full_attention")
+    for _ in range(2 * READY_BLOCKS):
+        yield torch.empty(
+            layers, config.num_key_value_heads, BLOCK, config.head_dim, dtype=dtype, device=nothing
+        )

@@ -1,10 +1,11 @@
-"""The parts of a decoder layer, each with a path for T tokens (`prefill`) and for one (`decode`).
+"""The parts of a decoder layer: for T tokens (`prefill`), for one (`decode`), for a few (`verify`).
 
 The residual stream is fp32. Matrix products run in the weights' dtype, everything between them
 (norms, convolution, decay, router, state) in fp32. Weights are kept as decode wants them: what
 reads the same input is one matrix, what a formula adds or negates is done once at load
 (`weights.py`). One token is a vector, not a matrix of one row: at these sizes decode is the cost of
-its torch calls.
+its torch calls. A few drafted tokens that are verified on a GPU go by kernels of their own, bound
+by the bytes of weights; on the CPU they are prefilled.
 """
 
 from dataclasses import dataclass, field
@@ -12,11 +13,19 @@ from typing import Protocol
 
 from qcn_kernels.gated_delta_net import DeltaNetWeights
 from qcn_kernels.gating import gated
-from qcn_kernels.linear import Weight, add_linear_step, linear, linear_step
+from qcn_kernels.linear import (
+    Weight,
+    add_linear_few,
+    add_linear_step,
+    linear,
+    linear_few,
+    linear_step,
+)
 from qcn_kernels.moe import (
     Matrices,
     SharedExpert,
     add_experts,
+    add_experts_few,
     add_experts_step,
     route,
     shared_step,
@@ -37,6 +46,16 @@ class Seat(Protocol):
 
     def attend_step(self, slot: int, *, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Read a token in an attention layer; see `State.attend_step`."""
+
+
+class DraftSeat(Protocol):
+    """The past of a sequence behind which a few drafted tokens are read; it waits for a commit."""
+
+    def mix_drafts(self, slot: int, projected: Tensor, weights: DeltaNetWeights) -> Tensor:
+        """Read the tokens in a Gated DeltaNet layer; shapes as in `State.mix`."""
+
+    def attend_drafts(self, slot: int, *, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Read the tokens in an attention layer; shapes as in `State.attend`."""
 
 
 class RoutedExperts(Protocol):
@@ -98,6 +117,12 @@ class GatedDeltaNet:
         mixed = seat.mix_step(self.slot, linear_step(now, self.in_proj), self.small)
         add_linear_step(x, mixed, self.out_proj)
 
+    def verify(self, x: Tensor, now: Tensor, seat: DraftSeat, positions: Positions) -> None:
+        """Mix a few tokens; add to their residual stream x [T, hidden] fp32, of norm `now`."""
+        del positions
+        mixed = seat.mix_drafts(self.slot, linear_few(now, self.in_proj), self.small)
+        add_linear_few(x, mixed, self.out_proj)
+
 
 @dataclass(frozen=True, slots=True)
 class GatedAttention:
@@ -125,6 +150,13 @@ class GatedAttention:
         q, k, v, gate = self._heads(projected.unsqueeze(0), positions)
         out = seat.attend_step(self.slot, q=q[0], k=k[0], v=v[0]).flatten()
         add_linear_step(x, out, self.out_proj, self.out_bias, gate=gate[0], gating="sigmoid")
+
+    def verify(self, x: Tensor, now: Tensor, seat: DraftSeat, positions: Positions) -> None:
+        """Mix a few tokens; add to their residual stream x [T, hidden] fp32, of norm `now`."""
+        projected = linear_few(now, self.in_proj, self.in_bias)
+        q, k, v, gate = self._heads(projected, positions)
+        out = seat.attend_drafts(self.slot, q=q, k=k, v=v).flatten(1)
+        add_linear_few(x, gated(out, gate=gate, gating="sigmoid"), self.out_proj, self.out_bias)
 
     def _heads(
         self, projected: Tensor, positions: Positions
@@ -166,6 +198,11 @@ class DenseMlp:
         """Run one token; add to its residual stream x [hidden] fp32, whose norm is `now`."""
         gate, up = linear_step(now, self.gate_up).chunk(2, dim=-1)
         add_linear_step(x, up, self.down, gate=gate, gating="silu")
+
+    def verify(self, x: Tensor, now: Tensor) -> None:
+        """Run a few tokens; add to their residual stream x [T, hidden] fp32, of norm `now`."""
+        gate, up = linear_few(now, self.gate_up).chunk(2, dim=-1)
+        add_linear_few(x, gated(up, gate=gate, gating="silu"), self.down)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +256,24 @@ class SparseMoe:
             shared=shared,
         )
 
+    def verify(self, x: Tensor, now: Tensor) -> None:
+        """Run a few tokens; add to their residual stream x [T, hidden] fp32, of norm `now`."""
+        logits, gate, gate_up = self._split(linear_few(now, self.in_proj))
+        weights, chosen = self._route(logits)
+        shared = SharedExpert(gate, gate_up, self.shared_down)
+        if self.elsewhere is not None:
+            self.elsewhere.prefill(x, now, weights=weights, chosen=chosen, shared=shared)
+            return
+        add_experts_few(
+            x,
+            now,
+            weights=weights,
+            chosen=chosen,
+            gate_up=self.gate_up,
+            down=self.down,
+            shared=shared,
+        )
+
     def _split(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Cut what `in_proj` gives into router's logits, shared expert's gate, its gate and up.
 
@@ -260,4 +315,16 @@ class DecoderLayer:
         now = normed(x, scale=self.mixer_norm, eps=self.eps, dtype=dtype)
         self.mixer.decode(x, now, seat, positions)
         self.mlp.decode(x, normed(x, scale=self.mlp_norm, eps=self.eps, dtype=dtype))
+        return x
+
+    def verify(self, x: Tensor, seat: DraftSeat, positions: Positions) -> Tensor:
+        """Add this layer to a few drafted tokens' residual stream [T, hidden] fp32, in place.
+
+        On a GPU only.
+        """
+        dtype = self.mixer.in_proj.dtype
+        now = rms_norm(x, scale=self.mixer_norm, eps=self.eps, dtype=dtype)
+        self.mixer.verify(x, now, seat, positions)
+        now = rms_norm(x, scale=self.mlp_norm, eps=self.eps, dtype=dtype)
+        self.mlp.verify(x, now)
         return x

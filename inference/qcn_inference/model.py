@@ -7,12 +7,12 @@ from the first one on: the same ids read in one call or in several then agree to
 for bit. Who needs that says where `grid.py` cuts.
 """
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 
 import torch
 from qcn_kernels.choice import uses_triton
-from qcn_kernels.moe.tiles import FEW
 from qcn_kernels.rms_norm import rms_norm
 from qcn_kernels.rotary import rotary_tables
 from qcn_kernels.sampling import greedy
@@ -24,7 +24,7 @@ from qcn_inference.decoder import Decoder
 from qcn_inference.device import room_for_states, working_bytes
 from qcn_inference.device_memory import DeviceBudget, DeviceMemory
 from qcn_inference.grid import BLOCK
-from qcn_inference.layers import DecoderLayer, Positions, Seat
+from qcn_inference.layers import DecoderLayer, DraftSeat, Positions, Seat
 from qcn_inference.memory import HostMemory, Memory
 from qcn_inference.mtp import MtpDrafter, MtpHead
 from qcn_inference.offload.layers import Offload
@@ -32,7 +32,7 @@ from qcn_inference.pace import Pace
 from qcn_inference.pages import PAGE
 from qcn_inference.passes import BESIDE_HOST, ON_GPU, ONE_BLOCK, Pass, passes
 from qcn_inference.state import State
-from qcn_inference.step_cost import StepCost
+from qcn_inference.step_cost import ROWS, StepCost
 
 LITTLE = 64_000_000
 """Operations of one token, below which one thread decodes it. To wake and await others for products
@@ -45,27 +45,35 @@ WARM_UP_TOKENS = 130
 
 
 class Drafted:
-    """Tokens that were run through the model and are not in `state` yet, which waits for `commit`.
+    """Tokens that were run through the model and are not in a state yet, which waits for `commit`.
 
     The keys and values of the tokens stand behind the state's own, where the next ones are written
     over them.
     """
 
-    def __init__(self, hidden: Tensor, logits: Tensor, state: State) -> None:
+    def __init__(self, hidden: Tensor, logits: Tensor, commit: Callable[[int], None]) -> None:
         self.hidden = hidden  # fp32 [T, hidden], what the head was applied to
         self.logits = logits  # fp32 [T, vocab], behind each of the tokens
-        self._state = state
+        self._commit = commit
+
+    @cached_property
+    def likeliest(self) -> list[int]:
+        """The likeliest token behind each of them; on a GPU the device is awaited once for all."""
+        tokens: list[int] = greedy(self.logits).tolist()
+        return tokens
 
     @torch.inference_mode()
     def commit(self, tokens: int) -> None:
         """Read the first `tokens` of them into the state. Called once; 0 to T.
+
+        On a GPU nothing is waited for.
 
         Raises:
             ValueError: there are not so many.
         """
         if not 0 <= tokens <= len(self.logits):
             raise ValueError(f"{tokens} of {len(self.logits)} drafted tokens cannot be read")
-        self._state.end_draft(tokens)
+        self._commit(tokens)
 
 
 class Model:
@@ -125,17 +133,20 @@ class Model:
 
     @torch.inference_mode()
     def reserve(self, nbytes: int) -> None:
-        """Take memory of the GPU for states, once and for all; does nothing on the CPU.
+        """Take memory of the GPU for states; does nothing on the CPU.
+
+        What was reserved before is given up: there must be no states in it.
 
         Raises:
             DeviceMemoryError: it is too little.
         """
         dtype = self._head.dtype
+        self._memory = self._decoder = None
         if self.runs_kernels:
             budget = DeviceBudget.of(self.config, dtype, nbytes)
             memory = DeviceMemory(self.config, dtype, self.device, budget)
             self._memory = memory
-            self._decoder = Decoder(self.config, memory, self._decode)
+            self._decoder = Decoder(self.config, memory, self)
             if self._offloaded:
                 self._decoder.uses_graphs = False  # the host has a say in each layer
         else:
@@ -154,16 +165,25 @@ class Model:
         if not self.runs_kernels:
             return
         assert isinstance(self.memory, DeviceMemory)
-        for tokens in (max(WARM_UP_TOKENS, self._tokens_for_large_tiles()), WARM_UP_TOKENS):
+        many = max(WARM_UP_TOKENS, self._tokens_for_large_tiles())
+        for tokens in (many, WARM_UP_TOKENS, 2):  # the last in small tiles whatever the experts
             if tokens < self.memory.pool.size * PAGE:
                 state = self.new_state()
                 self.prefill([0] * tokens, state)
-        self.verify([0, 0], state).commit(1)
+        for rows in (ROWS[0], ROWS[-1]):  # in smaller tiles and in larger ones
+            self.verify([0] * rows, state).commit(1)
         greedy(self.decode(0, state).unsqueeze(0))  # sampling runs the same kernels
+        assert self._decoder is not None
+        with torch.inference_mode():
+            measured = self._decoder.capture(state, ROWS)
+        self.step_cost = self.step_cost.measured_as(measured)
 
     def _tokens_for_large_tiles(self) -> int:
         """Tokens of which each expert has so many that its products run in other tiles."""
-        return -(-FEW * self.config.num_experts // max(1, self.config.num_experts_per_tok))
+        from qcn_kernels.moe.tuned import most_many_from
+
+        pairs = most_many_from(self._embedding)
+        return -(-pairs * self.config.num_experts // max(1, self.config.num_experts_per_tok))
 
     def give_back(self) -> None:
         """Give up, on a GPU, what lies there only to save time: graphs, and what the host has."""
@@ -294,17 +314,33 @@ class Model:
         number = torch.as_tensor([token]) if isinstance(token, int) else token
         state.begin_step()
         with _threads(1 if self._takes_little(state.position) else torch.get_num_threads()):
-            logits = self._decode(number, torch.tensor([state.position]), state)
+            logits = self.decode_in(state, number, torch.tensor([state.position]))
         state.end_pass(1)
         return logits
 
-    def _decode(self, token: Tensor, position: Tensor, seat: Seat) -> Tensor:
-        """The layers for one token [1] at a position [1], both int64; fp32 logits [vocab]."""
+    def decode_in(self, seat: Seat, token: Tensor, position: Tensor) -> Tensor:
+        """Run one token [1] at a position [1], both int64; return fp32 logits [vocab].
+
+        For `decode`, and for who keeps the sequence's past meanwhile: the state, or `decoder.py`.
+        """
         x = functional.embedding(token, self._embedding)[0].to(torch.float32, copy=True)
         positions = self._positions(position)
         for layer in self._layers:
             x = layer.decode(x, seat, positions)
         return self._logits(x)
+
+    def verify_in(self, seat: DraftSeat, tokens: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Run a few drafted tokens [T] at positions [T], both int64; for `decoder.py`.
+
+        Returns:
+            What the head is applied to, [T, hidden], and logits [T, vocab]; fp32.
+        """
+        x = functional.embedding(tokens, self._embedding).to(torch.float32, copy=True)
+        positions = self._positions(numbers)
+        for layer in self._layers:
+            x = layer.verify(x, seat, positions)
+        hidden = self._normed(x)
+        return hidden, self._projected(hidden)
 
     def _takes_little(self, position: int) -> bool:
         return self.config.prefill_operations(position, position + 1) < LITTLE
@@ -316,10 +352,13 @@ class Model:
         `state` is unusable until the result's `commit` says how many of them it is to hold.
 
         Raises:
-            ValueError: no ids, or one that is no token.
+            ValueError: no ids, or one that is no token; on a GPU more than 16.
             DeviceMemoryError: there is no room for them on the GPU.
         """
         tokens = self._checked(ids)
+        if self._decoder is not None:
+            hidden, logits, draft = self._decoder.verify(state, tokens)
+            return Drafted(hidden, logits, draft.commit)
         start = state.position
         state.begin_draft(len(tokens))
         with _threads(1 if self._takes_little(start) else torch.get_num_threads()):
@@ -329,7 +368,7 @@ class Model:
             for layer in self._layers:
                 x = layer.prefill(x, state, positions)
             hidden = self._normed(x)
-            return Drafted(hidden, self._projected(hidden), state)
+            return Drafted(hidden, self._projected(hidden), state.end_draft)
 
     def _checked(self, ids: Sequence[int] | Tensor) -> Tensor:
         tokens = torch.as_tensor(ids, dtype=torch.int64)

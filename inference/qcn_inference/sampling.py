@@ -1,13 +1,18 @@
 """Choosing the next token, and knowing when to stop."""
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from qcn_kernels.choice import uses_triton
 from qcn_kernels.sampling import greedy, sample
 from torch import Tensor
 
+from qcn_inference.host_copies import Arriving
 from qcn_inference.request import SamplingParams, TokenLogprobs
+
+if TYPE_CHECKING:
+    from qcn_inference.model import Drafted
 
 # Below this, dividing by the temperature overflows fp32 long before it changes the choice.
 GREEDY_BELOW = 1e-4
@@ -24,6 +29,15 @@ class Sampler:
     def choose(self, logits: Tensor) -> int:
         """One token id from fp32 logits [V]."""
         return int(self.draw(logits))
+
+    def choose_behind(self, drafted: "Drafted", row: int) -> int:
+        """One token id from the logits behind one of a draft's tokens.
+
+        Greedily it is among the likeliest ones, for which a device is awaited once for the draft.
+        """
+        if self._params.temperature < GREEDY_BELOW:
+            return drafted.likeliest[row]
+        return Arriving(self.draw(drafted.logits[row])).wait()
 
     def draw(self, logits: Tensor) -> Tensor:
         """One token id, [1] int64, from fp32 logits [V], on their device, which is not waited for.

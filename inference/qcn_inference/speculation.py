@@ -22,7 +22,7 @@ would pay again. The expected tokens for each cost are compared, among `ROWS`, w
 step. On text that repeats nothing no draft is made, and what remains is the lookup.
 
 Nothing here looks at a clock: the same request is drafted alike each time, so that its answer is
-the same to the last bit.
+the same to the last bit. What steps cost is measured before the first request, if at all.
 """
 
 from bisect import bisect_right
@@ -37,11 +37,7 @@ from qcn_inference.lookup import GRAM, Lookup
 from qcn_inference.model import Drafted, Model
 from qcn_inference.sampling import Sampler
 from qcn_inference.state import State
-from qcn_inference.step_cost import HEAD_PRIOR, HEAD_ROWS, WORTH, expected_by_head
-
-ROWS = (2, 4, 8, 16)
-"""Tokens of a step that verifies: the one chosen last, and a draft. Few sizes, because each is
-compiled at its first use (oneDNN's products on the CPU, a graph on a GPU)."""
+from qcn_inference.step_cost import HEAD_PRIOR, HEAD_ROWS, ROWS, WORTH, expected_by_head
 
 MATCHES = (GRAM, 5, 9, 17, 32)
 """Lengths of match from which on proposals are counted together."""
@@ -116,10 +112,11 @@ class Speculation:
         knows which it is: the device goes on while the host looks at it. Where the text ends with
         this token, one step was for nothing, and the state holds one token more than was shown.
         """
+        if self._verified is not None:
+            return sampler.choose_behind(self._verified, self._taken)
         token = sampler.draw(logits)
         arriving = Arriving(token)
-        drafting = self._verified is not None or self._head is not None
-        may_run_ahead = self._model.runs_ahead and wanted > 0 and not drafting
+        may_run_ahead = self._model.runs_ahead and wanted > 0 and self._head is None
         if may_run_ahead and not self._drafted(wanted):
             self._ahead = self._model.decode(token, self._state)
         return arriving.wait()

@@ -3,10 +3,14 @@
 Pure arithmetic, for one who drafts (`speculation.py`) and one who plans (`planning`).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from qcn_inference.config import ModelConfig
 
+ROWS = (2, 4, 8, 16)
+"""Tokens of a step that verifies: the one chosen last, and a draft. Few sizes, because each is
+compiled at its first use (oneDNN's products on the CPU, a graph on a GPU)."""
 HEAD_ROWS = (2, 4)
 """As ROWS, where the head drafts: each of its guesses rests on the one before."""
 HEAD_PRIOR = 0.7
@@ -18,9 +22,11 @@ WORTH = 1.1
 CALLS = 1 / 3
 """Share of a plain step that reads no weights. This and VERIFYING are fitted to qcn-nano, whose
 steps over 1, 2, 4, 8 and 16 rows behind 2,000 tokens took 7.5, 11.4, 13.9, 14.6 and 15.3 ms on one
-core of a busy machine; on a GPU they are still to be measured."""
+core of a busy machine; on a GPU with graphs both are measured when the model is warmed up."""
 VERIFYING = 0.3
 """What the calls that only a verifying step makes take, as a share of a plain step."""
+FINEST = 1 / 8
+"""To a multiple of this measured costs are rounded: what varies by less decides nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +43,7 @@ class ExpertReads:
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
-    """What a step takes, reckoned by the bytes that it reads.
+    """What a step takes, reckoned by the bytes that it reads, or as it was measured on a device.
 
     Rows share what they read but for experts: each row brings in some that no other asked for. Keys
     and values are read once, so behind a long text more rows weigh less.
@@ -51,6 +57,8 @@ class StepCost:
     expert_verified: float  # the same, in a step over more
     past: int  # bytes of keys and values, for each token of the text
     guess: float  # bytes that the head for drafts reads, once for each guess
+    measured: Mapping[int, float] = field(default_factory=dict)
+    """What a step over so many rows takes behind little text, as a multiple of a plain one."""
 
     @classmethod
     def of(cls, config: ModelConfig, reads: ExpertReads | None = None) -> "StepCost":
@@ -85,8 +93,17 @@ class StepCost:
             + config.num_experts_per_tok * reads.guessing,
         )
 
+    def measured_as(self, times: Mapping[int, float]) -> "StepCost":
+        """Return the cost on a device where steps over so many rows take so many plain ones."""
+        return replace(
+            self, measured={rows: round(time / FINEST) * FINEST for rows, time in times.items()}
+        )
+
     def verifying(self, rows: int, position: int) -> float:
         """What verifying so many rows behind a text takes, as a multiple of a plain step."""
+        if rows in self.measured:
+            plain, past = self._bytes(1, 0), position * self.past
+            return (self.measured[rows] * plain + past) / (plain + past)
         share = self._bytes(rows, position) / self._bytes(1, position)
         return CALLS + (1 - CALLS) * share + VERIFYING
 

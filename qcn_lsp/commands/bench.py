@@ -143,10 +143,11 @@ def _plotted(result: dict[str, Any]) -> str:
 
 def _print(console: Console, result: dict[str, Any]) -> None:
     rates = result["machine"]["gpu"] or result["machine"]
+    in_fp8 = f" ({rates['fp8_rate'] / 1e12:,.0f} in FP8)" if rates.get("fp8_rate") else ""
     console.print(
         f"{result['model']}, {result['weights']}, on {result['device']}, CPU "
         f"threads {result['threads']}: reads {rates['bandwidth'] / 1e9:,.0f} GB/s, multiplies "
-        f"{rates['rate'] / 1e12:,.2f} TFLOP/s, as measured just before.",
+        f"{rates['rate'] / 1e12:,.2f} TFLOP/s{in_fp8}, as measured just before.",
         highlight=False,
     )
     if result["device_problem"]:

@@ -19,6 +19,7 @@ from qcn_lsp.commands.console import make_console
 from qcn_lsp.commands.engine import running_engines
 from qcn_lsp.commands.errors import CommandError
 from qcn_lsp.commands.session import EditorSession, editor_session
+from qcn_lsp.context.given import forget_given
 from qcn_lsp.engine.dialects import OwnEngine, Purged
 from qcn_lsp.engine.process import purge_command, require_engine_packages
 from qcn_lsp.engine.runtime import known_addresses, runtime_directory
@@ -46,7 +47,8 @@ def purge(path: Path | None, *, as_json: bool) -> int:
 
     Where no engine runs, none is started for it: then only the disk holds anything.
     """
-    repo = repository_name(folder_at(path))
+    root = folder_at(path)
+    repo = repository_name(root)
     purged = asyncio.run(_purge_engines(repo))
     if purged is None:
         require_engine_packages()
@@ -56,6 +58,7 @@ def purge(path: Path | None, *, as_json: bool) -> int:
         if done.returncode:
             raise CommandError(done.stderr.strip())
         purged = Purged(contexts=0, files=int(done.stdout))
+    forget_given(root)
     if as_json:
         print(json.dumps({"repo": repo, "contexts": purged.contexts, "files": purged.files}))
     else:

@@ -227,10 +227,11 @@ def rates(machine: dict[str, Any]) -> str:
         f"{machine['rate'] / 1e12:,.2f} TFLOP/s in bf16"
     )
     if gpu := machine["gpu"]:
+        in_fp8 = f" ({gpu['fp8_rate'] / 1e12:,.0f} in FP8)" if gpu["fp8_rate"] else ""
         said += (
             f"; {gpu['name']} reads {gpu['bandwidth'] / 1e9:,.0f} GB/s, multiplies "
-            f"{gpu['rate'] / 1e12:,.0f} TFLOP/s and is sent {gpu['link'] / 1e9:,.1f} GB/s, with "
-            f"{gpu['free_bytes'] / 1e9:,.1f} GB free"
+            f"{gpu['rate'] / 1e12:,.0f} TFLOP/s{in_fp8} and is sent "
+            f"{gpu['link'] / 1e9:,.1f} GB/s, with {gpu['free_bytes'] / 1e9:,.1f} GB free"
         )
     return f"{said}; measured just now, beside whatever else runs"
 

@@ -10,25 +10,45 @@ from pydantic import ValidationError
 from qcn_indexer.files import read_file
 
 from qcn_lsp.commands.errors import CommandError
-from qcn_lsp.engine.runtime import resolve_model
+from qcn_lsp.engine.runtime import EMBEDDED_MODEL, resolve_model
 from qcn_lsp.settings import EngineSettings
 
 LONGEST_TOKEN_FILE = 64 << 10
 
 
-def server_options(model: str | None, url: str | None, token_file: Path | None) -> dict[str, Any]:
+def server_options(
+    model: str | None, url: str | None, token_file: Path | None, *, beside: str | None = None
+) -> dict[str, Any]:
     """Return the server's initialization options for a model that completes, and the endpoint.
 
     `model`: a checkpoint's folder, with a URL the model's name there; None: the default.
+    `beside`: the model that chats, for whose engine there has to be room on the GPU.
     """
-    options = engine_options(url, token_file)
+    options = engine_options(url, token_file, beside)
+    models = {}
     if model is not None:
-        options["models"] = {"completion": model if url else resolve_model(model)}
-    return options
+        models["completion"] = model if url else resolve_model(model)
+    if (chat := neighbour(beside)) is not None:
+        models["chat"] = chat
+    return options | ({"models": models} if models else {})
 
 
-def engine_options(url: str | None, token_file: Path | None) -> dict[str, Any]:
+def neighbour(model: str | None) -> str | None:
+    """Return the model for whose engine there has to be room, resolved; refuses what is none."""
+    if model is None:
+        return None
+    found = resolve_model(model)
+    if found != EMBEDDED_MODEL and not Path(found).is_dir():
+        raise CommandError(f"--beside {model}: no such folder")
+    return found
+
+
+def engine_options(
+    url: str | None, token_file: Path | None, beside: str | None = None
+) -> dict[str, Any]:
     """Return the server's initialization options for the endpoint; empty: our engine."""
+    if url is not None and beside is not None:
+        raise CommandError("--beside is for our engine's GPU and goes without --engine-url")
     if url is None:
         if token_file is not None:
             raise CommandError("--engine-token-file goes with --engine-url")

@@ -78,12 +78,15 @@ def _loopback(host: str) -> str:
     raise CommandError(f"{host} is not loopback: an engine is at 127.0.0.1 or ::1, nowhere else")
 
 
-def start(model: str, where: Where, *, foreground: bool) -> int:
-    """Start the engine of `model`, or find it running, and wait until it is ready."""
+def start(model: str, where: Where, *, beside: str | None, foreground: bool) -> int:
+    """Start the engine of `model`, or find it running, and wait until it is ready.
+
+    `beside` is another model, for whose engine the GPU keeps room.
+    """
     address = where.address()
     if isinstance(address, LoopbackAddress) and not address.token_file.exists():
         write_token(address.token_file)
-    options = EngineOptions(EngineSettings().idle_minutes)
+    options = EngineOptions(EngineSettings().idle_minutes, beside=beside)
     if foreground:
         return _run_here(resolve_model(model), address, options)
     asyncio.run(_attach(LocalEngine(model, options=options, address=address)))

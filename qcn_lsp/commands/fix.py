@@ -59,6 +59,7 @@ class Wanted:
     apply: bool = False
     exploit: bool = False
     model: str = EMBEDDED_MODEL
+    beside: str | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ def run(
     options: Mapping[str, Any],
     *,
     model: str,
+    beside: str | None,
     apply: bool,
     exploit: bool,
     as_json: bool,
@@ -101,7 +103,7 @@ def run(
 
     Returns 0 where each finding has a fix, 1 where one has none.
     """
-    wanted = Wanted(*parse(what), apply=apply, exploit=exploit, model=model)
+    wanted = Wanted(*parse(what), apply=apply, exploit=exploit, model=model, beside=beside)
     return asyncio.run(fixed(wanted, options, as_json=as_json))
 
 
@@ -175,7 +177,9 @@ async def _model(wanted: Wanted, options: Mapping[str, Any]) -> AsyncIterator[En
     settings = EngineSettings(**options.get("engine", {}))
     link = None
     if settings.url is not None or wanted.model != EMBEDDED_MODEL:
-        link = EngineLink(settings, wanted.model, on_status=lambda status: None)
+        link = EngineLink(
+            settings, wanted.model, on_status=lambda status: None, beside=wanted.beside
+        )
     try:
         yield link
     finally:

@@ -37,8 +37,11 @@ def convert(origin: Path, folder: Path, experts: str | None) -> int:
         raise CommandError(last["error"])
     if code:
         raise CommandError(f"the conversion ended with exit code {code}. {GOES_ON}")
+    result = last["result"]
+    if result["was_there"]:
+        print(f"Nothing to do: a finished copy of {origin} is in {folder}.")
     print(f"{folder} can be served: qcn engine start --model {folder}")
-    if measured := last["result"]["kl_divergence"]:
+    if measured := result["divergence"]:
         print(
             f"KL divergence from the original, in nats: {measured['mean']:.3g} on average, "
             f"{measured['percentile_99']:.3g} at the 99th percentile of {measured['tokens']} tokens"

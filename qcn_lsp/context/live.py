@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from lsprotocol import types
 
+from qcn_lsp.context.given import GivenFiles
 from qcn_lsp.documents import Document
 from qcn_lsp.engine.messages import (
     ContextLayout,
@@ -110,6 +111,7 @@ class LiveContext:
         self._looking = False  # whether a look at the disk is under way, to be taken in later
         self._unseen = False  # whether that is for changes that were heard of
         self._repository: Repository | None = None
+        self._given = GivenFiles(root, dialect)
         self._budget = 0  # tokens
         self._watcher: Watcher | None = None
         self._bar: ProgressBar | None = None
@@ -295,6 +297,7 @@ class LiveContext:
         repository = Repository(self._root, count=self._count, budget=budget)
         await self._watch()  # before the first look, or what changes during it is never heard of
         await asyncio.to_thread(repository.read, self._buffers(), self._report)
+        await asyncio.to_thread(lambda: repository.judge_given(self._given.paths()))
         self._repository = repository
         async with self._turn:
             await self._send(repository)
@@ -429,12 +432,21 @@ class LiveContext:
             except BaseException:
                 repository.purge = True
                 raise
+            await asyncio.to_thread(self._given.forget)
         layout = repository.layout
         if layout == self.sent:
             return
+        await self._note(layout)
         self.generation += 1
         tokens = await self.engine.put_context(self._message(repository))
         self.sent, self.fill = layout, {"tokens": tokens, "limit": self._budget}
+
+    async def _note(self, layout: "Layout") -> None:
+        """Note whose text the engine is about to be given, where it may keep what it reads."""
+        sent = () if self.sent is None else self.sent.segments
+        new = {one.path for one in layout.segments} - {one.path for one in sent}
+        if new and self._server.settings.context.disk_mib != 0:
+            await asyncio.to_thread(self._given.add, new)
 
     def _message(self, repository: "Repository") -> ContextLayout:
         segments = tuple(

@@ -19,7 +19,7 @@ of is replaced, never changed.
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -172,18 +172,31 @@ class Repository:
             self._take_out(path)
         self._take_out_what_was_there()
 
+    def judge_given(self, paths: Iterable[PurePosixPath]) -> None:
+        """Note that the engine must forget, where it was given a file that is not to be read now.
+
+        By another process, before this one: what became ignored since is in no layout, but on disk.
+        """
+        if next(self._unfit(paths), None) is not None:
+            self._must_forget()
+
     def _take_out_what_was_there(self) -> None:
         """Take out files that are not to be read now, of which no difference tells.
 
         They were gone before they became ignored or came back unfit: their old text is still shown.
         """
         shown = {segment.path for segment in self.layout.segments} - self._buffers
-        versions = {path: self._snapshot.get(str(path)) for path in shown}
+        for path in self._unfit(shown):
+            self._take_out(path)
+
+    def _unfit(self, paths: Iterable[PurePosixPath]) -> Iterator[PurePosixPath]:
+        """Yield the files that are not to be read now; one that is just gone is not among them."""
+        versions = {path: self._snapshot.get(str(path)) for path in paths}
         gone = [path for path, version in versions.items() if not (version and version.digest)]
         users = user_rules(self.root) if gone else None
         for path in gone:
             if versions[path] or withheld(self.root, path, users):
-                self._take_out(path)
+                yield path
 
     @property
     def compaction_due(self) -> bool:

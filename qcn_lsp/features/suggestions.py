@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from qcn_indexer.git_folders import repository_name
 from qcn_indexer.open_files import ShownFile
 from qcn_indexer.secrets import looks_secret
 
@@ -95,6 +96,7 @@ class Suggestions:
         self._deletions = Deletions()
         self._secrets_told: set[str] = set()
         self._definitions = Definitions()
+        self._repository_names: dict[Path, str] = {}  # of roots, read from disk once
         self._jobs: dict[str, _Job] = {}
         self._starting: asyncio.Task[bool] | None = None
         self._starting_engine: EngineLink | None = None
@@ -288,6 +290,12 @@ class Suggestions:
             return ()
         return self._server.open_files.beside(root / path, root)
 
+    def _repository_name(self, root: Path) -> str:
+        """Return the name that the root's context has too."""
+        if root not in self._repository_names:
+            self._repository_names[root] = repository_name(root)
+        return self._repository_names[root]
+
     def _request(
         self,
         document: Document,
@@ -300,7 +308,7 @@ class Suggestions:
             prefix=plain(here.prefix),
             suffix=plain(here.suffix),
             path=path.as_posix(),
-            repo=root.name if root else "",
+            repo=self._repository_name(root) if root else "",
             context=context,
             extra=tuple(ContextFile(file.path.as_posix(), plain(file.text)) for file in others),
             max_tokens=self._server.settings_in(root).completion.max_tokens,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from one_file_history import NEW, OLD, repository_of
-from qcn_inference.speculation import ROWS
+from qcn_inference.step_cost import ROWS
 
 from benchmarks import gpu_lookup, lookup
 

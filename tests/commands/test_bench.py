@@ -96,7 +96,9 @@ def test_completions_are_asked_for_while_a_text_is_read(
     monkeypatch.setattr(waiting, "TAIL", 20)
     folder = write_model(tmp_path / "small", context_length=4096)
     engine = waiting.engine_of(load_model(folder), folder)
-    found = waiting.waits(engine, 3000, tries=4)
+    said: list[str] = []
+    found = waiting.waits(engine, 3000, tries=4, report=said.append)
+    assert said[-1].startswith("completion 4 of 4 waited ")
     assert found.tokens == 3000
     assert found.wait.count == found.first_token.count == 4
     assert found.first_token_quiet.count == waiting.QUIET

@@ -84,12 +84,14 @@ def test_what_was_read_of_a_repository_can_be_purged(runtime: Path, shop: Path) 
     assert qcn("engine", "stop").returncode == 0
     files = list((runtime / "cache").rglob("*.state"))
     assert files
+    assert list((runtime / "cache" / "qcn" / "given").iterdir())
     done = qcn("context", "purge", cwd=shop)
     assert done.stdout == (
         "Nothing is kept any more of what was read of shop: contexts forgotten: 0, "
         f"files removed: {len(files)}.\n"
     ), done.stderr
     assert not list((runtime / "cache").rglob("*.state"))
+    assert not list((runtime / "cache" / "qcn" / "given").iterdir())
     assert processes_of(runtime) == []
 
 

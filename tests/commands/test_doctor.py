@@ -11,7 +11,7 @@ import qcn_inference
 from command_support import WITHOUT_TORCH, qcn
 from link_support import StandInModel
 
-from qcn_lsp.commands.doctor import check_folder, explained, torch_findings
+from qcn_lsp.commands.doctor import check_folder, explained, rates, torch_findings
 
 MODELS = ("Qwen3-Coder-Next", "Qwen3.5-35B-A3B", "Qwen3.5-9B")
 
@@ -112,6 +112,17 @@ def test_a_plan_for_a_small_card_is_explained() -> None:
         "memory, missing ones computed on the CPU; room for a context of 65,536 tokens; its head "
         "for drafts would cost more than it brings. At best, behind 16,384 tokens: 98 tokens/s, a "
         "ghost text in 1,310 ms, slow while typing; reading 5,123 tokens/s"
+    )
+
+
+def test_a_gpu_that_multiplies_fp8_is_told_with_both_rates() -> None:
+    gpu = {"name": "A GPU", "bandwidth": 4.2e12, "rate": 7.6e14, "link": 5e10, "free_bytes": 1e11}
+    machine = {"bandwidth": 5e10, "rate": 1e12}
+    assert "multiplies 760 TFLOP/s (1,448 in FP8) and is sent 50.0 GB/s" in rates(
+        machine | {"gpu": gpu | {"fp8_rate": 1.448e15}}
+    )
+    assert "multiplies 760 TFLOP/s and is sent" in rates(
+        machine | {"gpu": gpu | {"fp8_rate": None}}
     )
 
 

@@ -53,6 +53,31 @@ def test_starting_twice_finds_the_one_that_runs(standin: StandInModel) -> None:
     assert len(standin.pids()) == 1
 
 
+@pytest.mark.parametrize("command", ["engine start", "complete {file}:1:1", "fix {file}"])
+def test_room_on_the_gpu_is_kept_for_the_other_model(
+    command: str, standin: StandInModel, tmp_path: Path
+) -> None:
+    """As the language server has it, whose settings know of both."""
+    (file := tmp_path / "load.py").write_text(
+        "import os\n\n\ndef f(x):\n    os.system('ls ' + x)\n"
+    )
+    (other := tmp_path / "other").mkdir()
+    words = command.format(file=file).split()
+    done = qcn(*words, "--model", standin.folder, "--beside", other)
+    [event] = standin.events("started")
+    given: list[str] = event["arguments"]
+    assert given[given.index("--beside") + 1] == str(other), done.stderr
+
+
+def test_room_is_kept_for_no_folder_that_is_not_there(
+    standin: StandInModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "nowhere"
+    assert main(["engine", "start", "--model", str(standin.folder), "--beside", str(missing)]) == 1
+    assert capsys.readouterr().err == f"qcn: --beside {missing}: no such folder\n"
+    assert not standin.events("started")
+
+
 def test_nothing_to_stop_is_no_error(runtime: Path) -> None:
     done = qcn("engine", "stop")
     assert (done.returncode, done.stdout) == (0, "No engine is running.\n")

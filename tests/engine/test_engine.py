@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ import pytest
 import torch
 from engine_support import DEADLINE_SECONDS, request_of
 from qcn_inference import device as devices
+from qcn_inference.checkpoint import load_model
 from qcn_inference.errors import DeviceMemoryError
+from qcn_inference.model import Model
 from qcn_inference.passes import ONE_BLOCK, Pass, PassLimits
 from qcn_inference.planning import onto_gpu
 from qcn_inference.planning.machine import Machine
@@ -243,6 +245,45 @@ async def test_where_the_gpu_is_full_or_lost_the_model_is_loaded_onto_the_cpu_if
     assert health["device"] == "cpu"
     assert health["device_problem"].startswith(told)
     await asyncio.to_thread(engine.close)
+
+
+@pytest.mark.parametrize("message", ["CUDA out of memory.", "Triton Error [CUDA]: out of memory"])
+async def test_a_gpu_that_is_filled_before_the_first_pass_has_less_for_states(
+    message: str, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program takes what was left for the work, once memory for states is reserved."""
+    happened: list[int | str] = []
+    reserve = Model.reserve
+
+    def reserved(model: Model, nbytes: int) -> None:
+        happened.append(nbytes >> 20)
+        reserve(model, nbytes)
+
+    def full_at_first(_: Model) -> None:
+        happened.append("warms up")
+        if len(happened) < 6:
+            raise RuntimeError(message) if "Triton" in message else torch.OutOfMemoryError(message)
+
+    monkeypatch.setattr(Model, "reserve", reserved)
+    monkeypatch.setattr(Model, "warm_up", full_at_first)
+    monkeypatch.setattr(devices, "choose", lambda _: (torch.device("cuda", 0), None))
+    monkeypatch.setattr(devices, "describe", str)
+    monkeypatch.setattr(devices, "room_for_states", lambda *_: 1600 << 20)
+    monkeypatch.setattr(onto_gpu, "load_onto_gpu", lambda folder, *rest: on_cpu(folder, rest[-1]))
+    engine = Engine(model_folder, "small", 1, Activity(), device="auto")
+    engine.start()
+    await asyncio.wait_for(engine.settled.wait(), DEADLINE_SECONDS)
+    assert await complete(engine) == 3
+    assert happened == [1600, "warms up", 800, "warms up", 400, "warms up"]
+    assert (engine.device, engine.device_problem) == ("cuda:0", None)
+    await asyncio.to_thread(engine.close)
+
+
+def on_cpu(folder: Path, ready: Callable[[Model], None]) -> Model:
+    """Load a model as onto a GPU that this machine need not have."""
+    model = load_model(folder)
+    ready(model)
+    return model
 
 
 async def test_beside_another_model_it_takes_its_share_of_the_gpu_and_says_so(

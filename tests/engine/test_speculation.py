@@ -26,9 +26,9 @@ from qcn_inference.model import Model
 from qcn_inference.request import Chunk, Finished, GenerationRequest, SamplingParams, TokenLogprobs
 from qcn_inference.sampling import Sampler
 from qcn_inference.scheduler import Scheduler
-from qcn_inference.speculation import ROWS, Acceptance, Speculation
+from qcn_inference.speculation import Acceptance, Speculation
 from qcn_inference.state_cache import StateCache
-from qcn_inference.step_cost import StepCost
+from qcn_inference.step_cost import ROWS, StepCost
 from sampling import count, examples
 from torch import Tensor
 
@@ -403,6 +403,16 @@ def test_more_rows_cost_more_and_less_so_behind_a_long_text(loaded: Loaded) -> N
     short, long = ([cost.verifying(rows, at) for rows in ROWS] for at in (100, 200_000))
     assert short == sorted(short)
     assert all(behind < ahead for behind, ahead in zip(long, short, strict=True))
+
+
+def test_measured_costs_take_the_place_of_those_reckoned(loaded: Loaded) -> None:
+    """What varies by less than an eighth changes nothing; behind a long text rows weigh less."""
+    reckoned = StepCost.of(config_of(loaded))
+    cost = reckoned.measured_as({2: 1.24, 8: 1.77})
+    assert cost == reckoned.measured_as({2: 1.27, 8: 1.73})
+    assert [cost.verifying(rows, 0) for rows in (2, 8)] == [1.25, 1.75]
+    assert 1 < cost.verifying(8, 100_000) < cost.verifying(8, 1000) < 1.75
+    assert cost.verifying(4, 100) == reckoned.verifying(4, 100)
 
 
 def test_a_step_costs_what_it_reads(loaded: Loaded) -> None:

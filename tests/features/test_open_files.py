@@ -82,3 +82,25 @@ async def test_a_file_with_a_name_for_secrets_is_not_and_the_log_says_so_once(
     assert model.prompts == []
     [said] = [line for line in capfd.readouterr().err.splitlines() if ".env.local" in line]
     assert ".env.local is a usual name for secrets" in said
+
+
+@pytest.fixture
+def work_tree(root: Path) -> Path:
+    """Another one of the repository."""
+    own = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+    for command in (
+        [*own, "commit", "-q", "--allow-empty", "-m", "first"],
+        ["worktree", "add", "-q", "../hotfix"],
+    ):
+        subprocess.run(["git", *command], cwd=root, check=True)
+    return root.parent / "hotfix"
+
+
+async def test_a_work_tree_is_called_as_its_repository(
+    work_tree: Path, model: ScriptedModel
+) -> None:
+    """As in the repository's context: the model reads one name, whatever stands in front."""
+    settings = {"engine": {"url": model.url}}
+    async with fake_editor(work_tree, capabilities("vscode"), settings) as editor:
+        await editor.open("a.py", "a = ‸\n").inline()
+    assert model.prompts[-1].startswith("<|repo_name|>shop\n")

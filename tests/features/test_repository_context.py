@@ -311,6 +311,55 @@ async def test_what_becomes_ignored_is_gone_and_the_engine_forgets_it(root: Path
         assert not any(path.startswith("lib/") for path, _, _ in model.layouts[name])
 
 
+@pytest.mark.parametrize("becomes", ["ignored", "a secret", "ignored and removed"])
+async def test_what_becomes_ignored_while_no_editor_is_open_is_forgotten_too(
+    root: Path, becomes: str
+) -> None:
+    """Once: what is read from then on was allowed when it was read."""
+    prices = root / "lib" / "prices.py"
+    async with session(root) as (editor, model):
+        await laid_out(editor.open("main.py", "x = "), model)
+        assert "lib/prices.py" in {path for path, _, _ in layout_of(model)}
+    if becomes == "a secret":
+        prices.write_text("token = 'ghp_" + "a1B2c3D4e5F6" * 3 + "'\n")
+    else:
+        (root / ".gitignore").write_text("build.log\nlib/\n")
+    if becomes == "ignored and removed":
+        prices.unlink()
+    for forgotten in ([root.name], []):
+        async with session(root) as (editor, model):
+            await laid_out(editor.open("main.py", "x = "), model)
+            assert model.deleted_repositories == forgotten
+            assert "lib/prices.py" not in {path for path, _, _ in layout_of(model)}
+
+
+async def test_what_is_removed_or_written_while_no_editor_is_open_is_not(root: Path) -> None:
+    """A branch that one returns to is still on disk."""
+    for _ in range(2):
+        async with session(root) as (editor, model):
+            await laid_out(editor.open("main.py", "x = "), model)
+            assert model.deleted_repositories == []
+        (root / "lib" / "prices.py").unlink(missing_ok=True)
+        (root / "lib" / "new.py").write_text("new = 1\n")
+
+
+async def test_the_names_of_what_was_given_are_the_users_alone_and_none_where_nothing_is_kept(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    given = tmp_path / "cache" / "qcn" / "given"
+    async with session(root) as (editor, model):
+        await editor.configure({"engine": {"url": model.url}, "context": {"diskMiB": 0}})
+        await laid_out(editor.open("main.py", "x = "), model)
+    assert not given.exists()
+    async with session(root) as (editor, model):
+        await laid_out(editor.open("main.py", "x = "), model)
+    [file] = given.iterdir()
+    assert [path.stat().st_mode & 0o777 for path in (given, file)] == [0o700, 0o600]
+    assert '"lib/prices.py"' in file.read_text()
+    assert "def price" not in file.read_text()
+
+
 RATES = (
     'def rate(country: str, year: int) -> float:\n    """What is added to a price."""\n'
     "    return 0.2\n\n\n" + "# The rates of all countries.\n" * 400

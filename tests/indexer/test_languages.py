@@ -6,7 +6,7 @@ import sys
 import pytest
 from deadlines import DEADLINE_SECONDS
 from pygments.lexers import get_lexer_for_filename
-from qcn_indexer.languages import language_of, languages
+from qcn_indexer.languages import ending_of, language_of, languages
 from qcn_indexer.names import unfit_file
 
 CASES = """
@@ -38,6 +38,26 @@ def test_common_files_have_the_names_that_editors_use(name: str, language: str) 
 @pytest.mark.parametrize("name", ["README", "a", "a.unheard-of", ".", "..", "a."])
 def test_what_no_language_claims_has_none(name: str) -> None:
     assert language_of(name) is None
+
+
+USUAL = """
+python .py         javascript .js     javascriptreact .jsx                   typescript .ts
+typescriptreact .tsx                  go .go             java .java          c .c
+cpp .cpp           rust .rs           csharp .cs         ruby .rb            php .php
+shellscript .sh    lua .lua           kotlin .kt         markdown .md        perl .pl
+""".split()  # fmt: skip  # noqa: SIM905
+
+
+@pytest.mark.parametrize(("language", "ending"), list(zip(USUAL[::2], USUAL[1::2], strict=True)))
+def test_a_language_has_the_ending_that_its_files_usually_have(language: str, ending: str) -> None:
+    assert ending_of(language) == ending
+
+
+def test_an_ending_means_the_language_whose_usual_one_it_is() -> None:
+    endings = {language: ending_of(language) for language in languages()}
+    assert sum(ending is not None for ending in endings.values()) > 350
+    assert all(language_of(f"x{ending}") == one for one, ending in endings.items() if ending)
+    assert ending_of("unheard-of") is None
 
 
 def test_at_least_370_languages_are_known() -> None:

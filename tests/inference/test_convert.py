@@ -253,6 +253,25 @@ class TestInterruption:
         assert contents(copy) == whole.files
         assert all(path.stat().st_mtime_ns == time for path, time in done.items())
 
+    def test_asked_for_again_a_finished_copy_is_left_as_it_is(
+        self, whole: Whole, tmp_path: Path
+    ) -> None:
+        copy = tmp_path / "copy"
+        first = convert(whole.origin, copy, lambda *_: None, int4=True, threads=2)
+        times = {path: path.stat().st_mtime_ns for path in copy.iterdir()}
+        again = convert(whole.origin, copy, lambda *_: None, int4=True, threads=2)
+        assert (first.was_there, again.was_there) == (False, True)
+        assert again.divergence == first.divergence
+        assert {path: path.stat().st_mtime_ns for path in copy.iterdir()} == times
+        other = with_tokenizer(
+            write_checkpoint(tmp_path / "other", CONFIG, draw_tensors(CONFIG, 4, deviation=0.05))
+        )
+        with pytest.raises(ConversionError, match="is not empty"):
+            to_int4(other, copy)
+        next(copy.glob("*.safetensors")).unlink()
+        with pytest.raises(CheckpointError, match="safetensors"):
+            to_int4(whole.origin, copy)
+
     def test_a_full_disk_is_told_and_leaves_nothing_half_written(
         self, whole: Whole, tmp_path: Path
     ) -> None:

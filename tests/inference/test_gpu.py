@@ -18,7 +18,9 @@ from qcn_inference.device_memory import DeviceMemory
 from qcn_inference.errors import DeviceMemoryError
 from qcn_inference.model import Model
 from qcn_inference.passes import Pass
+from qcn_inference.planning.machine import measure
 from qcn_inference.state import State
+from qcn_inference.step_cost import ROWS
 from random_checkpoints import draw_config, draw_tensors, write_checkpoint
 
 pytestmark = pytest.mark.gpu
@@ -85,6 +87,35 @@ def test_a_graph_gives_what_single_launches_give(model: Model) -> None:
     without = [model.decode(token, launched) for token in ids[:8]]
     decoder.uses_graphs, decoder._graphs = True, graphs
     assert all(map(torch.equal, with_graph, without))
+
+
+@pytest.mark.parametrize("rows", [2, 3, 8, 16])
+def test_a_graph_of_drafts_gives_what_single_launches_give(model: Model, rows: int) -> None:
+    """The draft's logits, and those of a token behind what was taken in."""
+    ids = text_of(300)
+    decoder = model._decoder
+    assert decoder is not None
+    found = []
+    for uses_graphs in (True, False):
+        decoder.uses_graphs, kept = uses_graphs, decoder._graphs
+        if not uses_graphs:
+            decoder._graphs = {}
+        state = read(model, ids)
+        for _ in range(2):
+            drafted = model.verify(ids[:rows], state)
+            drafted.commit(rows - 1)
+            found += [drafted.logits, model.decode(5, state)[None]]
+        decoder.uses_graphs, decoder._graphs = True, kept
+    assert any(kind.rows == rows for kind in decoder._graphs)
+    with_graphs, without = torch.cat(found[:4]), torch.cat(found[4:])
+    assert torch.equal(with_graphs, without)
+
+
+def test_what_steps_over_drafts_cost_is_measured_when_the_model_is_warmed_up(model: Model) -> None:
+    model.warm_up()
+    measured = [model.step_cost.measured[rows] for rows in ROWS]
+    assert all(cost > 0 for cost in measured)
+    assert model.step_cost.verifying(8, 0) == model.step_cost.measured[8]
 
 
 def test_a_token_that_nobody_has_seen_can_be_decoded(model: Model) -> None:
@@ -175,3 +206,13 @@ def test_what_does_not_fit_is_refused_and_what_fits_goes_on(model: Model) -> Non
     with pytest.raises(DeviceMemoryError, match="room for"):
         read_for_ever([])
     assert model.prefill([7] * 1024, model.new_state()).isfinite().all()
+
+
+def test_measuring_a_gpu_takes_nothing_of_it_for_good() -> None:
+    """Buffers of gigabytes, without which its rates come out too small, are given back."""
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    gpu = measure().gpu
+    assert gpu is not None
+    assert torch.cuda.memory_reserved() <= before + 2**28  # workspaces of libraries stay
+    assert (gpu.fp8_rate is not None) == (torch.cuda.get_device_capability() >= (8, 9))

@@ -63,9 +63,16 @@ def step_everywhere(experts_of_all: OffloadedExperts, host: list[Experts]) -> No
         torch.testing.assert_close(got, whole, rtol=1e-5, atol=1e-5)
 
 
-def prefill_layer(experts_of_all: OffloadedExperts, layer: int, own: Experts, x: Tensor) -> None:
+def prefill_layer(
+    experts_of_all: OffloadedExperts,
+    layer: int,
+    own: Experts,
+    x: Tensor,
+    chosen: Tensor | None = None,
+) -> None:
     """A block through one layer: what is added to the residual stream is a whole layer's."""
-    weights, chosen = chosen_for(x)
+    weights, drawn = chosen_for(x)
+    chosen = drawn if chosen is None else chosen
     shared = SharedExpert(torch.randn(len(x), 1), torch.randn(len(x), 6), torch.randn(HIDDEN, 3))
     got, whole = torch.ones(len(x), HIDDEN), torch.ones(len(x), HIDDEN)
     routed = {"weights": weights, "chosen": chosen}
@@ -172,6 +179,23 @@ def test_where_copying_takes_longer_a_prompt_takes_as_long_as_its_copies() -> No
     prefill_everywhere(on_device, host, 200)
     # Two windows: a copy begins when the layer before the last is done with its window.
     assert device.now == pytest.approx(LAYERS * EXPERTS + 1)
+
+
+@pytest.mark.parametrize("layers_before", [0, 1, 3])
+def test_of_a_verifying_step_the_chosen_experts_alone_are_copied(layers_before: int) -> None:
+    """Its tokens choose three, which it copies in the middle of a prompt too; that then goes on."""
+    host = layers()
+    on_device, device = offloaded(host)
+    prompt = torch.randn(40, HIDDEN)
+    for layer in range(layers_before):
+        prefill_layer(on_device, layer, host[layer], prompt)
+    before = device.copied_bytes
+    for layer in range(LAYERS):
+        chosen = torch.tensor([[0, 3], [3, 6]]).repeat(8, 1)
+        prefill_layer(on_device, layer, host[layer], torch.randn(16, HIDDEN), chosen)
+    assert device.copied_bytes - before == 3 * LAYERS * ONE
+    for layer in range(layers_before, LAYERS):
+        prefill_layer(on_device, layer, host[layer], prompt)
 
 
 def test_experts_outside_the_windows_are_not_copied_again() -> None:

@@ -111,7 +111,7 @@ def test_a_model_on_a_gpu_mixes_nothing_of_the_host_into_it(
         model.verify([1, 2, 3], resumed).commit(2)
         assert model.decode(1, resumed.fork()).device.type == "meta"
     if "linear_attention" in model.config.layer_types:
-        assert {"_scan", "_verify", "_commit", "_step"} <= set(launched)
+        assert {"_scan", "_verify_step", "_commit", "_step"} <= set(launched)
     if "full_attention" in model.config.layer_types:
         assert "_attend" in launched
 
@@ -152,9 +152,10 @@ def test_no_request_waits_for_a_kernel_to_be_compiled(
         assert set(launched) - compiled == set()
 
 
+@pytest.mark.parametrize("rows", [0, 3])
 @pytest.mark.parametrize("seed", range(4))
-def test_a_step_of_decoding_is_all_the_devices(
-    launched: list[str], seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_step_is_all_the_devices(
+    launched: list[str], seed: int, rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What stands in a graph is launched again by itself: the host has no say in it."""
     with torch.inference_mode():
@@ -168,5 +169,5 @@ def test_a_step_of_decoding_is_all_the_devices(
         for name in ("tensor", "as_tensor"):  # of numbers: their copy is no operation to be seen
             monkeypatch.delattr(torch, name)
         with OnePlace(copies=False):
-            decoder._run(state, bound=64)
+            decoder._run(state, rows)
     assert launched

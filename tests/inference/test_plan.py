@@ -7,10 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from qcn_inference.config import load_config
+from qcn_inference.device import working_bytes
 from qcn_inference.device_memory import DeviceBudget
 from qcn_inference.pages import PAGE
 from qcn_inference.planning.footprint import FORMATS, DraftHead, Footprint
-from qcn_inference.planning.machine import Gpu, Machine
+from qcn_inference.planning.machine import Gpu, Machine, side_for
 from qcn_inference.planning.plan import (
     CHECKPOINTS,
     HOST_SHARE,
@@ -58,6 +59,27 @@ def test_on_a_large_gpu_everything_lies_on_it(coder_next: dict[str, Footprint]) 
     rates = [1 / found.decode_seconds(position) for position in (8192, 65_536, 262_144)]
     assert rates == pytest.approx([1004, 755, 409], rel=0.05)
     assert found.prefill_seconds(262_144) == pytest.approx(10.8, rel=0.05)
+
+
+def test_what_is_multiplied_as_fp8_is_reckoned_at_that_rate(
+    coder_next: dict[str, Footprint],
+) -> None:
+    """Of a prompt's 8.5 PFLOP 1.6 are products with weights; attention and state stay in bf16."""
+    fast = replace(H200, fp8_rate=2 * H200.rate)
+    for name, multiplied in (("fp8", 1.6e15), ("int4", 0.0)):
+        before, after = (plan(coder_next[name], machine(gpu)) for gpu in (H200, fast))
+        assert isinstance(before, Plan)
+        assert isinstance(after, Plan)
+        saved = before.prefill_seconds(262_144) - after.prefill_seconds(262_144)
+        assert saved == pytest.approx(multiplied / H200.rate / 2, rel=0.05)
+
+
+@given(st.integers(0, 200 * GB))
+def test_a_gpu_is_filled_by_what_it_multiplies_as_far_as_memory_allows(free: int) -> None:
+    side = side_for(free)
+    taken = 3 * 2 * side**2  # two matrices in bf16, and their product
+    assert taken <= max(free // 4, 25_200_000)
+    assert side == 8192 or 4 * taken > free // 4  # one twice as wide would take more
 
 
 def test_on_a_24_gb_card_experts_lie_in_host_memory(coder_next: dict[str, Footprint]) -> None:
@@ -123,6 +145,20 @@ def test_a_head_for_drafts_is_loaded_where_there_is_room_and_it_pays(
     fast = replace(RTX_4090, link=1e15, bandwidth=1e11)
     assert decided("int4", replace(fast, free_bytes=12 * GB))[1] == "no room"
     assert decided("fp8", None) == ("cpu", "loaded")
+
+
+def test_what_torchs_allocator_loses_is_not_promised_as_context(
+    coder_next: dict[str, Footprint],
+) -> None:
+    """As on an H200 of which 24,000 MiB were used: 133 MB were gone beside what is counted."""
+    foot, free, longest = coder_next["int4"], 24_000 << 20, 66_560
+    found = plan(foot, machine(replace(RTX_4090, free_bytes=free)), longest=longest)
+    assert isinstance(found, Plan)
+    assert (found.placement, found.context) == ("gpu and host", longest)
+    weights = foot.resident_bytes + found.slots * foot.expert_bytes
+    room = free - weights - working_bytes(foot.config) - 133_000_000
+    budget = DeviceBudget.of(foot.config, torch.bfloat16, room)
+    assert budget.pages * PAGE >= longest
 
 
 sizes = st.integers(0, 400).map(lambda gb: gb * GB)

@@ -5,6 +5,7 @@ import logging
 import weakref
 from collections.abc import Generator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def no_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside gigabytes for the work, an eighth less would leave nothing for a model so small."""
     monkeypatch.setattr(footprint, "working_bytes", lambda _: 0)
+    monkeypatch.setattr(footprint, "LOST_BYTES", 0)
     monkeypatch.setattr(footprint, "MOST_TOKENS", 64)
 
 
@@ -311,6 +313,27 @@ def test_a_gpu_that_another_program_fills_while_a_model_is_loaded_gets_some_expe
     monkeypatch.setattr(onto_gpu.load_beside_host, "__kwdefaults__", {"slots": simulated})
     model = load_onto_gpu(folder, CPU)
     assert tried == [False, True]
+    torch.testing.assert_close(answers(model), answers(load_model(folder)), rtol=1e-4, atol=1e-4)
+
+
+def test_a_gpu_that_is_filled_when_the_weights_are_loaded_gets_some_experts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before there is memory for states: what was loaded is given up first."""
+    loaded: list[weakref.ref[Model]] = []
+
+    def ready(model: Model) -> None:
+        loaded.append(weakref.ref(model))
+        if len(loaded) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        assert loaded[0]() is None
+
+    monkeypatch.setattr(onto_gpu, "measure", lambda _: with_slots(folder, 40, link=1e12))
+    monkeypatch.setattr(
+        onto_gpu, "load_beside_host", partial(onto_gpu.load_beside_host, slots=simulated)
+    )
+    model = load_onto_gpu(folder, CPU, ready=ready)
+    assert [one() for one in loaded] == [None, model]
     torch.testing.assert_close(answers(model), answers(load_model(folder)), rtol=1e-4, atol=1e-4)
 
 

@@ -77,7 +77,9 @@ def _measured(given: argparse.Namespace) -> dict[str, Any]:
     if given.waits:
         folder = checkpoint_folder(EMBEDDED) if given.synthetic else given.model
         _say({"activity": f"completions while {given.waits:,} tokens are read"})
-        return result | {"waits": asdict(waits(engine_of(model, folder), given.waits, given.tries))}
+        engine = engine_of(model, folder)
+        waited = waits(engine, given.waits, given.tries, lambda text: _say({"activity": text}))
+        return result | {"waits": asdict(waited)}
     lengths = _lengths(given, model)
     prompts = list(_prompts(given, model, floor, lengths))
     return result | {"prompts": prompts, "peers": _peers(given, model, lengths)}

@@ -9,7 +9,7 @@ import random
 import statistics
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,20 +68,23 @@ def engine_of(model: Model, folder: Path) -> Loaded:
     return Loaded(model, tokenizer, StateCache(model.config, Grid(tokenizer), room))
 
 
-def waits(engine: Loaded, tokens: int, tries: int) -> Waits:
+def waits(engine: Loaded, tokens: int, tries: int, report: Callable[[str], None]) -> Waits:
     """Ask `tries` times while `tokens` tokens are read, again and again if need be.
 
     Args:
         engine: no one else uses it.
         tokens: of the text that is read; fewer where the model's context is shorter.
         tries: at least 2.
+        report: told what was measured as it becomes known.
     """
     tokens = min(tokens, engine.context_length)
     engine.model.warm_up()
     with _working(engine) as scheduler:
         asking = _Asking(engine, scheduler)
         quiet = [asking.ask(None) for _ in range(QUIET + 1)][1:]  # the first reads all in front
+        report(f"a completion takes {statistics.median(q.first_token for q in quiet):.3f} s alone")
         alone = asking.refresh(tokens).result().seconds
+        report(f"{tokens:,} tokens take {alone:.1f} s alone")
         beside: list[_Answered] = []
         refresh = asking.refresh(tokens)
         while len(beside) < tries:
@@ -92,6 +95,8 @@ def waits(engine: Loaded, tokens: int, tries: int) -> Waits:
             answered = asking.ask(refresh)
             if answered.counts:
                 beside.append(answered)
+                took = f"{answered.wait:.3f} s, its first token {answered.first_token:.3f} s"
+                report(f"completion {len(beside)} of {tries} waited {took}")
         refresh.cancel()
     return Waits(
         tokens=tokens,

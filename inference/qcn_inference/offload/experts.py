@@ -9,8 +9,9 @@ each (one where there is one layer), take turns: while a layer is computed from 
 layer's experts are copied into the other. Experts that are in slots outside the windows stay there
 and are not copied.
 
-A head for drafts is a layer that no pass goes through: it reads a few tokens at a time, whose
-experts alone are copied.
+Of a block of few tokens, as a verifying step has, the chosen experts alone are copied, to slots of
+their own; a prompt that it interrupts begins to copy anew. A head for drafts is a layer that no
+pass goes through: it reads a few tokens at a time as well.
 
 What a token gets is the sum over its experts, wherever they were computed.
 """
@@ -25,8 +26,10 @@ from qcn_inference.offload.device import Event, ExpertDevice, Experts
 from qcn_inference.offload.matrices import on_cpu
 from qcn_inference.offload.slots import ExpertSlots
 
-FEW = 4
-"""A block that needs less than one in so many of a layer's experts has only those copied."""
+FEW = 2
+"""A block that needs less than one in so many of a layer's experts has only those copied. With more
+tokens there is more to compute, beside which the next layer is copied, and what is chosen would
+push out of the slots most of what tokens have left there."""
 
 
 def windows(layers: int) -> int:
@@ -131,13 +134,13 @@ class OffloadedExperts:
         The other shapes are as in `step`, with T in front.
         """
         needed: list[int] = torch.unique(chosen).tolist()
-        if layer >= self._passed:
+        are_few = layer >= self._passed or FEW * len(needed) < self._size
+        if are_few and layer not in self._windows:
             self._end_streaming()  # of a pass that was interrupted: it begins to copy anew
-        if layer >= self._passed or (FEW * len(needed) < self._size and not self._streaming):
             slots = self._few(layer, needed)
         else:
             slots = self._window(layer)
-            if layer + 1 < self._passed:
+            if not are_few and layer + 1 < self._passed:
                 self._window(layer + 1)
         used = [slots[expert] for expert in needed]
         self._wait_for(used)

@@ -8,12 +8,20 @@ import psutil
 import torch
 from torch import Tensor
 
-from qcn_inference.device import memory
+from qcn_inference.device import give_back, memory
 
 MIB = 2**20
-MEASURED_BYTES = 256 * MIB  # more than caches hold
-SIDE = 2048  # of the matrices that are multiplied
-REPEATS = 3
+READ_BYTES = 256 * MIB
+"""That a CPU reads and the link carries: more than caches hold."""
+COPIED_BYTES = 4096 * MIB
+"""Within a GPU, at most: a call costs some 10 us, in which a large one copies 40 MB."""
+SIDE, LARGEST_SIDE = 2048, 8192
+"""Of the matrices that are multiplied: on the CPU, and at least; on a GPU, which the smaller does
+not fill: an H200 multiplies 2,048 wide at less than half the rate that it reaches with 8,192."""
+MULTIPLIES_FP8 = (8, 9)
+"""The first compute capability that does."""
+LEAST_TRIES, LEAST_SECONDS = 3, 0.05
+"""Of each measurement, whichever is more: an idle GPU takes some milliseconds to clock up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +33,7 @@ class Gpu:
     bandwidth: float  # bytes read per second
     rate: float  # floating-point operations per second, products of bf16 matrices
     link: float  # bytes per second from pinned host memory
+    fp8_rate: float | None = None  # as `rate`, of FP8 matrices; None: it multiplies none
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,51 +58,86 @@ def measure(device: torch.device | None = None) -> Machine:
     if device is None and torch.cuda.is_available():
         device = torch.device("cuda", torch.cuda.current_device())
     gpu = _gpu(device) if device is not None and device.type == "cuda" else None
-    data = torch.ones(MEASURED_BYTES // 4)
+    data = torch.ones(READ_BYTES // 4)
     return Machine(
         free_bytes=psutil.virtual_memory().available,
-        bandwidth=MEASURED_BYTES / _least_seconds(data.sum, _nothing),
-        rate=_rate("cpu", _nothing),
+        bandwidth=READ_BYTES / _least_seconds(data.sum, _nothing),
+        rate=_rate(torch.device("cpu"), SIDE, _nothing),
         gpu=gpu,
     )
 
 
+def side_for(free_bytes: int) -> int:
+    """How wide matrices to multiply on a GPU with so much free; they take a quarter at most.
+
+    It is `LARGEST_SIDE`, or half of it, and so on down to `SIDE`, which take 25 MB.
+    """
+    side = LARGEST_SIDE
+    while side > SIDE and 3 * 2 * side**2 > free_bytes // 4:
+        side //= 2
+    return side
+
+
 def _gpu(device: torch.device) -> Gpu:
     free, _ = memory(device)
-    size = min(MEASURED_BYTES, free // 8)
-    data = torch.ones(size // 4, device=device)
-    target = torch.empty_like(data)
-    pinned = torch.empty(size // 4, pin_memory=True)
+    side = side_for(free)
 
     def wait() -> None:
         torch.cuda.synchronize(device)
 
-    copied = _least_seconds(lambda: target.copy_(data), wait)  # reads and writes each byte
-    sent = _least_seconds(lambda: target.copy_(pinned, non_blocking=True), wait)
-    return Gpu(
+    found = Gpu(
         name=torch.cuda.get_device_name(device),
         free_bytes=free,
-        bandwidth=2 * size / copied,
-        rate=_rate(device, wait),
-        link=size / sent,
+        bandwidth=_copying(device, min(COPIED_BYTES, free // 8), wait),
+        rate=_rate(device, side, wait),
+        link=_link(device, min(READ_BYTES, free // 8), wait),
+        fp8_rate=_fp8_rate(device, side, wait),
     )
+    give_back()
+    return found
 
 
-def _rate(device: str | torch.device, wait: Callable[[], None]) -> float:
-    a, b = torch.randn(2, SIDE, SIDE, device=device).to(torch.bfloat16)
-    return 2 * SIDE**3 / _least_seconds(lambda: a @ b, wait)
+def _copying(device: torch.device, nbytes: int, wait: Callable[[], None]) -> float:
+    source = torch.ones(nbytes // 4, device=device)
+    target = torch.empty_like(source)
+    return 2 * nbytes / _least_seconds(lambda: target.copy_(source), wait)  # reads and writes each
+
+
+def _link(device: torch.device, nbytes: int, wait: Callable[[], None]) -> float:
+    pinned = torch.empty(nbytes // 4, pin_memory=True)
+    target = torch.empty(nbytes // 4, device=device)
+    return nbytes / _least_seconds(lambda: target.copy_(pinned, non_blocking=True), wait)
+
+
+def _rate(device: torch.device, side: int, wait: Callable[[], None]) -> float:
+    a, b = torch.randn(2, side, side, device=device, dtype=torch.bfloat16)
+    return 2 * side**3 / _least_seconds(lambda: a @ b, wait)
+
+
+def _fp8_rate(device: torch.device, side: int, wait: Callable[[], None]) -> float | None:
+    if torch.cuda.get_device_capability(device) < MULTIPLIES_FP8:
+        return None
+    drawn = torch.randn(2, side, side, device=device, dtype=torch.bfloat16)
+    a, b = drawn.to(torch.float8_e4m3fn)
+    scale = torch.ones((), device=device)
+
+    def product() -> Tensor:
+        return torch._scaled_mm(a, b.T, scale_a=scale, scale_b=scale, out_dtype=torch.bfloat16)
+
+    return 2 * side**3 / _least_seconds(product, wait)
 
 
 def _least_seconds(work: Callable[[], Tensor], wait: Callable[[], None]) -> float:
     """The least time of some tries; the first, which loads code, does not count."""
-    seconds = []
-    for _ in range(REPEATS + 1):
+    seconds: list[float] = []
+    work()
+    while len(seconds) < LEAST_TRIES or sum(seconds) < LEAST_SECONDS:
         wait()
         began = time.perf_counter()
         work()
         wait()
         seconds.append(time.perf_counter() - began)
-    return min(seconds[1:])
+    return min(seconds)
 
 
 def _nothing() -> None:

@@ -31,6 +31,8 @@ from qcn_inference.weights import has_head, model_root
 log = logging.getLogger(__name__)
 
 Slots = Callable[[int, Experts, torch.device], ExpertDevice]
+Ready = Callable[[Model], None]
+"""Takes what a loaded model needs beside its weights; raises an error of lacking memory."""
 
 
 class _OnlyOnTheCpuError(Exception):
@@ -83,10 +85,25 @@ def share_beside(folder: Path, other: Path, device: torch.device) -> int:
     )
 
 
-def load_onto_gpu(folder: Path, device: torch.device, progress: Progress | None = None) -> Model:
+def _as_loaded(_: Model) -> None:
+    """Take nothing beside the weights."""
+
+
+def load_onto_gpu(
+    folder: Path,
+    device: torch.device,
+    progress: Progress | None = None,
+    ready: Ready = _as_loaded,
+) -> Model:
     """Load a checkpoint; experts for which the GPU has no room lie in host memory.
 
     The head for drafts is loaded where there is room, and where it pays: see `plan.py`.
+
+    Args:
+        folder: holds the checkpoint.
+        device: the GPU.
+        progress: as `load_model`'s.
+        ready: what memory is refused to as well makes the plan a smaller one.
 
     Raises:
         CheckpointError: it cannot be loaded.
@@ -94,7 +111,7 @@ def load_onto_gpu(folder: Path, device: torch.device, progress: Progress | None 
     """
     has_experts = load_config(folder).num_experts > 0
     try:
-        return _load_whole(folder, device, progress)
+        return _load_whole(folder, device, progress, ready)
     except Exception as error:
         if not has_experts or not devices.is_out_of_memory(error):
             raise
@@ -103,12 +120,14 @@ def load_onto_gpu(folder: Path, device: torch.device, progress: Progress | None 
     log.info("not all of it fits the GPU: %s", reason)
     devices.give_back()
     try:
-        return load_beside_host(folder, measure(device), device, progress)
+        return load_beside_host(folder, measure(device), device, progress, ready=ready)
     except _OnlyOnTheCpuError:
         raise DeviceMemoryError(reason) from None
 
 
-def _load_whole(folder: Path, device: torch.device, progress: Progress | None) -> Model:
+def _load_whole(
+    folder: Path, device: torch.device, progress: Progress | None, ready: Ready
+) -> Model:
     """Load all of a checkpoint onto a GPU; without its head for drafts where that has no room."""
     working, head = devices.working_bytes(load_config(folder)), True
     try:
@@ -118,7 +137,9 @@ def _load_whole(folder: Path, device: torch.device, progress: Progress | None) -
         head = False
         log.info("the head for drafts: no room")
     devices.make_current(device)
-    return load_model(folder, device=str(device), mtp=head, progress=progress)
+    model = load_model(folder, device=str(device), mtp=head, progress=progress)
+    ready(model)
+    return model
 
 
 def offload_by(found: Plan, device: torch.device, slots: Slots) -> Offload | None:
@@ -142,6 +163,7 @@ def load_beside_host(
     progress: Progress | None = None,
     *,
     slots: Slots = CudaDevice,
+    ready: Ready = _as_loaded,
 ) -> Model:
     """Load a checkpoint by a plan for this machine, smaller ones following where memory runs out.
 
@@ -151,6 +173,7 @@ def load_beside_host(
         device: where what is no expert lies.
         progress: as `load_model`'s.
         slots: makes so many slots for experts like these, there.
+        ready: as `load_onto_gpu`'s.
 
     Raises:
         CheckpointError: it cannot be loaded.
@@ -167,12 +190,14 @@ def load_beside_host(
         if device.type == "cuda":
             torch.cuda.empty_cache()  # of what an attempt before had taken
         offload = offload_by(found, device, slots)
-        return load_model(
+        model = load_model(
             folder,
             device=str(device),
             mtp=found.head == "loaded",
             progress=progress,
             offload=offload,
         )
+        ready(model)
+        return model
 
     return placed(plan(footprint, machine), place)

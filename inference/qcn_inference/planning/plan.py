@@ -126,6 +126,8 @@ class Plan:
     def _pass_seconds(self, start: int, end: int) -> float:
         foot = self.footprint
         operations = foot.config.prefill_operations(start, end)
+        in_fp8 = foot.fp8_operations * (end - start)
+        multiplying = (operations - in_fp8) / self._rate + in_fp8 / self._fp8_rate
         needed = foot.experts * foot.read_share(end - start) * foot.expert_bytes
         over_link = 0.0
         if self.placement == "gpu and host":
@@ -133,7 +135,7 @@ class Plan:
             stay = max(0, self.slots - 2 * foot.config.num_experts) / foot.experts
             over_link = needed * (1 - stay) / self._gpu.link
         read = foot.core_bytes + needed + foot.kv_bytes * end
-        return max(operations / self._rate, read / self._bandwidth, over_link)
+        return max(multiplying, read / self._bandwidth, over_link)
 
     @property
     def _gpu(self) -> Gpu:
@@ -149,6 +151,14 @@ class Plan:
     @property
     def _rate(self) -> float:
         return self.machine.rate if self.placement == "cpu" else self._gpu.rate
+
+    @property
+    def _fp8_rate(self) -> float:
+        """Of products with FP8 weights; where they are not multiplied as such, they are as bf16."""
+        gpu = self.machine.gpu
+        if self.placement == "cpu" or gpu is None or gpu.fp8_rate is None:
+            return self._rate
+        return gpu.fp8_rate
 
     @property
     def _expert_over_link(self) -> float:

@@ -14,6 +14,7 @@ from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -464,38 +465,30 @@ class Engine:
         return self._load_onto(devices.CPU)
 
     def _load_onto(self, device: "torch.device") -> "Model":
-        import torch
-
         from qcn_inference import device as devices
         from qcn_inference.checkpoint import load_model
-        from qcn_inference.config import load_config
 
         self.device = devices.describe(device)
         log.info("loading onto %s", self.device)
-        working = devices.working_bytes(load_config(self.folder))
+        make_ready = partial(self._make_ready, device)
         try:
             if device.type != "cpu" and (most := self._most_of(device)) is not None:
                 devices.limit_memory(device, most)
-            if device.type == "cpu":
-                model = load_model(self.folder, mtp=True, progress=self._on_progress)
-            else:
+            if device.type != "cpu":
                 from qcn_inference.planning.onto_gpu import load_onto_gpu
 
-                model = load_onto_gpu(self.folder, device, self._on_progress)
-            room = devices.room_for_states(device, working)
-            if self._budgets.device is not None:
-                room = min(room, self._budgets.device << 20)
-            devices.take_most(room, model.reserve)
-            model.warm_up()
+                return load_onto_gpu(self.folder, device, self._on_progress, make_ready)
+            model = load_model(self.folder, mtp=True, progress=self._on_progress)
+            make_ready(model)
         except DeviceMemoryError as error:
             raise DeviceMemoryError(f"{error}{self._kept_for_other}") from error
-        except torch.OutOfMemoryError as error:
-            raise DeviceMemoryError(
-                "the model does not fit the GPU's memory, of which other programs may have taken "
-                f"some. End them, take a smaller or a quantised model, {devices.USE_CPU}."
-                f"{self._kept_for_other}"
-            ) from error
         except RuntimeError as error:
+            if device.type != "cpu" and devices.is_out_of_memory(error):
+                raise DeviceMemoryError(
+                    "the model does not fit the GPU's memory, of which other programs may have "
+                    "taken some. End them, take a smaller or a quantised model, "
+                    f"{devices.USE_CPU}.{self._kept_for_other}"
+                ) from error
             if device.type == "cpu" or not devices.is_lost(error):
                 raise
             log.exception("%s failed", self.device)
@@ -504,6 +497,20 @@ class Engine:
                 f"{LOST_REMEDY}"
             ) from error
         return model
+
+    def _make_ready(self, device: "torch.device", model: "Model") -> None:
+        """Give a model memory for states, as much as leaves enough for its work."""
+        from qcn_inference import device as devices
+
+        room = devices.room_for_states(device, devices.working_bytes(model.config))
+        if self._budgets.device is not None:
+            room = min(room, self._budgets.device << 20)
+
+        def take(nbytes: int) -> None:
+            model.reserve(nbytes)
+            model.warm_up()  # here, since another program may have taken what was left for work
+
+        devices.take_most(room, take)
 
     def _most_of(self, device: "torch.device") -> int | None:
         """Bytes that may be taken of a GPU in all; None: what is free."""

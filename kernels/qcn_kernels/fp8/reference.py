@@ -39,6 +39,7 @@ def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
     columns = x.shape[1]
     padded = functional.pad(x.to(torch.float32), (0, -columns % BLOCK))
     padded = torch.unflatten(padded, 1, (-1, BLOCK))
-    scales = padded.abs().amax(dim=2).clamp(min=SMALLEST) / LARGEST
-    values = (padded / scales.unsqueeze(2)).to(torch.float8_e4m3fn)
-    return values.flatten(1)[:, :columns].contiguous(), scales
+    peaks = padded.abs().amax(dim=2).clamp(min=SMALLEST)
+    factors = torch.full_like(peaks, LARGEST) / peaks  # a number over a tensor is rounded twice
+    values = (padded * factors.unsqueeze(2)).to(torch.float8_e4m3fn)
+    return values.flatten(1)[:, :columns].contiguous(), peaks / LARGEST

@@ -18,7 +18,7 @@ from qcn_kernels.matrices.triton import (
     operand,
     quantised,
     stored,
-    tile_product,
+    tile_products,
 )
 
 
@@ -37,7 +37,7 @@ PREFILL = {
     80: Tile(128, 128, 8, 3),
     86: Tile(64, 128, 8, 3),
     89: Tile(64, 256, 8, 3),
-    90: Tile(64, 256, 8, 4),
+    90: Tile(128, 256, 16, 4),
     120: Tile(64, 256, 8, 3),
 }
 BAND = 8  # tiles of tokens that share a weight's rows in L2
@@ -85,23 +85,19 @@ def _linear(
 ):
     i_tile = tl.program_id(0)
     row_tiles: tl.constexpr = (ROWS + BN - 1) // BN
-    first = i_tile // (BAND * row_tiles) * BAND
-    height = tl.minimum((tokens + BM - 1) // BM - first, BAND)
+    first_tile = i_tile // (BAND * row_tiles) * BAND
+    height = tl.minimum((tokens + BM - 1) // BM - first_tile, BAND)
     i_in_band = i_tile % (BAND * row_tiles)
-    o_t = (first + i_in_band % height).to(tl.int64) * BM + tl.arange(0, BM)
-    o_n = tl.arange(0, BN)
+    o_t = (first_tile + i_in_band % height).to(tl.int64) * BM + tl.arange(0, BM)
     i_row = i_in_band // height * BN
-    o_r = i_row + o_n
-    acc = tile_product(
+    first, second = tile_products(
         activations,
         stride,
         tl.minimum(o_t, tokens - 1),
         weights,
         tl.full([], 0, tl.int32),
-        tl.minimum(o_r, ROWS - 1),
         i_row,
-        i_row + STEP,
-        o_n >= STEP,
+        BN // 2,
         ROWS,
         COLUMNS,
         FORMAT,
@@ -110,9 +106,14 @@ def _linear(
         BK,
         OPERAND,
     )
-    mask = (o_t < tokens)[:, None] & (o_r < STORED)[None, :]
+    o_r = i_row + tl.arange(0, BN // 2)
+    here = (o_t < tokens)[:, None]
     p_out += o_t[:, None] * stride_out + o_r[None, :]
-    tl.store(p_out, acc.to(p_out.dtype.element_ty), mask=mask)
+    tl.store(p_out, first.to(p_out.dtype.element_ty), mask=here & (o_r < STORED)[None, :])
+    o_r += BN // 2
+    tl.store(
+        p_out + BN // 2, second.to(p_out.dtype.element_ty), mask=here & (o_r < STORED)[None, :]
+    )
 
 
 def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,7 +141,7 @@ def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def activations(x: Tensor, format_name: str) -> tuple[Tensor, ...]:
-    """Return what `tile_product` is given for x [T, columns] beside weights of a format."""
+    """Return what `tile_products` is given for x [T, columns] beside weights of a format."""
     assert x.stride(1) == 1
     return quantise(x) if format_name == "e4m3" else (x,)
 

@@ -8,7 +8,13 @@ from torch import Tensor
 from qcn_kernels.choice import uses_triton
 from qcn_kernels.gated_delta_net import cpu, reference
 from qcn_kernels.gated_delta_net.cpu import step as step_on_cpu
-from qcn_kernels.gated_delta_net.drafts import DraftedDeltaNet, verify
+from qcn_kernels.gated_delta_net.drafts import (
+    DraftedDeltaNet,
+    Drafts,
+    commit,
+    verify,
+    verify_step,
+)
 from qcn_kernels.gated_delta_net.reference import ring_from_state, state_from_ring
 from qcn_kernels.gated_delta_net.weights import DeltaNetWeights
 from qcn_kernels.gated_delta_rule import ChunkGrid
@@ -16,12 +22,15 @@ from qcn_kernels.gated_delta_rule import ChunkGrid
 __all__ = [
     "DeltaNetWeights",
     "DraftedDeltaNet",
+    "Drafts",
+    "commit",
     "prefill",
     "ring_from_state",
     "state_from_ring",
     "step",
     "step_on_cpu",
     "verify",
+    "verify_step",
 ]
 
 

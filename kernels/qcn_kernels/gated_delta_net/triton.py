@@ -15,9 +15,11 @@ from qcn_kernels.causal_conv1d.triton import causal_conv1d_l2_norm
 from qcn_kernels.gated_delta_net.weights import DeltaNetWeights
 from qcn_kernels.gated_delta_rule.grid import ChunkGrid
 from qcn_kernels.gated_delta_rule.triton import chunk_gated_delta_rule
+from qcn_kernels.overlap.triton import await_previous, let_next_begin, overlapping, prefetch
 from qcn_kernels.rms_norm.triton import gated_rms_norm
 
 GATES_TILE = 1024  # elements of a program
+STEP_WARPS = 4
 
 
 @triton.jit
@@ -74,19 +76,29 @@ def _step(
     KERNEL: tl.constexpr,
     BK: tl.constexpr,
     BV: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
+    let_next_begin(OVERLAPS)
     i_head = tl.program_id(0)
     shared: tl.constexpr = HEADS // KEY_HEADS
     channels: tl.constexpr = 2 * KEY_HEADS * K + HEADS * V
     i_key = i_head // shared
-    position = tl.load(p_position)
     o_k, o_v = tl.arange(0, BK), tl.arange(0, BV)
     m_k, m_v = o_k < K, o_v < V
     at_q, at_v = i_key * K + o_k, 2 * KEY_HEADS * K + i_head * V + o_v
     at_k = KEY_HEADS * K + at_q
     at_state = (i_head * K + o_k[:, None]) * V + o_v[None, :]
     m_state = m_k[:, None] & m_v[None, :]
+    at_z = channels + i_head * V + o_v
+    at_b = channels + HEADS * V + i_head
+    b_neg_a, b_bias = tl.load(p_neg_a + i_head), tl.load(p_bias + i_head)
+    b_norm = tl.load(p_norm + o_v, mask=m_v, other=0.0)
+    prefetch(p_state + (i_head * K + tl.minimum(o_k, K - 1)) * V, 4 * V, OVERLAPS)
+    await_previous(OVERLAPS)
+    position = tl.load(p_position)
     b_s = tl.load(p_state + at_state, mask=m_state, other=0.0)
+    b_z = tl.load(p_projected + at_z, mask=m_v, other=0.0).to(tl.float32)
+    b_b, b_a = tl.load(p_projected + at_b).to(tl.float32), tl.load(p_projected + at_b + HEADS)
 
     q, q_in = _convolved(p_projected, p_ring, p_conv, position, at_q, m_k, channels, KERNEL)
     k, k_in = _convolved(p_projected, p_ring, p_conv, position, at_k, m_k, channels, KERNEL)
@@ -99,19 +111,15 @@ def _step(
     q *= tl.rsqrt(tl.sum(q * q, axis=0) + 1e-6) * scale
     k *= tl.rsqrt(tl.sum(k * k, axis=0) + 1e-6)
 
-    at_z = channels + i_head * V + o_v
-    at_b = channels + HEADS * V + i_head
-    beta = tl.sigmoid(tl.load(p_projected + at_b).to(tl.float32))
-    b_a, b_bias = tl.load(p_projected + at_b + HEADS), tl.load(p_bias + i_head)
-    b_s *= tl.exp(_log_decay(b_a, tl.load(p_neg_a + i_head), b_bias))
+    beta = tl.sigmoid(b_b)
+    b_s *= tl.exp(_log_decay(b_a, b_neg_a, b_bias))
     error = beta * (v - tl.sum(b_s * k[:, None], axis=0))
     b_s += k[:, None] * error[None, :]
     tl.store(p_state + at_state, b_s, mask=m_state)
     out = tl.sum(b_s * q[:, None], axis=0)
 
     out *= tl.rsqrt(tl.sum(out * out, axis=0) / V + eps)
-    z = tl.load(p_projected + at_z, mask=m_v, other=0.0).to(tl.float32)
-    out *= tl.load(p_norm + o_v, mask=m_v, other=0.0) * z * tl.sigmoid(z)
+    out *= b_norm * b_z * tl.sigmoid(b_z)
     tl.store(p_out + i_head * V + o_v, out.to(p_out.dtype.element_ty), mask=m_v)
 
 
@@ -222,6 +230,7 @@ def step(
         KERNEL=kernel,
         BK=triton.next_power_of_2(key_dim),
         BV=triton.next_power_of_2(value_dim),
-        num_warps=4,
+        num_warps=STEP_WARPS,
+        **overlapping(projected),
     )
     return out

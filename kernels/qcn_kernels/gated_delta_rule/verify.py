@@ -4,14 +4,14 @@ What a token changes in the state is its key times the error it corrects: `S ←
 depends on the tokens in front of it alone, so the errors of all drafted tokens, found in one go
 against the state as it is, say what it becomes behind any number of them. Kept are T rows of `k`
 and `d` and T decays for each head; the state is read once to verify and written once to commit.
+
+This is the CPU's way; on a GPU `gated_delta_net.triton_verify` does the same.
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from qcn_kernels.choice import uses_triton
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,20 +29,13 @@ def verify_gated_delta_rule(
     """Return what T tokens would read out, [T, value_heads, value_dim], and what they would change.
 
     Args:
-        q: [T, key_heads, key_dim] fp32, on a GPU also bf16; l2-normalised and scaled.
+        q: [T, key_heads, key_dim] fp32, l2-normalised and scaled.
         k: [T, key_heads, key_dim], l2-normalised.
         v: [T, value_heads, value_dim]; key head h serves value heads h·r … h·r + r - 1.
         g: [T, value_heads] fp32, logarithm of the decay, at most 0.
         beta: [T, value_heads] fp32.
         state: [value_heads, key_dim, value_dim] fp32, left as it is.
     """
-    if uses_triton(v):
-        from qcn_kernels.gated_delta_rule import triton_verify
-
-        out, errors, total = triton_verify.verify_gated_delta_rule(
-            q=q, k=k, v=v, g=g, beta=beta, state=state
-        )
-        return out, Verified(k, total, errors)
     tokens = len(k)
     total = g.cumsum(0)
     keys_queries = torch.cat((k, q)).transpose(0, 1)  # [key_heads, 2 T, key_dim]
@@ -61,17 +54,6 @@ def verify_gated_delta_rule(
 
 def commit_gated_delta_rule(verified: Verified, tokens: int, *, state: Tensor) -> None:
     """Read the first `tokens` of those verified into the very state that they were verified on."""
-    if uses_triton(state):
-        from qcn_kernels.gated_delta_rule import triton_verify
-
-        triton_verify.commit_gated_delta_rule(
-            k=verified.k,
-            errors=verified.errors,
-            total=verified.total,
-            tokens=torch.full((1,), tokens, dtype=torch.int32, device=state.device),
-            state=state,
-        )
-        return
     if not tokens:
         return
     errors, total = verified.errors[:tokens], verified.total[:tokens]

@@ -14,7 +14,15 @@ from qcn_kernels.linear import cpu
 from qcn_kernels.linear.stacked import Stacked, Weight
 from qcn_kernels.rms_norm import Normed
 
-__all__ = ["Stacked", "Weight", "add_linear_step", "linear", "linear_step"]
+__all__ = [
+    "Stacked",
+    "Weight",
+    "add_linear_few",
+    "add_linear_step",
+    "linear",
+    "linear_few",
+    "linear_step",
+]
 
 
 def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
@@ -77,6 +85,23 @@ def add_linear_step(
     if gate is not None:
         x = gated(x, gate=gate, gating=gating)
     to += linear_step(x, weight, bias)
+
+
+def linear_few(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+    """The same for a few tokens [T, columns] that are verified together; on a GPU only.
+
+    It reads the weight once, and agrees with `linear_step` within tolerance.
+    """
+    from qcn_kernels.linear import triton_verify
+
+    return triton_verify.linear_few(x, weight, bias)
+
+
+def add_linear_few(to: Tensor, x: Tensor, weight: Weight, bias: Tensor | None = None) -> None:
+    """Add `linear_few` to the tokens' residual stream `to` [T, rows] fp32; on a GPU only."""
+    from qcn_kernels.linear import triton_verify
+
+    triton_verify.add_linear_few(to, x, weight, bias)
 
 
 def _stacked(x: Tensor, weight: Stacked, bias: Tensor | None) -> Tensor:

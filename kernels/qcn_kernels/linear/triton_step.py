@@ -16,12 +16,31 @@ from torch import Tensor
 from qcn_kernels.chip import INTERPRETED
 from qcn_kernels.fp8.matrices import Fp8Matrices
 from qcn_kernels.linear.stacked import Stacked, Weight
-from qcn_kernels.matrices.triton import row_sums, rows_of, run_columns, stored
+from qcn_kernels.matrices.triton import row_sums, rows_of, run_columns, stored, values_of
+from qcn_kernels.overlap.triton import await_previous, let_next_begin, overlapping
 from qcn_kernels.rms_norm.normed import Normed
 
-ROWS = 128 if INTERPRETED else 4  # of a program; many cost no more there
 COLUMNS = 4096  # at once
+MANY_ROWS = 4096  # more of them, and programs outnumber what multiprocessors hold at once
 MOST_TOKENS = 16
+
+
+@triton.jit
+def _activations(p_x, p_beside, at, COLUMNS: tl.constexpr, INPUT: tl.constexpr, BC: tl.constexpr):
+    """What columns from `at` on are multiplied by [BC / RUN, RUN], and x's squares, added up."""
+    o = run_columns(at, BC)
+    b_x = tl.load(p_x + o, mask=o < COLUMNS, other=0.0).to(tl.float32)
+    b_square = tl.zeros([], dtype=tl.float32)
+    if INPUT != "plain":
+        b_beside = tl.load(p_beside + o, mask=o < COLUMNS, other=0.0).to(tl.float32)
+        if INPUT == "normed":
+            b_square = tl.sum(tl.sum(b_x * b_x, axis=1), axis=0)
+            b_x *= b_beside
+        elif INPUT == "sigmoid":
+            b_x *= tl.sigmoid(b_beside)
+        else:
+            b_x *= b_beside * tl.sigmoid(b_beside)
+    return b_x, b_square
 
 
 @triton.jit
@@ -44,39 +63,41 @@ def _rows(
     INPUT: tl.constexpr,
     BIASED: tl.constexpr,
     ADDED: tl.constexpr,
+    ALONE: tl.constexpr,
     BR: tl.constexpr,
     BC: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     o_r = first + tl.arange(0, BR)
     here = o_r < ROWS
     o_row = tl.minimum(o_r, ROWS - 1).to(tl.int64)
-    for i_t in range(tokens):
+    if ALONE:  # else read again for each token
+        b_first, b_first_scales = rows_of(weights, o_row, 0, ROWS, COLUMNS, FORMAT, BR, BC)
+    if BIASED:
+        b_bias = tl.load(p_bias + at_row + o_r, mask=here, other=0.0).to(tl.float32)
+    await_previous(OVERLAPS)
+    for i_t in range(1 if ALONE else tokens):
+        p_sum = p_out + i_t * stride_out + at_row + o_r
+        if ADDED:  # asked for here, so that none waits for it at the end
+            b_to = tl.load(p_sum, mask=here, other=0.0)
         b_out = tl.zeros([BR], dtype=tl.float32)
         b_square = tl.zeros([], dtype=tl.float32)
         for at in tl.static_range(0, COLUMNS, BC):
-            b_w, b_scales = rows_of(weights, o_row, at, ROWS, COLUMNS, FORMAT, BR, BC)
-            o = run_columns(at, BC)
-            mask = o < COLUMNS
-            b_x = tl.load(p_x + i_t * stride_x + o, mask=mask, other=0.0).to(tl.float32)
-            if INPUT != "plain":
-                p = p_beside + i_t * stride_beside + o
-                b_beside = tl.load(p, mask=mask, other=0.0).to(tl.float32)
-                if INPUT == "normed":
-                    b_square += tl.sum(tl.sum(b_x * b_x, axis=1), axis=0)
-                    b_x *= b_beside
-                elif INPUT == "sigmoid":
-                    b_x *= tl.sigmoid(b_beside)
-                else:
-                    b_x *= b_beside * tl.sigmoid(b_beside)
-            b_out += row_sums(b_w * b_x[None, :, :], b_scales, FORMAT)
+            if ALONE and at == 0:
+                b_w, b_scales = b_first, b_first_scales
+            else:
+                b_w, b_scales = rows_of(weights, o_row, at, ROWS, COLUMNS, FORMAT, BR, BC)
+            b_x, b_part = _activations(p_x + i_t * stride_x, p_beside + i_t * stride_beside, at,
+                                       COLUMNS, INPUT, BC)  # fmt: skip
+            b_square += b_part
+            b_out += row_sums(values_of(b_w, FORMAT) * b_x[None, :, :], b_scales, FORMAT)
         if INPUT == "normed":
             b_out *= tl.rsqrt(b_square / COLUMNS + eps)
         if BIASED:
-            b_out += tl.load(p_bias + at_row + o_r, mask=here, other=0.0).to(tl.float32)
-        p = p_out + i_t * stride_out + at_row + o_r
+            b_out += b_bias
         if ADDED:
-            b_out += tl.load(p, mask=here, other=0.0)
-        tl.store(p, b_out.to(p_out.dtype.element_ty), mask=here)
+            b_out += b_to
+        tl.store(p_sum, b_out.to(p_out.dtype.element_ty), mask=here)
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -100,19 +121,23 @@ def _linear_step(
     INPUT: tl.constexpr,  # "plain", "normed", or what is done to the gate
     BIASED: tl.constexpr,
     ADDED: tl.constexpr,
+    ALONE: tl.constexpr,  # whether there is one token
     BR: tl.constexpr,
     BC: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     """BR rows of either part of a weight, for all tokens."""
+    let_next_begin(OVERLAPS)
     programs: tl.constexpr = (ROWS + BR - 1) // BR
     i = tl.program_id(0)
     if i < programs:
         _rows(p_x, p_beside, weights, p_bias, p_out, i * BR, 0, tokens, stride_x, stride_beside,
-              stride_out, eps, ROWS, COLUMNS, FORMAT, INPUT, BIASED, ADDED, BR, BC)  # fmt: skip
+              stride_out, eps, ROWS, COLUMNS, FORMAT, INPUT, BIASED, ADDED, ALONE, BR, BC,
+              OVERLAPS)  # fmt: skip
     elif OTHER_ROWS > 0:
         _rows(p_x, p_beside, others, p_bias, p_out, (i - programs) * BR, ROWS, tokens, stride_x,
               stride_beside, stride_out, eps, OTHER_ROWS, COLUMNS, OTHER_FORMAT, INPUT, BIASED,
-              ADDED, BR, BC)  # fmt: skip
+              ADDED, ALONE, BR, BC, OVERLAPS)  # fmt: skip
 
 
 def linear_step(x: Tensor | Normed, weight: Weight, bias: Tensor | None) -> Tensor:
@@ -168,6 +193,7 @@ def _launch(
     parts: tuple[Tensor | Fp8Matrices, ...]
     parts = weight.parts if isinstance(weight, Stacked) else (weight,)
     block = min(COLUMNS, triton.next_power_of_2(columns))
+    block_rows, warps = _program(parts[0], rows, block)
     at = 0
     while parts:
         (one, *other), parts = parts[:2], parts[2:]
@@ -175,7 +201,8 @@ def _launch(
         others, other_format = stored(other[0]) if other else (given, format_name)
         other_rows = len(other[0]) if other else 0
         here = out[:, at:]
-        _linear_step[(triton.cdiv(len(one), ROWS) + triton.cdiv(other_rows, ROWS),)](
+        programs = triton.cdiv(len(one), block_rows) + triton.cdiv(other_rows, block_rows)
+        _linear_step[(programs,)](
             x,
             x if beside is None else beside,
             given,
@@ -195,8 +222,21 @@ def _launch(
             INPUT=input_name,
             BIASED=bias is not None,
             ADDED=added,
-            BR=ROWS,
+            ALONE=len(x) == 1,
+            BR=block_rows,
             BC=block,
-            num_warps=8 if block > COLUMNS // 2 else 4,
+            num_warps=warps,
+            **overlapping(x),
         )
         at += len(one) + other_rows
+
+
+def _program(part: Tensor | Fp8Matrices, rows: int, block: int) -> tuple[int, int]:
+    """Return the rows of a program and its warps: 16 KiB of weights, see README.md."""
+    if INTERPRETED:
+        return 128, 4  # many rows cost no more there
+    if block > COLUMNS // 2:
+        return 4, 8
+    if isinstance(part, Tensor):
+        return 4, 4
+    return 8, 4 if rows > MANY_ROWS else 8

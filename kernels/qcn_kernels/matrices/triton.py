@@ -1,7 +1,7 @@
 """Weights in the formats they are stored in, read and multiplied inside a kernel.
 
 A kernel takes a stack of matrices as a tuple of tensors and the name of their format, which
-`stored` gives. Two functions read them: `tile_product` for tensor cores, and `rows_of` for few
+`stored` gives. Two functions read them: `tile_products` for tensor cores, and `rows_of` for few
 tokens. Another format is one more branch in `stored` and in these two, and nothing in the
 kernels.
 
@@ -30,6 +30,7 @@ STEP = tl.constexpr(BLOCK)  # columns under one scale, of a weight and of an act
 MULTIPLIES_E4M3 = 89  # the first compute capability that does; e4m3 does not compile before it
 LARGEST = tl.constexpr(reference.LARGEST)
 SMALLEST = tl.constexpr(reference.SMALLEST)
+MOST_BY_TURNS = tl.constexpr(128 * 128)  # sums of a tile whose unscaled products fit beside them
 ROUNDS = tl.constexpr(INTERPRETED)  # the interpreter's cast to e4m3 loses the carry
 
 
@@ -53,7 +54,7 @@ def stored(matrices: Matrices) -> tuple[tuple[Tensor, ...], str]:
 
 
 def operand(format_name: str) -> Any:
-    """Return the dtype of the operands of `tile_product`."""
+    """Return the dtype of the operands of `tile_products`."""
     return tl.float8e4nv if format_name == "e4m3" and not INTERPRETED else OPERAND
 
 
@@ -105,11 +106,13 @@ def rows_of(
     R: tl.constexpr,
     BC: tl.constexpr,
 ):
-    """Some columns of rows: values [R, BC / RUN, RUN] fp32 and scales, for `row_sums`.
+    """Some columns of rows [R, BC / RUN, RUN], for `values_of`, and scales, for `row_sums`.
 
     To be called in front of what loads activations. What is loaded first decides how all is laid
     out: a thread then multiplies the weights where it has loaded them, and activations, of which
-    there are few, are exchanged. No barrier stands between loads of weights.
+    there are few, are exchanged. No barrier stands between loads of weights. They are loaded in two
+    dimensions: of three, Triton 3.6 gives a thread columns of one row where it should have the same
+    columns of all, and with them as many activations as weights in registers.
     """
     RUN: tl.constexpr = run_of(BC)
     b_scales = tl.full([1, 1], 1.0, tl.float32)
@@ -118,18 +121,26 @@ def rows_of(
         b_w = dequantised_tile(weights, one, o_row, at, ROWS, COLUMNS, FORMAT, R, BC)
         b_w = tl.reshape(b_w, [R, BC // RUN, RUN])
     else:
-        o_c = run_columns(at, BC)[None, :, :]
-        p_w = weights[0] + o_row[:, None, None] * COLUMNS + o_c
-        b_w = tl.load(p_w, mask=o_c < COLUMNS, other=0.0)
-        if FORMAT == "plain":
-            b_w = b_w.to(tl.float32)
-        else:
+        o_c = (at + tl.arange(0, BC))[None, :]
+        b_w = tl.load(weights[0] + o_row[:, None] * COLUMNS + o_c, mask=o_c < COLUMNS, other=0.0)
+        b_w = tl.reshape(b_w, [R, BC // RUN, RUN])
+        if FORMAT != "plain":
             o_run = tl.minimum(at + tl.arange(0, BC // RUN) * RUN, COLUMNS - 1)[None, :]
             i_row = (o_row % ROWS)[:, None]
             b_scales = _scales(weights[1], (o_row // ROWS)[:, None], i_row, o_run, ROWS, COLUMNS,
                                FORMAT)  # fmt: skip
-            b_w = _e4m3(b_w, FORMAT)
     return b_w, b_scales
+
+
+@triton.jit
+def values_of(b_w, FORMAT: tl.constexpr):
+    """What `rows_of` gave as fp32, without its scales.
+
+    Apart from it, so that what waits to be multiplied takes no more registers than it has bytes.
+    """
+    if FORMAT == "e4m3" or FORMAT == "bytes":
+        return _e4m3(b_w, FORMAT)
+    return b_w.to(tl.float32)
 
 
 @triton.jit
@@ -142,16 +153,14 @@ def row_sums(b_products, b_scales, FORMAT: tl.constexpr):
 
 
 @triton.jit
-def tile_product(
+def tile_products(
     activations,  # [*, COLUMNS], and for "e4m3" their scales [*, COLUMNS / 128] fp32
     stride,  # between activations
     o_m,  # [BM]: which activations
     weights,
     i_matrix,
-    o_r,  # [BN]: which rows, in any order, of two blocks of 128 at most:
-    i_row,  # one in the first
-    i_other,  # one in the second
-    m_other,  # [BN]: which rows are in the second
+    i_row,  # the first of BN / 2 rows, which lie in one block of 128 where there are scales
+    APART: tl.constexpr,  # as many rows behind it is the first of as many others
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     FORMAT: tl.constexpr,
@@ -160,62 +169,188 @@ def tile_product(
     BK: tl.constexpr,  # 128 where there are scales
     OPERAND: tl.constexpr,
 ):
-    """Activations times rows of a matrix: [BM, BN] fp32."""
-    if IS_GROUPWISE(FORMAT):
-        acc = groupwise_tile_product(
-            activations[0],
-            stride,
-            o_m,
-            weights,
-            i_matrix,
-            o_r,
-            ROWS,
-            COLUMNS,
-            FORMAT,
-            BM,
-            BN,
-            BK,
-            OPERAND,
-        )
-    else:
-        o_k = tl.arange(0, BK)
-        p_x = activations[0] + o_m[:, None].to(tl.int64) * stride
-        p_w = weights[0] + i_matrix.to(tl.int64) * (ROWS * COLUMNS) + o_r[:, None] * COLUMNS
-        acc = tl.zeros([BM, BN], dtype=tl.float32)
-        for at in range(0, COLUMNS, BK):
-            if COLUMNS % BK == 0:
-                b_x = tl.load(p_x + (at + o_k)[None, :])
-                b_w = tl.load(p_w + (at + o_k)[None, :])
-            else:
-                m_k = (at + o_k < COLUMNS)[None, :]
-                b_x = tl.load(p_x + (at + o_k)[None, :], mask=m_k, other=0.0)
-                b_w = tl.load(p_w + (at + o_k)[None, :], mask=m_k, other=0.0)
-            if FORMAT == "plain":
-                b_x, b_w = b_x.to(tl.float32).to(OPERAND), b_w.to(tl.float32).to(OPERAND)
-                acc = tl.dot(b_x, tl.trans(b_w), acc, input_precision="ieee")
-            else:
-                b_scale = _scales(weights[1], i_matrix, i_row, at, ROWS, COLUMNS, FORMAT)
-                b_other = _scales(weights[1], i_matrix, i_other, at, ROWS, COLUMNS, FORMAT)
-                if FORMAT == "e4m3":
-                    b_x, b_w = b_x.to(OPERAND), b_w.to(OPERAND)
-                else:
-                    b_x, b_w = b_x.to(tl.float32).to(OPERAND), _e4m3(b_w, FORMAT).to(OPERAND)
-                b_part = tl.dot(b_x, tl.trans(b_w), input_precision="ieee")
-                if FORMAT == "e4m3":
-                    blocks: tl.constexpr = (COLUMNS + STEP - 1) // STEP
-                    b_part *= tl.load(activations[1] + o_m * blocks + at // STEP)[:, None]
-                acc += b_part * tl.where(m_other, b_other, b_scale)[None, :]
+    """Activations times two runs of rows of a matrix: [BM, BN / 2] fp32 of each.
+
+    A thread holds the same elements of both. Rows beyond the last are the last.
+    """
+    SCALED: tl.constexpr = FORMAT == "e4m3" or FORMAT == "bytes"
+    if SCALED and BM * BN > MOST_BY_TURNS:
+        first, second = _one_after_the_other(activations, stride, o_m, weights, i_matrix, i_row,
+                                             APART, ROWS, COLUMNS, FORMAT, BM, BN // 2, BK,
+                                             OPERAND)  # fmt: skip
+    else:  # one product of rows that are taken by turns
+        o_n = tl.arange(0, BN)
+        o_r = tl.minimum(i_row + o_n // 2 + o_n % 2 * APART, ROWS - 1)
+        if IS_GROUPWISE(FORMAT):
+            acc = groupwise_tile_product(activations[0], stride, o_m, weights, i_matrix, o_r, ROWS,
+                                         COLUMNS, FORMAT, BM, BN, BK, OPERAND)  # fmt: skip
+        elif SCALED:
+            acc = _scaled_product(activations, stride, o_m, weights, i_matrix, o_r, i_row, APART,
+                                  ROWS, COLUMNS, FORMAT, BM, BN, BK, OPERAND)  # fmt: skip
+        else:
+            acc = _plain_product(activations[0], stride, o_m, weights[0], i_matrix, o_r, ROWS,
+                                 COLUMNS, BM, BN, BK, OPERAND)  # fmt: skip
+        first, second = tl.split(tl.reshape(acc, [BM, BN // 2, 2]))
+    return first, second
+
+
+@triton.jit
+def _plain_product(
+    p_x,
+    stride,
+    o_m,
+    p_weights,
+    i_matrix,
+    o_r,  # [BN]: which rows
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    OPERAND: tl.constexpr,
+):
+    o_k = tl.arange(0, BK)
+    p_x += o_m[:, None].to(tl.int64) * stride
+    p_w = p_weights + i_matrix.to(tl.int64) * (ROWS * COLUMNS) + o_r[:, None] * COLUMNS
+    acc = tl.zeros([BM, BN], dtype=tl.float32)
+    for at in range(0, COLUMNS, BK):
+        b_x = _columns(p_x, at + o_k, COLUMNS, BK).to(tl.float32).to(OPERAND)
+        b_w = _columns(p_w, at + o_k, COLUMNS, BK).to(tl.float32).to(OPERAND)
+        acc = tl.dot(b_x, tl.trans(b_w), acc, input_precision="ieee")
     return acc
+
+
+@triton.jit
+def _scaled_product(
+    activations,
+    stride,
+    o_m,
+    weights,
+    i_matrix,
+    o_r,  # [BN]: which rows, of two blocks of 128 by turns
+    i_row,
+    APART: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    FORMAT: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    OPERAND: tl.constexpr,
+):
+    o_k = tl.arange(0, BK)
+    p_x = activations[0] + o_m[:, None].to(tl.int64) * stride
+    p_w = weights[0] + i_matrix.to(tl.int64) * (ROWS * COLUMNS) + o_r[:, None] * COLUMNS
+    of_first = (tl.arange(0, BN) % 2 == 0)[None, :]
+    acc = tl.zeros([BM, BN], dtype=tl.float32)
+    for at in range(0, COLUMNS, BK):
+        b_w = _values(_columns(p_w, at + o_k, COLUMNS, BK), FORMAT, OPERAND)
+        b_x = _activations(_columns(p_x, at + o_k, COLUMNS, BK), FORMAT, OPERAND)
+        b_scale, b_other = _both_scales(activations, o_m, weights, i_matrix, i_row, APART, at, ROWS,
+                                        COLUMNS, FORMAT)  # fmt: skip
+        b_product = tl.dot(b_x, tl.trans(b_w), input_precision="ieee")
+        acc += b_product * tl.where(of_first, b_scale, b_other)
+    return acc
+
+
+@triton.jit
+def _one_after_the_other(
+    activations,
+    stride,
+    o_m,
+    weights,
+    i_matrix,
+    i_row,
+    APART: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    FORMAT: tl.constexpr,
+    BM: tl.constexpr,
+    BR: tl.constexpr,  # rows of each
+    BK: tl.constexpr,
+    OPERAND: tl.constexpr,
+):
+    """As `_scaled_product`, in two: what is not scaled yet is of one alone and finds registers.
+
+    Weights are asked for first: where they lie is known before which activations they meet.
+    """
+    o_k = tl.arange(0, BK)
+    o_r = tl.arange(0, BR)
+    p_w = weights[0] + i_matrix.to(tl.int64) * (ROWS * COLUMNS)
+    if ROWS % (2 * BR) == 0:  # no row is beyond the last: addresses take less to compute
+        p_first = p_w + (i_row + o_r)[:, None] * COLUMNS
+        p_second = p_w + (i_row + APART + o_r)[:, None] * COLUMNS
+    else:
+        p_first = p_w + tl.minimum(i_row + o_r, ROWS - 1)[:, None] * COLUMNS
+        p_second = p_w + tl.minimum(i_row + APART + o_r, ROWS - 1)[:, None] * COLUMNS
+    p_x = activations[0] + o_m[:, None].to(tl.int64) * stride
+    first = tl.zeros([BM, BR], dtype=tl.float32)
+    second = tl.zeros([BM, BR], dtype=tl.float32)
+    for at in range(0, COLUMNS, BK):
+        b_first = _values(_columns(p_first, at + o_k, COLUMNS, BK), FORMAT, OPERAND)
+        b_second = _values(_columns(p_second, at + o_k, COLUMNS, BK), FORMAT, OPERAND)
+        b_x = _activations(_columns(p_x, at + o_k, COLUMNS, BK), FORMAT, OPERAND)
+        b_scale, b_other = _both_scales(activations, o_m, weights, i_matrix, i_row, APART, at, ROWS,
+                                        COLUMNS, FORMAT)  # fmt: skip
+        first += tl.dot(b_x, tl.trans(b_first), input_precision="ieee") * b_scale
+        second += tl.dot(b_x, tl.trans(b_second), input_precision="ieee") * b_other
+    return _as_it_is(first), _as_it_is(second)
+
+
+@triton.jit
+def _both_scales(activations, o_m, weights, i_matrix, i_row, APART: tl.constexpr, at,
+                 ROWS: tl.constexpr, COLUMNS: tl.constexpr, FORMAT: tl.constexpr):  # fmt: skip
+    """What products with the rows of both runs are multiplied by: [BM, 1], or one for all."""
+    blocks: tl.constexpr = (COLUMNS + STEP - 1) // STEP
+    b_scale = _scales(weights[1], i_matrix, i_row, at, ROWS, COLUMNS, FORMAT)
+    b_other = _scales(weights[1], i_matrix, i_row + APART, at, ROWS, COLUMNS, FORMAT)
+    if FORMAT == "e4m3":
+        of_x = tl.load(activations[1] + o_m * blocks + at // STEP)[:, None]
+        b_scale, b_other = b_scale * of_x, b_other * of_x
+    return b_scale, b_other
+
+
+@triton.jit
+def _values(b_w, FORMAT: tl.constexpr, OPERAND: tl.constexpr):
+    """Weights as operands, without their scales."""
+    return b_w.to(OPERAND) if FORMAT == "e4m3" else _e4m3(b_w, FORMAT).to(OPERAND)
+
+
+@triton.jit
+def _activations(b_x, FORMAT: tl.constexpr, OPERAND: tl.constexpr):
+    return b_x.to(OPERAND) if FORMAT == "e4m3" else b_x.to(tl.float32).to(OPERAND)
+
+
+@triton.jit
+def _as_it_is(b):
+    """The same fp32, of which the compiler knows nothing.
+
+    What is made of a sum behind a loop would else change how its registers are given out within:
+    some of them were spilled in every round.
+    """
+    if not ROUNDS:
+        b = tl.inline_asm_elementwise(
+            "mov.b32 $0, $1;", "=r,r", [b], dtype=tl.float32, is_pure=True, pack=1
+        )
+    return b
+
+
+@triton.jit
+def _columns(p_rows, o_k, COLUMNS: tl.constexpr, BK: tl.constexpr):
+    """Some columns of rows; beyond the last column 0."""
+    if COLUMNS % BK == 0:
+        return tl.load(p_rows + o_k[None, :])
+    return tl.load(p_rows + o_k[None, :], mask=(o_k < COLUMNS)[None, :], other=0.0)
 
 
 @triton.jit
 def quantised(b_x):
     """Rows [R, 128] fp32 as e4m3 and their scales [R]: the largest of a row becomes 448."""
-    b_scale = tl.div_rn(tl.maximum(tl.max(tl.abs(b_x), axis=1), SMALLEST), LARGEST)
-    b_x = tl.div_rn(b_x, b_scale[:, None])
+    b_peak = tl.maximum(tl.max(tl.abs(b_x), axis=1), SMALLEST)
+    b_x *= tl.div_rn(LARGEST, b_peak)[:, None]
     if ROUNDS:
         b_x = _rounded(b_x)
-    return b_x.to(tl.float8e4nv), b_scale
+    return b_x.to(tl.float8e4nv), tl.div_rn(b_peak, LARGEST)
 
 
 @triton.jit

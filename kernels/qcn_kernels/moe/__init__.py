@@ -19,6 +19,7 @@ __all__ = [
     "Matrices",
     "SharedExpert",
     "add_experts",
+    "add_experts_few",
     "add_experts_step",
     "experts",
     "experts_step",
@@ -130,6 +131,26 @@ def add_experts_step(
         triton.experts_step(x, **routed, gate_up=gate_up, down=down, shared=shared, to=to)
         return
     to += shared_step(shared).add_(experts_step(x, **routed, gate_up=gate_up, down=down))
+
+
+def add_experts_few(
+    to: Tensor,
+    x: Tensor,
+    *,
+    weights: Tensor,
+    chosen: Tensor,
+    gate_up: Matrices,
+    down: Matrices,
+    shared: SharedExpert,
+) -> None:
+    """Add a few tokens' experts, and the shared one, to their residual stream; on a GPU only.
+
+    As `add_experts_step`, for [T, ...] that are verified together.
+    """
+    from qcn_kernels.moe import triton_verify
+
+    routed = {"weights": weights, "chosen": chosen}
+    triton_verify.add_experts_few(to, x, **routed, gate_up=gate_up, down=down, shared=shared)
 
 
 def shared_step(shared: SharedExpert) -> Tensor:

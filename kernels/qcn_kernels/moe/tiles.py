@@ -24,11 +24,10 @@ class Tile:
 class Tiles:
     """By how many pairs an expert has on average."""
 
-    few: Tile  # fewer than FEW
+    few: Tile
     many: Tile
+    many_from: int = 48
 
-
-FEW = 48
 
 # Chosen without hardware: no spills, and loads as far ahead as fits.
 SHIPPED: Mapping[int, Mapping[str, Tiles]] = {
@@ -49,7 +48,7 @@ SHIPPED: Mapping[int, Mapping[str, Tiles]] = {
     },
     90: {
         "plain": Tiles(few=Tile(64, 128, 4, 4), many=Tile(128, 256, 8, 3)),
-        "e4m3": Tiles(few=Tile(64, 256, 8, 4), many=Tile(64, 256, 8, 4)),
+        "e4m3": Tiles(few=Tile(64, 256, 8, 4), many=Tile(128, 256, 16, 4), many_from=256),
         "groupwise": Tiles(few=Tile(64, 128, 8, 4), many=Tile(64, 128, 8, 4)),
     },
     120: {
@@ -60,8 +59,26 @@ SHIPPED: Mapping[int, Mapping[str, Tiles]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """How FP8's down product runs where a tile's activations stay in shared memory."""
+
+    columns: int  # of the output at once,
+    span: int  # and of a program
+    warps: int
+    stages: int
+
+
+MOST_KEPT = 512  # activations of a row that are kept, so that the weights find room beside them
+KEPT: Mapping[int, Mapping[int, Kept]] = {  # by the rows of a tile
+    80: {},
+    90: {64: Kept(64, 2048, 4, 2), 128: Kept(64, 2048, 8, 3)},
+    100: {},  # multiplies by another instruction
+}
+
+
 def candidates(capability: int, format_name: str) -> list[Tile]:
     """Return the tiles that may take the place of the shipped ones on a chip."""
     rows = (64, 128) if 90 <= capability < 120 else (16, 32, 64, 128)
     columns = (256,) if format_name == "e4m3" else (64, 128, 256)
-    return [Tile(*sizes) for sizes in product(rows, columns, (4, 8), (2, 3, 4))]
+    return [Tile(*sizes) for sizes in product(rows, columns, (4, 8, 16), (2, 3, 4))]

@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qcn_kernels.chip import INTERPRETED
+from qcn_kernels.chip import INTERPRETED, configuration
 from qcn_kernels.fp8.matrices import BLOCK, Fp8Matrices
 from qcn_kernels.fp8.triton import activations
 from qcn_kernels.groupwise.triton import is_groupwise
@@ -34,11 +34,13 @@ from qcn_kernels.matrices.triton import (
     run_columns,
     run_of,
     stored,
-    tile_product,
+    tile_products,
+    values_of,
 )
 from qcn_kernels.moe.shared import SharedExpert
-from qcn_kernels.moe.tiles import FEW, Tile
+from qcn_kernels.moe.tiles import KEPT, MOST_KEPT, Tile
 from qcn_kernels.moe.tuned import tiles_for
+from qcn_kernels.overlap.triton import await_previous, let_next_begin, overlapping
 from qcn_kernels.rms_norm.normed import Normed
 
 PLAIN_COLUMNS = 64  # at once in prefill, where no blocks of scales say otherwise
@@ -56,17 +58,18 @@ class _Step:
     """What a program of decode takes at once: as many weights as registers hold."""
 
     gate_up_rows: int  # of gate, and as many of up
+    gate_up_warps: int
     down_rows: int  # of each of a token's experts
+    down_warps: int
     columns: int
-    warps: int
 
 
 PLAIN_STEP, FP8_STEP, GROUPWISE_STEP = (
-    _Step(4, 2, 2048, 4),
-    _Step(8, 4, 2048, 4),
-    _Step(8, 2, 512, 8),
+    _Step(4, 4, 2, 4, 2048),
+    _Step(8, 8, 4, 4, 2048),  # the fastest of nine and of seven on an H200, see README.md
+    _Step(8, 8, 2, 8, 512),
 )
-INTERPRETED_STEP = _Step(128, 64, 2048, 4)  # many cost no more there
+INTERPRETED_STEP = _Step(128, 4, 64, 4, 2048)  # many cost no more there
 
 
 def _step_of(format_name: str) -> _Step:
@@ -90,12 +93,16 @@ def _route(
     BT: tl.constexpr,
     BE: tl.constexpr,
     BS: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     """The largest logit, TOP_K times over, of equals the first.
 
     A logit's bits, as an integer that is ordered as logits are, stand above the number of the
-    expert, counted from the last: the largest of these is found in one reduction.
+    expert, counted from the last: the largest of these is found in one reduction. Those of bf16
+    leave the lower half of 32 bits to the number; of 32 bits a warp finds the largest at once.
     """
+    let_next_begin(OVERLAPS)
+    await_previous(OVERLAPS)
     o_t = tl.program_id(0).to(tl.int64) * BT + tl.arange(0, BT)
     o_e, o_s = tl.arange(0, BE), tl.arange(0, BS)
     p_row = p_logits + tl.minimum(o_t, tokens - 1) * stride
@@ -106,22 +113,32 @@ def _route(
     bits = logits.to(tl.int32, bitcast=True)
     bits = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     bits = tl.where(logits == 0.0, 0, bits)  # also of the negative zero
-    left = (bits.to(tl.int64) << 32) | (BE - 1 - o_e)[None, :]
-    left = tl.where((o_e < E)[None, :], left, -0x8000000000000000)
+    SHORT: tl.constexpr = p_logits.dtype.element_ty == tl.bfloat16 and BE <= 0x10000
+    if SHORT:
+        left = (bits & -0x10000) | (BE - 1 - o_e)[None, :]
+        least = tl.full([], -0x80000000, tl.int32)  # of a logit that is no number
+    else:
+        left = (bits.to(tl.int64) << 32) | (BE - 1 - o_e)[None, :]
+        least = tl.full([], -0x8000000000000000, tl.int64)
+    left = tl.where((o_e < E)[None, :], left, least)
     chosen = tl.zeros([BT, BS], dtype=tl.int32)
     weight = tl.zeros([BT, BS], dtype=tl.float32)
     of_chosen = tl.zeros([BT], dtype=tl.float32)
     for slot in tl.static_range(TOP_K):
         largest = tl.max(left, axis=1)
-        at = BE - 1 - (largest & 0xFFFFFFFF).to(tl.int32)
-        bits = (largest >> 32).to(tl.int32)
+        if SHORT:
+            at = BE - 1 - (largest & 0xFFFF)
+            bits = largest & -0x10000
+        else:
+            at = BE - 1 - (largest & 0xFFFFFFFF).to(tl.int32)
+            bits = (largest >> 32).to(tl.int32)
         bits = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
         mass = tl.exp(bits.to(tl.float32, bitcast=True) - peak)
         of_chosen += mass
         this = (o_s == slot)[None, :]
         chosen = tl.where(this, at[:, None], chosen)
         weight = tl.where(this, mass[:, None], weight)
-        left = tl.where(left == largest[:, None], -0x8000000000000000, left)
+        left = tl.where(left == largest[:, None], least, left)
     weight /= (of_chosen if NORMALISE else total)[:, None]
     at_out = o_t[:, None] * TOP_K + o_s[None, :]
     mask = (o_t < tokens)[:, None] & (o_s < TOP_K)[None, :]
@@ -152,6 +169,7 @@ def route(logits: Tensor, *, top_k: int, normalise: bool) -> tuple[Tensor, Tenso
         BE=triton.next_power_of_2(experts),
         BS=triton.next_power_of_2(top_k),
         num_warps=ROUTED_WARPS,
+        **overlapping(logits),
     )
     return weights, chosen
 
@@ -257,19 +275,15 @@ def _gate_up(
     i_expert = tl.load(p_expert + i_tile)
     if i_expert < EXPERTS:
         o_row, pair, here = _tile_rows(p_order, p_ends, p_first, i_tile, i_expert, BM)
-        o_n = tl.arange(0, BN)
-        o_r = tl.minimum(i_n * (BN // 2) + o_n // 2, INTERMEDIATE - 1) + o_n % 2 * INTERMEDIATE
         i_row = i_n * (BN // 2)
-        acc = tile_product(
+        gate, up = tile_products(
             activations,
             stride,
             pair // SLOTS,
             weights,
             i_expert,
-            o_r,
             i_row,
-            i_row + INTERMEDIATE,
-            o_n % 2 == 1,
+            INTERMEDIATE,
             2 * INTERMEDIATE,
             HIDDEN,
             FORMAT,
@@ -278,9 +292,8 @@ def _gate_up(
             BK,
             OPERAND,
         )
-        gate, up = tl.split(tl.reshape(acc, [BM, BN // 2, 2]))
         b_h = gate * tl.sigmoid(gate) * up
-        o_i = i_n * (BN // 2) + tl.arange(0, BN // 2)
+        o_i = i_row + tl.arange(0, BN // 2)
         mask = here[:, None] & (o_i < INTERMEDIATE)[None, :]
         p_out = out[0] + o_row[:, None].to(tl.int64) * INTERMEDIATE + o_i[None, :]
         if QUANTISED:
@@ -314,18 +327,15 @@ def _down(
     i_expert = tl.load(p_expert + i_tile)
     if i_expert < EXPERTS:
         o_row, pair, here = _tile_rows(p_order, p_ends, p_first, i_tile, i_expert, BM)
-        o_n = tl.arange(0, BN)
-        o_r = i_n * BN + o_n
-        acc = tile_product(
+        i_row = i_n * BN
+        first, second = tile_products(
             activations,
             INTERMEDIATE,
             o_row,
             weights,
             i_expert,
-            tl.minimum(o_r, HIDDEN - 1),
-            i_n * BN,
-            i_n * BN + STEP,
-            o_n >= STEP,
+            i_row,
+            BN // 2,
             HIDDEN,
             INTERMEDIATE,
             FORMAT,
@@ -334,9 +344,74 @@ def _down(
             BK,
             OPERAND,
         )
-        mask = here[:, None] & (o_r < HIDDEN)[None, :]
+        o_r = i_row + tl.arange(0, BN // 2)
         p_part = p_parts + pair[:, None].to(tl.int64) * HIDDEN + o_r[None, :]
-        tl.store(p_part, acc.to(p_parts.dtype.element_ty), mask=mask)
+        mask = here[:, None] & (o_r < HIDDEN)[None, :]
+        tl.store(p_part, first.to(p_parts.dtype.element_ty), mask=mask)
+        mask = here[:, None] & (o_r + BN // 2 < HIDDEN)[None, :]
+        tl.store(p_part + BN // 2, second.to(p_parts.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _one(b):
+    """A tuple of one, for more to be added."""
+    return (b,)
+
+
+@triton.jit
+def _down_kept(
+    activations,  # as `_gate_up` left them, e4m3
+    weights,  # [E, HIDDEN, INTERMEDIATE] e4m3
+    p_order,
+    p_ends,
+    p_expert,
+    p_first,
+    p_parts,  # [pairs, HIDDEN]
+    EXPERTS: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    INTERMEDIATE: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,  # rows of the matrix at once,
+    SPAN: tl.constexpr,  # and in all
+    OPERAND: tl.constexpr,
+):
+    """As `_down`, with SPAN columns of the output: a tile's activations are loaded once.
+
+    They stay in shared memory while the matrix passes: what is loaded is of the matrix alone, and
+    of the next rows while these are multiplied and what was before them is stored.
+    """
+    i_span, i_tile = tl.program_id(0), tl.program_id(1)
+    i_expert = tl.load(p_expert + i_tile)
+    if i_expert < EXPERTS:
+        o_row, pair, here = _tile_rows(p_order, p_ends, p_first, i_tile, i_expert, BM)
+        o_n, o_k = tl.arange(0, BN), tl.arange(0, STEP)
+        BLOCKS: tl.constexpr = INTERMEDIATE // STEP
+        OF_WEIGHTS: tl.constexpr = (HIDDEN + STEP - 1) // STEP * BLOCKS
+        p_x = activations[0] + o_row[:, None].to(tl.int64) * INTERMEDIATE + o_k[None, :]
+        p_of_x = activations[1] + o_row * BLOCKS
+        b_x, of_x = _one(tl.load(p_x).to(OPERAND)), _one(tl.load(p_of_x))
+        for k in tl.static_range(1, BLOCKS):
+            b_x += (tl.load(p_x + k * STEP).to(OPERAND),)
+            of_x += (tl.load(p_of_x + k),)
+        p_w = weights[0] + i_expert.to(tl.int64) * (HIDDEN * INTERMEDIATE) + o_k[None, :]
+        p_part = p_parts + pair[:, None].to(tl.int64) * HIDDEN
+        for i_row in range(i_span * SPAN, tl.minimum((i_span + 1) * SPAN, HIDDEN), BN):
+            o_r = i_row + o_n
+            if HIDDEN % BN == 0:
+                p_rows = p_w + o_r[:, None] * INTERMEDIATE
+            else:
+                p_rows = p_w + tl.minimum(o_r, HIDDEN - 1)[:, None] * INTERMEDIATE
+            p_of_w = weights[1] + (i_expert * OF_WEIGHTS + i_row // STEP * BLOCKS)
+            b_w, of_w = _one(tl.load(p_rows).to(OPERAND)), _one(tl.load(p_of_w))
+            for k in tl.static_range(1, BLOCKS):
+                b_w += (tl.load(p_rows + k * STEP).to(OPERAND),)
+                of_w += (tl.load(p_of_w + k),)
+            acc = tl.zeros([BM, BN], dtype=tl.float32)
+            for k in tl.static_range(BLOCKS):
+                b_product = tl.dot(b_x[k], tl.trans(b_w[k]), input_precision="ieee")
+                acc += b_product * (of_x[k] * of_w[k])[:, None]
+            mask = here[:, None] & (o_r < HIDDEN)[None, :]
+            tl.store(p_part + o_r[None, :], acc.to(p_parts.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -388,8 +463,11 @@ def _gate_up_step(
     NORMED: tl.constexpr,  # whether x is still to be
     BR: tl.constexpr,
     BC: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     """BR rows of gate and of up for one pair."""
+    let_next_begin(OVERLAPS)
+    await_previous(OVERLAPS)
     i_pair = tl.program_id(1)
     i_expert = tl.load(p_chosen + i_pair)
     o_i = tl.program_id(0) * BR + tl.arange(0, BR)
@@ -408,7 +486,7 @@ def _gate_up_step(
             b_scale = tl.load(p_scale + o, mask=o < HIDDEN, other=0.0)
             square += tl.sum(tl.sum(b_x * b_x, axis=1), axis=0)
             b_x *= b_scale
-        both += row_sums(b_w * b_x[None, :, :], b_scales, FORMAT)
+        both += row_sums(values_of(b_w, FORMAT) * b_x[None, :, :], b_scales, FORMAT)
     b_gate, b_up = tl.split(tl.trans(tl.reshape(both, [2, BR])))
     if NORMED:
         root = tl.rsqrt(square / HIDDEN + eps)
@@ -418,17 +496,20 @@ def _gate_up_step(
 
 
 @triton.jit
-def _shared_down(p_gate, p_gate_up, weights, i_row, HIDDEN: tl.constexpr, SHARED: tl.constexpr,
-                 FORMAT: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr):  # fmt: skip
-    """BR elements of the shared expert's output, behind its gate."""
+def _shared_down(p_gate, p_gate_up, b_first, b_first_scales, weights, i_row, HIDDEN: tl.constexpr,
+                 SHARED: tl.constexpr, FORMAT: tl.constexpr, BR: tl.constexpr,
+                 BC: tl.constexpr):  # fmt: skip
+    """BR elements of the shared expert's output, behind its gate; BC columns are read already."""
     b_out = tl.zeros([BR], dtype=tl.float32)
     for at in tl.static_range(0, SHARED, BC):
-        b_w, b_scales = rows_of(weights, i_row.to(tl.int64), at, HIDDEN, SHARED, FORMAT, BR, BC)
+        b_w, b_scales = b_first, b_first_scales
+        if at > 0:
+            b_w, b_scales = rows_of(weights, i_row.to(tl.int64), at, HIDDEN, SHARED, FORMAT, BR, BC)
         o = run_columns(at, BC)
         b_gate = tl.load(p_gate_up + o, mask=o < SHARED, other=0.0).to(tl.float32)
         b_up = tl.load(p_gate_up + SHARED + o, mask=o < SHARED, other=0.0).to(tl.float32)
         b_x = b_gate * tl.sigmoid(b_gate) * b_up
-        b_out += row_sums(b_w * b_x[None, :, :], b_scales, FORMAT)
+        b_out += row_sums(values_of(b_w, FORMAT) * b_x[None, :, :], b_scales, FORMAT)
     return b_out * tl.sigmoid(tl.load(p_gate).to(tl.float32))
 
 
@@ -441,19 +522,24 @@ def _rows_of_slots(p_chosen, i_row, BR: tl.constexpr, COUNT: tl.constexpr, PADDE
 
 
 @triton.jit
-def _parts(b_w, b_scales, p_hidden, p_weights, at, COUNT: tl.constexpr, PADDED: tl.constexpr,
-           INTERMEDIATE: tl.constexpr, FORMAT: tl.constexpr, BR: tl.constexpr,
-           BC: tl.constexpr):  # fmt: skip
-    """What columns from `at` on of the experts of COUNT slots add to BR elements."""
-    RUN: tl.constexpr = run_of(BC)
+def _hidden(p_hidden, p_weights, at, COUNT: tl.constexpr, PADDED: tl.constexpr,
+            INTERMEDIATE: tl.constexpr, BC: tl.constexpr):  # fmt: skip
+    """Columns from `at` on of what COUNT slots' experts are given, weighted: [PADDED, BC] fp32."""
     o_slot = tl.arange(0, PADDED)
     i_slot = tl.minimum(o_slot, COUNT - 1)
-    o = run_columns(at, BC)[None, :, :]
-    p_x = p_hidden + i_slot[:, None, None] * INTERMEDIATE + o
-    b_x = tl.load(p_x, mask=o < INTERMEDIATE, other=0.0)
-    b_x *= tl.where(o_slot < COUNT, tl.load(p_weights + i_slot), 0.0)[:, None, None]
-    b_y = tl.reshape(b_w, [BR, PADDED, BC // RUN, RUN]) * b_x[None, :, :, :]
-    b_y = tl.reshape(b_y, [BR * PADDED, BC // RUN, RUN])
+    o = (at + tl.arange(0, BC))[None, :]
+    b_x = tl.load(p_hidden + i_slot[:, None] * INTERMEDIATE + o, mask=o < INTERMEDIATE, other=0.0)
+    return b_x * tl.where(o_slot < COUNT, tl.load(p_weights + i_slot), 0.0)[:, None]
+
+
+@triton.jit
+def _parts(b_w, b_scales, b_x, FORMAT: tl.constexpr, PADDED: tl.constexpr, BR: tl.constexpr,
+           BC: tl.constexpr):  # fmt: skip
+    """What some columns of some slots' experts add to BR elements."""
+    RUN: tl.constexpr = run_of(BC)
+    b_x = tl.reshape(b_x, [PADDED, BC // RUN, RUN])
+    b_w = tl.reshape(values_of(b_w, FORMAT), [BR, PADDED, BC // RUN, RUN])
+    b_y = tl.reshape(b_w * b_x[None, :, :, :], [BR * PADDED, BC // RUN, RUN])
     return tl.sum(tl.reshape(row_sums(b_y, b_scales, FORMAT), [BR, PADDED]), axis=1)
 
 
@@ -482,38 +568,48 @@ def _down_step(
     BR: tl.constexpr,
     BC: tl.constexpr,
     BS: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     """BR elements of one token: all its experts' parts at once, and the shared one's."""
+    let_next_begin(OVERLAPS)
     i_t = tl.program_id(1)
     o_h = tl.program_id(0) * BR + tl.arange(0, BR)
     i_row = tl.minimum(o_h, HIDDEN - 1)
-    p_hidden += i_t * SLOTS * INTERMEDIATE
+    if SHARED > 0:
+        b_s, b_s_scales = rows_of(shared, i_row.to(tl.int64), 0, HIDDEN, SHARED, SHARED_FORMAT, BR,
+                                  BS)  # fmt: skip
     p_chosen += i_t * SLOTS
+    await_previous(OVERLAPS)
+    p_hidden += i_t * SLOTS * INTERMEDIATE
     p_weights += i_t * SLOTS
     REST: tl.constexpr = SLOTS - MANY
+    p_rest, p_rest_weights = p_hidden + MANY * INTERMEDIATE, p_weights + MANY
+    p_out += i_t * stride_out + o_h
     b_out = tl.zeros([BR], dtype=tl.float32)
+    if ADDED:
+        b_out += tl.load(p_out, mask=o_h < HIDDEN, other=0.0)
     o_row = _rows_of_slots(p_chosen, i_row, BR, MANY, MANY, HIDDEN)
     b_w, b_scales = rows_of(weights, o_row, 0, HIDDEN, INTERMEDIATE, FORMAT, BR * MANY, BC)
     if REST > 0:
         o_other = _rows_of_slots(p_chosen + MANY, i_row, BR, REST, PADDED, HIDDEN)
         b_v, b_others = rows_of(weights, o_other, 0, HIDDEN, INTERMEDIATE, FORMAT, BR * PADDED, BC)
-    if SHARED > 0:  # loads its weights while those are on their way
-        b_out += _shared_down(p_gate + i_t * stride_gate, p_gate_up + i_t * stride_gate_up, shared,
-                              i_row, HIDDEN, SHARED, SHARED_FORMAT, BR, BS)  # fmt: skip
+        b_y = _hidden(p_rest, p_rest_weights, 0, REST, PADDED, INTERMEDIATE, BC)
+    b_x = _hidden(p_hidden, p_weights, 0, MANY, MANY, INTERMEDIATE, BC)
+    if SHARED > 0:  # while those are on their way
+        b_out += _shared_down(p_gate + i_t * stride_gate, p_gate_up + i_t * stride_gate_up, b_s,
+                              b_s_scales, shared, i_row, HIDDEN, SHARED, SHARED_FORMAT, BR,
+                              BS)  # fmt: skip
     for at in tl.static_range(0, INTERMEDIATE, BC):
         if at > 0:
             b_w, b_scales = rows_of(weights, o_row, at, HIDDEN, INTERMEDIATE, FORMAT, BR * MANY, BC)
-        b_out += _parts(b_w, b_scales, p_hidden, p_weights, at, MANY, MANY, INTERMEDIATE, FORMAT,
-                        BR, BC)  # fmt: skip
+            b_x = _hidden(p_hidden, p_weights, at, MANY, MANY, INTERMEDIATE, BC)
+        b_out += _parts(b_w, b_scales, b_x, FORMAT, MANY, BR, BC)
         if REST > 0:
             if at > 0:
                 b_v, b_others = rows_of(weights, o_other, at, HIDDEN, INTERMEDIATE, FORMAT,
                                         BR * PADDED, BC)  # fmt: skip
-            b_out += _parts(b_v, b_others, p_hidden + MANY * INTERMEDIATE, p_weights + MANY, at,
-                            REST, PADDED, INTERMEDIATE, FORMAT, BR, BC)  # fmt: skip
-    p_out += i_t * stride_out + o_h
-    if ADDED:
-        b_out += tl.load(p_out, mask=o_h < HIDDEN, other=0.0)
+                b_y = _hidden(p_rest, p_rest_weights, at, REST, PADDED, INTERMEDIATE, BC)
+            b_out += _parts(b_v, b_others, b_y, FORMAT, PADDED, BR, BC)
     tl.store(p_out, b_out, mask=o_h < HIDDEN)
 
 
@@ -522,7 +618,7 @@ def experts(x: Tensor, **given: Any) -> Tensor:
     gate_up: Matrices = given["gate_up"]
     name = stored(gate_up)[1]
     tiles = tiles_for(x, "groupwise" if is_groupwise(name) else name)
-    few = given["chosen"].numel() < FEW * gate_up.shape[0]
+    few = given["chosen"].numel() < tiles.many_from * gate_up.shape[0]
     return experts_in(tiles.few if few else tiles.many, x, **given)
 
 
@@ -575,19 +671,35 @@ def experts_in(
         **sizes,
     )
     parts = x.new_empty(tokens, slots, hidden)
-    _down[(triton.cdiv(hidden, tile.columns), len(plan.expert))](
-        between,
-        down_given,
-        plan.order,
-        plan.ends,
-        plan.expert,
-        plan.first,
-        parts,
-        FORMAT=down_format,
-        BK=_columns(down_format),
-        OPERAND=operand(down_format),
-        **sizes,
-    )
+    pairs = (plan.order, plan.ends, plan.expert, plan.first)
+    kept = configuration(KEPT, x).get(tile.rows)
+    if kept is not None and down_format == "e4m3" and intermediate <= MOST_KEPT:
+        _down_kept[(triton.cdiv(hidden, kept.span), len(plan.expert))](
+            between,
+            down_given,
+            *pairs,
+            parts,
+            EXPERTS=count,
+            HIDDEN=hidden,
+            INTERMEDIATE=intermediate,
+            BM=tile.rows,
+            BN=kept.columns,
+            SPAN=kept.span,
+            OPERAND=operand(down_format),
+            num_warps=kept.warps,
+            num_stages=kept.stages,
+        )
+    else:
+        _down[(triton.cdiv(hidden, tile.columns), len(plan.expert))](
+            between,
+            down_given,
+            *pairs,
+            parts,
+            FORMAT=down_format,
+            BK=_columns(down_format),
+            OPERAND=operand(down_format),
+            **sizes,
+        )
     out = x.new_empty(tokens, hidden, dtype=torch.float32) if to is None else to
     assert out.is_contiguous()
     assert shared is None or shared.stride(1) == 1
@@ -669,7 +781,8 @@ def experts_step(
         NORMED=isinstance(x, Normed),
         BR=step.gate_up_rows,
         BC=min(step.columns, triton.next_power_of_2(hidden)),
-        num_warps=step.warps,
+        num_warps=step.gate_up_warps,
+        **overlapping(given),
     )
     out = given.new_empty(tokens, hidden, dtype=torch.float32) if to is None else to
     _add_down_step(between, weights, chosen, down, shared, out, added=to is not None)
@@ -726,7 +839,8 @@ def _add_down_step(
         BR=step.down_rows,
         BC=min(columns, triton.next_power_of_2(intermediate)),
         BS=min(columns, triton.next_power_of_2(max(1, size))),
-        num_warps=step.warps,
+        num_warps=step.down_warps,
+        **overlapping(between),
     )
 
 

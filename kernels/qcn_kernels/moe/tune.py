@@ -79,7 +79,7 @@ def _tuned(name: str, gate_up: Matrices, down: Matrices, device: torch.device) -
             run=run,
             milliseconds=triton.testing.do_bench,
         )
-    return Tiles(**best)
+    return Tiles(few=best["few"], many=best["many"])
 
 
 def _bf16(*shape: int, device: torch.device) -> Tensor:

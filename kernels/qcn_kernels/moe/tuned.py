@@ -5,7 +5,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import platformdirs
@@ -24,7 +24,13 @@ def tiles_for(x: Tensor, format_name: str) -> Tiles:
     shipped = configuration(SHIPPED, x)[format_name]
     if not x.is_cuda:
         return shipped
-    return read(file_of(x.device), capability(x)).get(format_name, shipped)
+    tuned = read(file_of(x.device), capability(x)).get(format_name, shipped)
+    return replace(tuned, many_from=shipped.many_from)
+
+
+def most_many_from(x: Tensor) -> int:
+    """Return from how many pairs of an expert on x's chip every format takes tiles for many."""
+    return max(tiles.many_from for tiles in configuration(SHIPPED, x).values())
 
 
 def file_of(device: torch.device) -> Path:

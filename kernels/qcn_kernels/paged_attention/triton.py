@@ -3,9 +3,12 @@
 A tile holds some tokens and all the query heads that share a key head, so that a key is read once
 for all of them. Its keys are cut into splits of a fixed size: each is a program of its own, which
 leaves its part of the output and the logarithm of its weight, and a second launch adds the parts
-up, first to last. So few tokens before a long cache still fill the GPU; and since the cuts are at
-positions, neither the number of tokens in a launch nor the size of the cache has a say in a
-token's result. Decode's splits are short, prefill's long: they agree to rounding.
+up. So few tokens before a long cache still fill the GPU; and since the cuts are at positions,
+neither the number of tokens in a launch nor the size of the cache has a say in a token's result.
+Decode's splits are short, prefill's long: they agree to rounding.
+
+From a 90 on, pages are read through a descriptor, by hardware that computes no addresses in
+registers: those are what a tile is short of.
 """
 
 from dataclasses import dataclass
@@ -14,7 +17,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
+from qcn_kernels import chip
 from qcn_kernels.chip import OPERAND, configuration
 from qcn_kernels.paged_attention.pages import PagedKv
 
@@ -29,21 +34,56 @@ class Tile:
     stages: int
 
 
-# Chosen without hardware: the largest that spill nothing and fit.
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """Parts that a program adds up at once, and elements of a head that it takes."""
+
+    parts: int
+    elements: int
+    warps: int
+
+
+# Measured on a 90; elsewhere the largest that spill nothing and fit.
 DECODE = {
     80: Tile(16, 64, 4, 3),
     86: Tile(16, 32, 4, 3),
-    90: Tile(16, 64, 4, 3),
+    90: Tile(16, 64, 4, 2),
     120: Tile(16, 32, 4, 3),
 }
-PREFILL = {80: Tile(64, 32, 8, 2), 90: Tile(128, 32, 8, 2), 120: Tile(64, 32, 8, 2)}
+VERIFY = {80: Tile(64, 32, 8, 2)}  # behind a long text it reads keys once for 8 tokens
+VERIFIED = 3  # tokens from which on: two of 8 query heads for each key head fill decode's tile
+PREFILL = {80: Tile(64, 32, 8, 2), 90: Tile(128, 64, 8, 2), 120: Tile(64, 32, 8, 2)}
 
 DECODE_SPLIT = 256  # keys: at 8,192 tokens 2 key heads make 64 programs
 PREFILL_SPLIT = 16_384
-SLAB = 1024  # tokens of a prefill launch: its parts take 16 MiB a split
-DECODE_COMBINED = (32, 64)  # parts at once and elements of a program that adds up: many parts,
-PREFILL_COMBINED = (4, 1024)  # or many tokens
+PARTS_BYTES = 128 << 20
+"""Memory for the parts of a prefill launch: more tokens take several. Tokens that are verified
+together have one launch, in which they read keys together: 16 before 262,144 keys leave 256 MiB."""
+DECODE_SUM = Sum(256, 32, 8)  # many parts,
+PREFILL_SUM = Sum(4, 256, 2)  # or many tokens
+DESCRIBED = 90
+"""Compute capability from which pages are read through a descriptor."""
 APPENDED = 4096  # elements of a program that writes to pages
+
+
+@triton.jit
+def _rows_of_pages(
+    pages,
+    row,
+    D: tl.constexpr,
+    BN: tl.constexpr,
+    BD: tl.constexpr,
+    DESCRIBED: tl.constexpr,
+    OPERAND: tl.constexpr,
+):
+    """BN keys or values [BN, BD] of one page and head, of which `row` is the first."""
+    if DESCRIBED:
+        rows = pages.load([row, 0])
+    else:
+        o_d = tl.arange(0, BD)[None, :]
+        o_n = tl.arange(0, BN)[:, None]
+        rows = tl.load(pages + row.to(tl.int64) * D + o_n * D + o_d, mask=o_d < D, other=0.0)
+    return rows.to(tl.float32).to(OPERAND)
 
 
 @triton.jit
@@ -53,32 +93,31 @@ def _attend_keys(
     total,
     b_q,
     position,
+    last,
     start,
     end,
-    p_k,
-    p_v,
+    k_pages,
+    v_pages,
     p_table,
-    stride_page,
-    o_d,
-    m_d,
+    i_kv,
     scale,
-    PAGE: tl.constexpr,
+    KV: tl.constexpr,
     D: tl.constexpr,
+    PAGE: tl.constexpr,
     BN: tl.constexpr,
+    BD: tl.constexpr,
+    STAGES: tl.constexpr,
     MASKED: tl.constexpr,
+    DESCRIBED: tl.constexpr,
     OPERAND: tl.constexpr,
 ):
     """Take the keys from start to end into a running softmax; masked where some are later."""
     o_n = tl.arange(0, BN)
-    for at in range(start, end, BN):
-        page = tl.load(p_table + at // PAGE).to(tl.int64)
-        o_key = at % PAGE + o_n
-        o_kv = page * stride_page + o_key[:, None] * D + o_d[None, :]
-        m_kv = m_d[None, :]
-        if MASKED:
-            m_kv = m_kv & (at + o_n < end)[:, None]
-        b_k = tl.load(p_k + o_kv, mask=m_kv, other=0.0).to(tl.float32).to(OPERAND)
-        b_v = tl.load(p_v + o_kv, mask=m_kv, other=0.0).to(tl.float32).to(OPERAND)
+    page = tl.load(p_table + tl.minimum(start, last) // PAGE)
+    for at in tl.range(start, end, BN, num_stages=STAGES):
+        row = (page * KV + i_kv) * PAGE + at % PAGE
+        page = tl.load(p_table + tl.minimum(at + BN, last) // PAGE)  # ahead of who waits for it
+        b_k = _rows_of_pages(k_pages, row, D, BN, BD, DESCRIBED, OPERAND)
         # Where a tile begins decides which keys are masked in it, and must decide nothing else. So
         # scores are scaled and their peak subtracted by one instruction in either case: left to the
         # compiler, it is one where nothing is masked and two, which round twice, where a key is.
@@ -91,6 +130,9 @@ def _attend_keys(
         weight = tl.exp2(tl.fma(scores, b_scale, tl.broadcast_to(-base[:, None], scores.shape)))
         shrink = tl.exp2(peak - base)
         total = total * shrink + tl.sum(weight, axis=1)
+        b_v = _rows_of_pages(v_pages, row, D, BN, BD, DESCRIBED, OPERAND)
+        if MASKED:  # behind the last key a page may hold NaN, and its weight of 0 does not help
+            b_v = tl.where((at + o_n <= last)[:, None], b_v, 0.0)
         acc = acc * shrink[:, None] + tl.dot(weight.to(OPERAND), b_v)
         peak = new_peak
     return acc, peak, total
@@ -99,52 +141,53 @@ def _attend_keys(
 @triton.jit(do_not_specialize=["tokens", "first", "slab"])
 def _attend(
     p_q,  # [T, H, D]
-    p_k,  # [pages, KV, PAGE, D]
-    p_v,
+    k_pages,  # [pages, KV, PAGE, D], as [pages · KV · PAGE, D] where described
+    v_pages,
     p_table,  # [n] int32
     p_length,  # [1] int32
-    p_parts,  # [splits, slab, H, D] fp32
+    p_out,  # [T, H, D], where one split has all keys
+    p_parts,  # else [splits, slab, H, D] fp32
     p_weights,  # [splits, slab, H] fp32: log2 of the sum of 2^scores
     tokens,  # T
     first,  # token of the slab's first row
-    slab,
+    slab,  # a multiple of BT, or all tokens
     stride_q_t,
     stride_q_h,
-    stride_page,
     scale,  # of scores in units of log2
     SHARED: tl.constexpr,  # query heads per key head
     KV: tl.constexpr,
     D: tl.constexpr,
     PAGE: tl.constexpr,
     SPLIT: tl.constexpr,
+    WHOLE: tl.constexpr,  # whether one split has all keys
     BT: tl.constexpr,
     BS: tl.constexpr,  # SHARED, padded
     BN: tl.constexpr,
     BD: tl.constexpr,
+    STAGES: tl.constexpr,
+    DESCRIBED: tl.constexpr,
     OPERAND: tl.constexpr,
 ):
-    """One split of the keys of one key head, for BT tokens."""
-    i_tile, i_split, i_kv = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    """One split of the keys of one key head, for BT tokens; those with most keys come first."""
+    i_tile = tl.num_programs(0) - 1 - tl.program_id(0)
+    i_kv, i_split = tl.program_id(1), tl.program_id(2)
     o_row = tl.arange(0, BT * BS)
     o_in_slab, o_shared = i_tile * BT + o_row // BS, o_row % BS
     o_t = first + o_in_slab
-    here = (o_t < tokens) & (o_in_slab < slab) & (o_shared < SHARED)
+    here = (o_t < tokens) & (o_shared < SHARED)
     before = tl.load(p_length) - tokens  # keys in front of token 0
-    position = tl.where(here, before + o_t, -1)
     last = before + tl.minimum(first + i_tile * BT + BT, tokens) - 1  # of the tile
     start, end = i_split * SPLIT, tl.minimum(i_split * SPLIT + SPLIT, last + 1)
     if start < end:
         o_d = tl.arange(0, BD)
-        m_d = o_d < D
+        m_d = (o_d < D)[None, :]
         o_h = i_kv * SHARED + o_shared
         o_q = o_t.to(tl.int64)[:, None] * stride_q_t + o_h[:, None] * stride_q_h + o_d[None, :]
-        b_q = tl.load(p_q + o_q, mask=here[:, None] & m_d[None, :], other=0.0)
-        b_q = b_q.to(tl.float32).to(OPERAND)
+        b_q = tl.load(p_q + o_q, mask=here[:, None] & m_d, other=0.0).to(tl.float32).to(OPERAND)
+        position = tl.where(here, before + o_t, -1)
         acc = tl.zeros([BT * BS, BD], dtype=tl.float32)
         peak = tl.full([BT * BS], float("-inf"), dtype=tl.float32)
         total = tl.zeros([BT * BS], dtype=tl.float32)
-        p_k += i_kv * PAGE * D
-        p_v += i_kv * PAGE * D
         # Every row sees what lies in front of the tile.
         seen = tl.minimum(tl.maximum(before + first + i_tile * BT + 1, start) // BN * BN, end)
         seen = tl.maximum(seen, start)
@@ -154,19 +197,22 @@ def _attend(
             total,
             b_q,
             position,
+            last,
             start,
             seen,
-            p_k,
-            p_v,
+            k_pages,
+            v_pages,
             p_table,
-            stride_page,
-            o_d,
-            m_d,
+            i_kv,
             scale,
-            PAGE,
+            KV,
             D,
+            PAGE,
             BN,
+            BD,
+            STAGES,
             False,
+            DESCRIBED,
             OPERAND,
         )
         acc, peak, total = _attend_keys(
@@ -175,27 +221,39 @@ def _attend(
             total,
             b_q,
             position,
+            last,
             seen,
             end,
-            p_k,
-            p_v,
+            k_pages,
+            v_pages,
             p_table,
-            stride_page,
-            o_d,
-            m_d,
+            i_kv,
             scale,
-            PAGE,
+            KV,
             D,
+            PAGE,
             BN,
+            BD,
+            1,
             True,
+            DESCRIBED,
             OPERAND,
         )
         acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]
-        o_out = (i_split * slab + o_in_slab).to(tl.int64) * (KV * SHARED) + o_h
-        tl.store(
-            p_parts + o_out[:, None] * D + o_d[None, :], acc, mask=here[:, None] & m_d[None, :]
-        )
-        tl.store(p_weights + o_out, peak + tl.log2(total), mask=here)
+        # Rows are counted anew, from a 0 the compiler does not know: it would else keep through the
+        # loops, in registers they are short of, what it computed for q.
+        o_row = tl.arange(0, BT * BS) + (tl.load(p_length, volatile=True) - tokens - before)
+        o_in_slab, o_shared = i_tile * BT + o_row // BS, o_row % BS
+        o_t, o_h = first + o_in_slab, i_kv * SHARED + o_shared
+        here = (o_t < tokens) & (o_shared < SHARED)
+        if WHOLE:
+            o_out = o_t.to(tl.int64) * (KV * SHARED) + o_h
+            p_acc = p_out + o_out[:, None] * D + o_d[None, :]
+        else:
+            o_out = (i_split * slab + o_in_slab).to(tl.int64) * (KV * SHARED) + o_h
+            p_acc = p_parts + o_out[:, None] * D + o_d[None, :]
+            tl.store(p_weights + o_out, peak + tl.log2(total), mask=here)
+        tl.store(p_acc, acc.to(p_acc.dtype.element_ty), mask=here[:, None] & m_d)
 
 
 @triton.jit(do_not_specialize=["tokens", "first", "slab"])
@@ -213,30 +271,29 @@ def _combine(
     BP: tl.constexpr,  # parts at once
     BE: tl.constexpr,  # elements of a program
 ):
-    """Add up the parts of some elements of one token, first to last."""
-    i_row = tl.program_id(0)
-    o_e = tl.program_id(1) * BE + tl.arange(0, BE)
-    m_e = (o_e < H * D)[None, :]
-    o_p = tl.arange(0, BP)[:, None]
-    position = tl.load(p_length) - tokens + first + i_row
-    parts = position // SPLIT + 1
-    acc = tl.zeros([BE], dtype=tl.float32)
-    total = tl.zeros([BE], dtype=tl.float32)
-    peak = tl.full([BE], -1e38, dtype=tl.float32)  # finite: behind the last head nothing is read
+    """Add up the parts of some elements of one head of one token, each BP-th by itself first."""
+    i_row, i_h = tl.program_id(0), tl.program_id(1)
+    o_e = tl.program_id(2) * BE + tl.arange(0, BE)
+    o_p = tl.arange(0, BP)
+    parts = (tl.load(p_length) - tokens + first + i_row) // SPLIT + 1
+    acc = tl.zeros([BP, BE], dtype=tl.float32)
+    total = tl.zeros([BP], dtype=tl.float32)
+    peak = float("-inf")
     for at in range(0, parts, BP):
-        o_at = ((at + o_p) * slab + i_row).to(tl.int64)
-        mask = (at + o_p < parts) & m_e
-        p_weight = p_weights + o_at * H + (o_e // D)[None, :]
-        b_weight = tl.load(p_weight, mask=mask, other=float("-inf"))
-        b_part = tl.load(p_parts + o_at * (H * D) + o_e[None, :], mask=mask, other=0.0)
+        here = at + o_p < parts
+        o_at = ((at + o_p) * slab + i_row).to(tl.int64) * H + i_h
+        p_part = p_parts + o_at[:, None] * D + o_e[None, :]
+        b_weight = tl.load(p_weights + o_at, mask=here, other=float("-inf"))
+        b_part = tl.load(p_part, mask=here[:, None] & (o_e < D)[None, :], other=0.0)
         new_peak = tl.maximum(peak, tl.max(b_weight, axis=0))
-        weight = tl.exp2(b_weight - new_peak[None, :])
+        weight = tl.exp2(b_weight - new_peak)
         shrink = tl.exp2(peak - new_peak)
-        acc = acc * shrink + tl.sum(weight * b_part, axis=0)
-        total = total * shrink + tl.sum(weight, axis=0)
+        acc = acc * shrink + weight[:, None] * b_part
+        total = total * shrink + weight
         peak = new_peak
-    o_out = (first + i_row).to(tl.int64) * (H * D) + o_e
-    tl.store(p_out + o_out, (acc / total).to(p_out.dtype.element_ty), mask=o_e < H * D)
+    b_out = tl.sum(acc, axis=0) / tl.sum(total, axis=0)
+    o_out = (first + i_row).to(tl.int64) * (H * D) + i_h * D + o_e
+    tl.store(p_out + o_out, b_out.to(p_out.dtype.element_ty), mask=o_e < D)
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -313,7 +370,7 @@ def paged_attention_prefill(q: Tensor, kv: PagedKv) -> Tensor:
         kv: bf16 or fp32; `max_length` decides how many programs are launched.
     """
     tile = configuration(PREFILL, q)
-    return _launch(q, kv, tile, split=PREFILL_SPLIT, slab=SLAB, combined=PREFILL_COMBINED)
+    return _launch(q, kv, tile, split=PREFILL_SPLIT, added=PREFILL_SUM, room=PARTS_BYTES)
 
 
 def paged_attention_decode(q: Tensor, kv: PagedKv) -> Tensor:
@@ -322,12 +379,12 @@ def paged_attention_decode(q: Tensor, kv: PagedKv) -> Tensor:
     Nothing here waits for the device, and a launch serves every length up to `max_length`: a CUDA
     graph may hold it.
     """
-    tile = configuration(DECODE, q)
-    return _launch(q, kv, tile, split=DECODE_SPLIT, slab=len(q), combined=DECODE_COMBINED)
+    tile = configuration(DECODE if len(q) < VERIFIED else VERIFY, q)
+    return _launch(q, kv, tile, split=DECODE_SPLIT, added=DECODE_SUM, room=None)
 
 
 def _launch(
-    q: Tensor, kv: PagedKv, tile: Tile, *, split: int, slab: int, combined: tuple[int, int]
+    q: Tensor, kv: PagedKv, tile: Tile, *, split: int, added: Sum, room: int | None
 ) -> Tensor:
     tokens, heads, head_dim = q.shape
     _, kv_heads, page, _ = kv.k_pages.shape
@@ -344,19 +401,29 @@ def _launch(
     padded = triton.next_power_of_2(shared)
     tile_tokens = max(1, tile.rows // padded)
     splits = triton.cdiv(kv.max_length, split)
+    whole = splits == 1
+    slab = tokens
+    if room is not None and not whole:
+        in_room = room // (4 * splits * heads * head_dim)
+        slab = min(tokens, max(1, in_room // tile_tokens) * tile_tokens)
     block_d = max(16, triton.next_power_of_2(head_dim))
-    slab = min(slab, tokens)
-    parts = q.new_empty(splits, slab, heads, head_dim, dtype=torch.float32)
-    weights = q.new_empty(splits, slab, heads, dtype=torch.float32)
+    described = chip.capability(q) >= DESCRIBED
+    pages = [kv.k_pages, kv.v_pages]
+    if described:
+        pages = [
+            TensorDescriptor.from_tensor(x.view(-1, head_dim), [tile.keys, block_d]) for x in pages
+        ]
     out = q.new_empty(q.shape)
+    parts = q.new_empty(0 if whole else splits, slab, heads, head_dim, dtype=torch.float32)
+    weights = q.new_empty(parts.shape[:3], dtype=torch.float32)
     for first in range(0, tokens, slab):
         rows = min(slab, tokens - first)
-        _attend[(triton.cdiv(rows, tile_tokens), splits, kv_heads)](
+        _attend[(triton.cdiv(rows, tile_tokens), kv_heads, splits)](
             q,
-            kv.k_pages,
-            kv.v_pages,
+            *pages,
             kv.table,
             kv.length,
+            out,
             parts,
             weights,
             tokens,
@@ -364,34 +431,38 @@ def _launch(
             slab,
             q.stride(0),
             q.stride(1),
-            kv.k_pages.stride(0),
             head_dim**-0.5 * 1.4426950408889634,
             SHARED=shared,
             KV=kv_heads,
             D=head_dim,
             PAGE=page,
             SPLIT=split,
+            WHOLE=whole,
             BT=tile_tokens,
             BS=padded,
             BN=tile.keys,
             BD=block_d,
+            STAGES=tile.stages,
+            DESCRIBED=described,
             OPERAND=OPERAND,
             num_warps=tile.warps,
             num_stages=tile.stages,
         )
-        _combine[(rows, triton.cdiv(heads * head_dim, combined[1]))](
-            parts,
-            weights,
-            kv.length,
-            out,
-            tokens,
-            first,
-            slab,
-            H=heads,
-            D=head_dim,
-            SPLIT=split,
-            BP=combined[0],
-            BE=combined[1],
-            num_warps=4,
-        )
+        if not whole:
+            elements = min(added.elements, block_d)
+            _combine[(rows, heads, triton.cdiv(head_dim, elements))](
+                parts,
+                weights,
+                kv.length,
+                out,
+                tokens,
+                first,
+                slab,
+                H=heads,
+                D=head_dim,
+                SPLIT=split,
+                BP=added.parts,
+                BE=elements,
+                num_warps=added.warps,
+            )
     return out

@@ -8,9 +8,19 @@ from torch import Tensor
 
 from qcn_kernels.choice import uses_triton
 from qcn_kernels.rms_norm.reference import rms_norm
-from qcn_kernels.rotary.reference import apply_rotary, rotary_tables
+from qcn_kernels.rotary import reference
+from qcn_kernels.rotary.reference import apply_rotary
 
 __all__ = ["apply_rotary", "rms_norm_rotary", "rotary_tables"]
+
+
+def rotary_tables(positions: Tensor, *, rotary_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Return cosine and signed sine of positions [T] int64; see `reference.rotary_tables`."""
+    if uses_triton(positions):
+        from qcn_kernels.rotary import triton
+
+        return triton.rotary_tables(positions, rotary_dim=rotary_dim, theta=theta)
+    return reference.rotary_tables(positions, rotary_dim=rotary_dim, theta=theta)
 
 
 def rms_norm_rotary(

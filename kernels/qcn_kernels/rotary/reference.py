@@ -16,11 +16,16 @@ def rotary_tables(positions: Tensor, *, rotary_dim: int, theta: float) -> tuple[
         cos, sin: [T, rotary_dim] fp32; sin is negative in its first half, so that
         `x · cos + swap_halves(x) · sin` is the rotation.
     """
-    steps = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device=positions.device)
-    exponents = steps / rotary_dim
-    angles = positions.float().unsqueeze(-1) * (1.0 / theta**exponents)
+    turns = frequencies(rotary_dim, theta, positions.device)
+    angles = positions.float().unsqueeze(-1) * turns
     cos, sin = angles.cos(), angles.sin()
     return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+
+
+def frequencies(rotary_dim: int, theta: float, device: torch.device) -> Tensor:
+    """Return by how much each pair of dimensions turns from one position to the next, fp32."""
+    steps = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device=device)
+    return 1.0 / theta ** (steps / rotary_dim)
 
 
 def apply_rotary(x: Tensor, *, cos: Tensor, sin: Tensor) -> Tensor:

@@ -1,11 +1,67 @@
-"""Norm and rotary embedding of query and key heads on a GPU, in one pass."""
+"""On a GPU: rotary tables in one launch, and query and key heads normalised and turned in one."""
+
+import functools
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from qcn_kernels.rotary.reference import frequencies
+
 TILE = 4096  # elements of a program
+TABLES_TILE = 1024  # the same of a program that makes tables
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def _rotary_tables(
+    p_positions,  # [T] int64
+    p_turns,  # [ROTARY / 2] fp32
+    p_cos,  # [T, ROTARY] fp32
+    p_sin,  # [T, ROTARY] fp32
+    tokens,
+    ROTARY: tl.constexpr,
+    BT: tl.constexpr,
+    BD: tl.constexpr,
+):
+    o_t = tl.program_id(0).to(tl.int64) * BT + tl.arange(0, BT)[:, None]
+    o_d = tl.arange(0, BD)[None, :]
+    mask = (o_t < tokens) & (o_d < ROTARY)
+    half: tl.constexpr = ROTARY // 2
+    b_position = tl.load(p_positions + o_t, mask=o_t < tokens, other=0).to(tl.float32)
+    b_angle = b_position * tl.load(p_turns + o_d % half, mask=o_d < ROTARY, other=0.0)
+    b_sin = tl.sin(b_angle)
+    at = o_t * ROTARY + o_d
+    tl.store(p_cos + at, tl.cos(b_angle), mask=mask)
+    tl.store(p_sin + at, tl.where(o_d < half, -b_sin, b_sin), mask=mask)
+
+
+@functools.cache
+def _turns(rotary_dim: int, theta: float, device: torch.device) -> Tensor:
+    return frequencies(rotary_dim, theta, device)
+
+
+def rotary_tables(positions: Tensor, *, rotary_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Return `reference.rotary_tables` of positions [T] int64, without gaps."""
+    assert positions.dtype == torch.int64
+    assert positions.is_contiguous()
+    tokens = len(positions)
+    cos = torch.empty(tokens, rotary_dim, device=positions.device)
+    sin = torch.empty_like(cos)
+    block = triton.next_power_of_2(rotary_dim)
+    block_tokens = max(1, TABLES_TILE // block)
+    _rotary_tables[(triton.cdiv(tokens, block_tokens),)](
+        positions,
+        _turns(rotary_dim, theta, positions.device),
+        cos,
+        sin,
+        tokens,
+        ROTARY=rotary_dim,
+        BT=block_tokens,
+        BD=block,
+        num_warps=4,
+    )
+    return cos, sin
 
 
 @triton.jit(do_not_specialize=["rows"])

@@ -22,21 +22,20 @@ from qcn_kernels.causal_conv1d.triton import causal_conv1d_step
 from qcn_kernels.chip import CHIPS, empty_rows
 from qcn_kernels.fp8 import Fp8Matrices
 from qcn_kernels.fp8.triton import linear as linear_fp8
+from qcn_kernels.gated_delta_net import Drafts
 from qcn_kernels.gated_delta_net import triton as gated_delta_net
+from qcn_kernels.gated_delta_net import triton_verify as gated_delta_net_verify
 from qcn_kernels.gated_delta_net.weights import DeltaNetWeights
 from qcn_kernels.gated_delta_rule.grid import chunk_grid
-from qcn_kernels.gated_delta_rule.triton_verify import (
-    commit_gated_delta_rule,
-    verify_gated_delta_rule,
-)
 from qcn_kernels.gating.triton import gated
 from qcn_kernels.linear import Stacked
 from qcn_kernels.linear.triton import linear
 from qcn_kernels.linear.triton_step import add_linear_step, linear_step
+from qcn_kernels.linear.triton_verify import MOST_TOKENS, add_linear_few, linear_few
 from qcn_kernels.matrices import Matrices
 from qcn_kernels.moe import triton as moe
 from qcn_kernels.moe.shared import SharedExpert
-from qcn_kernels.moe.tiles import FEW
+from qcn_kernels.moe.triton_verify import add_experts_few
 from qcn_kernels.paged_attention import PagedKv
 from qcn_kernels.paged_attention.triton import (
     append,
@@ -45,7 +44,7 @@ from qcn_kernels.paged_attention.triton import (
 )
 from qcn_kernels.rms_norm import Normed
 from qcn_kernels.rms_norm.triton import add_rms_norm, rms_norm
-from qcn_kernels.rotary.triton import rms_norm_rotary
+from qcn_kernels.rotary.triton import rms_norm_rotary, rotary_tables
 from qcn_kernels.sampling.triton import sample
 from sampling import FULL
 from torch import Tensor
@@ -55,6 +54,7 @@ KEY_HEADS, HEADS, DIM, KERNEL = 16, 32, 128, 4
 CHANNELS = (2 * KEY_HEADS + HEADS) * DIM
 HIDDEN = 2048
 EXPERTS, TOP_K, INTERMEDIATE = 8, 10, 512  # fewer experts than the model's 512: no code knows
+MANY = 256  # tokens: as many pairs for an expert, and a quarter more
 
 
 def bf16(*shape: int) -> Tensor:
@@ -98,14 +98,30 @@ def delta_net_step() -> None:
     )
 
 
-def delta_rule_verify() -> None:
-    keys = bf16(16, KEY_HEADS, DIM)
-    gates, state = torch.zeros(16, HEADS), torch.zeros(HEADS, DIM, DIM)
-    _, errors, total = verify_gated_delta_rule(
-        q=keys, k=keys, v=bf16(16, HEADS, DIM), g=gates, beta=gates, state=state
+def delta_net_verify() -> None:
+    """Of two layers, whose drafts are taken in at once."""
+    drafts = Drafts(
+        inputs=torch.zeros(2, MOST_TOKENS, CHANNELS),
+        keys=torch.zeros(2, MOST_TOKENS, KEY_HEADS, DIM),
+        errors=torch.zeros(2, MOST_TOKENS, HEADS, DIM),
+        total=torch.zeros(2, MOST_TOKENS, HEADS),
     )
-    tokens = torch.zeros(1, dtype=torch.int32)
-    commit_gated_delta_rule(k=keys, errors=errors, total=total, tokens=tokens, state=state)
+    position = torch.zeros(1, dtype=torch.int64)
+    gated_delta_net_verify.verify_step(
+        bf16(MOST_TOKENS, CHANNELS + HEADS * DIM + 2 * HEADS),
+        weights=WEIGHTS,
+        ring=torch.zeros(KERNEL, CHANNELS),
+        position=position,
+        recurrent=torch.zeros(HEADS, DIM, DIM),
+        drafts=drafts.layer(0),
+    )
+    gated_delta_net_verify.commit(
+        drafts,
+        torch.zeros(1, dtype=torch.int32),
+        rings=torch.zeros(2, KERNEL, CHANNELS),
+        position=position,
+        recurrent=torch.zeros(2, HEADS, DIM, DIM),
+    )
 
 
 def convolution_step() -> None:
@@ -129,7 +145,7 @@ def gates() -> None:
 
 
 def rotary() -> None:
-    cos = torch.zeros(TOKENS, 64)
+    cos, _ = rotary_tables(torch.zeros(TOKENS, dtype=torch.int64), rotary_dim=64, theta=5e6)
     scale = torch.zeros(18, 256)
     x = bf16(TOKENS, 18, 256)
     rms_norm_rotary(x, scale=scale, eps=1e-6, cos=cos, sin=cos, dtype=torch.bfloat16)
@@ -139,14 +155,20 @@ def attention_step() -> None:
     attention(paged_attention_decode, 1)
 
 
+def attention_verify() -> None:
+    attention(paged_attention_decode, MOST_TOKENS)
+
+
 def attention_prefill() -> None:
     attention(paged_attention_prefill, TOKENS)
 
 
 def attention(launcher: Callable[..., Tensor], tokens: int) -> None:
-    table, length = torch.zeros(3, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
-    pages = bf16(3, 2, 64, 256)
-    launcher(bf16(tokens, 16, 256), PagedKv(pages, pages, table, length, max_length=TOKENS))
+    """Before a cache that one split has all keys of, and before a long one."""
+    pages, length = bf16(3, 2, 64, 256), torch.zeros(1, dtype=torch.int32)
+    for bound in (TOKENS, 20_000):
+        table = torch.zeros(-(-bound // 64), dtype=torch.int32)
+        launcher(bf16(tokens, 16, 256), PagedKv(pages, pages, table, length, max_length=bound))
 
 
 def append_to_pages() -> None:
@@ -177,7 +199,7 @@ def experts_few() -> None:
 
 
 def experts_many() -> None:
-    run_experts(moe.experts, FEW * EXPERTS, bf16)
+    run_experts(moe.experts, MANY, bf16)
 
 
 def experts_few_fp8() -> None:
@@ -185,7 +207,7 @@ def experts_few_fp8() -> None:
 
 
 def experts_many_fp8() -> None:
-    run_experts(moe.experts, FEW * EXPERTS, fp8)
+    run_experts(moe.experts, MANY, fp8)
 
 
 def experts_step() -> None:
@@ -213,7 +235,7 @@ def one_fp8(*shape: int) -> Stacked:
 
 
 def experts_many_int4() -> None:
-    run_experts(moe.experts, FEW * EXPERTS, four_bit)
+    run_experts(moe.experts, MANY, four_bit)
 
 
 def experts_step_int4() -> None:
@@ -228,7 +250,7 @@ def experts_few_groupwise() -> None:
 
 def experts_many_groupwise() -> None:
     for stack in (eight_bit, mxfp4):
-        run_experts(moe.experts, FEW * EXPERTS, stack)
+        run_experts(moe.experts, MANY, stack)
 
 
 def experts_step_groupwise() -> None:
@@ -238,7 +260,7 @@ def experts_step_groupwise() -> None:
 
 def plan_of_slots() -> None:
     """Where experts lie in host memory: slots of all layers together."""
-    moe._plan(torch.zeros(TOKENS, TOP_K, dtype=torch.int64), 23_000, FEW)
+    moe._plan(torch.zeros(TOKENS, TOP_K, dtype=torch.int64), 23_000, 64)
 
 
 def router() -> None:
@@ -262,6 +284,36 @@ def steps() -> None:
     add_linear_step(to, mixed, bf16(HIDDEN, 2 * HIDDEN), None, gate=mixed, gating="silu")
 
 
+def linears_few() -> None:
+    """As `steps`, for tokens that are verified together."""
+    x, mixed = bf16(MOST_TOKENS, HIDDEN), bf16(MOST_TOKENS, 2 * HIDDEN)
+    linear_few(x, Stacked((fp8(12_288, HIDDEN), bf16(64, HIDDEN)), torch.bfloat16), None)
+    linear_few(x, Stacked((fp8(1024, HIDDEN), bf16(513, HIDDEN)), torch.bfloat16), None)
+    linear_few(x, bf16(12_352, HIDDEN), None)
+    to = torch.zeros(MOST_TOKENS, HIDDEN)
+    add_linear_few(to, mixed, Stacked((fp8(HIDDEN, 2 * HIDDEN),), torch.bfloat16), None)
+
+
+def experts_verify() -> None:
+    run_experts(few_with(bf16(HIDDEN, INTERMEDIATE)), MOST_TOKENS, bf16)
+
+
+def experts_verify_fp8() -> None:
+    run_experts(few_with(one_fp8(HIDDEN, INTERMEDIATE)), MOST_TOKENS, fp8)
+
+
+def few_with(down: Tensor | Stacked) -> Callable[..., Tensor]:
+    """Tokens that are verified together, with a shared expert."""
+
+    def launcher(x: Tensor, **given: Any) -> Tensor:
+        projected, to = in_a_layer(MOST_TOKENS), torch.zeros(MOST_TOKENS, HIDDEN)
+        shared = SharedExpert(projected[:, 1536:], projected[:, :1024], down)
+        add_experts_few(to, x, **given, shared=shared)
+        return to
+
+    return launcher
+
+
 def sampling() -> None:
     logits, uniform = torch.zeros(1, 151_936), torch.zeros(1)
     sample(logits, temperature=1.0, top_k=40, top_p=0.95, uniform=uniform)
@@ -272,16 +324,17 @@ def sampling() -> None:
 OPERATIONS: dict[Callable[[], None], dict[str, str]] = {
     delta_net_prefill: {"_prepare": "wgmma", "_scan": "wgmma"},
     delta_net_step: {},
-    delta_rule_verify: {},
+    delta_net_verify: {},
     convolution_step: {},
     norms: {},
     projection: {"_linear": "wgmma"},
     gates: {},
     rotary: {},
     attention_step: {"_attend": "mma"},
+    attention_verify: {"_attend": "wgmma"},
     attention_prefill: {"_attend": "wgmma"},
     experts_many: {"_gate_up": "wgmma", "_down": "wgmma"},
-    experts_many_fp8: {"_gate_up": "wgmma", "_down": "wgmma"},
+    experts_many_fp8: {"_gate_up": "wgmma", "_down": "wgmma", "_down_kept": "wgmma"},
     experts_step: {},
     experts_step_fp8: {},
     experts_many_int4: {"_gate_up": "wgmma", "_down": "wgmma"},
@@ -290,13 +343,16 @@ OPERATIONS: dict[Callable[[], None], dict[str, str]] = {
     router: {},
     linears_fp8: {"_linear": "wgmma"},
     steps: {},
+    linears_few: {"_linear_few": "mma"},
+    experts_verify: {"_gate_up_few": "mma", "_down_few": "mma"},
+    experts_verify_fp8: {"_gate_up_few": "mma", "_down_few": "mma"},
     append_to_pages: {},
     sampling: {},
 }
 
 if FULL:
     OPERATIONS |= {
-        operation: {"_gate_up": "wgmma", "_down": "wgmma"}
+        operation: {"_gate_up": "wgmma", "_down": "wgmma", "_down_kept": "wgmma"}
         for operation in (
             experts_few,
             experts_few_fp8,
@@ -335,9 +391,10 @@ def test_a_key_weighs_the_same_in_a_tile_that_masks_others(
     Each has as many weights; beside them there is one difference a row, by which the sum shrinks.
     """
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    attend = compile_launches(chip, operation)[0]
-    assert attend.name == "_attend"
-    assert attend.exponents["fma"] > attend.exponents["sub"], attend
+    whole, split, _ = compile_launches(chip, operation)
+    for attend in (whole, split):
+        assert attend.name == "_attend"
+        assert attend.exponents["fma"] > attend.exponents["sub"], attend
 
 
 def uneven_projection() -> None:

@@ -9,10 +9,6 @@ from kernel_tolerances import assert_agrees
 from qcn_kernels.gated_delta_rule.grid import ChunkGrid, chunk_grid
 from qcn_kernels.gated_delta_rule.reference import gated_delta_rule
 from qcn_kernels.gated_delta_rule.triton import chunk_gated_delta_rule
-from qcn_kernels.gated_delta_rule.triton_verify import (
-    commit_gated_delta_rule,
-    verify_gated_delta_rule,
-)
 from qcn_kernels.rms_norm import l2_norm
 from torch import Tensor
 
@@ -145,49 +141,6 @@ def test_the_chunk_grid_alone_decides_every_bit(call: Caller, parts: list[int], 
     second, _ = run(call, behind, twice, chunk_grid(parts[cut:]), 0)
     assert torch.equal(torch.cat((first, second)), out)
     assert torch.equal(twice, once)
-
-
-@pytest.mark.parametrize(
-    ("tokens", "taken", "shape", "dtype"),
-    [
-        (1, 0, (1, 1, 8, 8), torch.float32),
-        (2, 2, (2, 3, 20, 12), torch.float32),
-        (7, 3, (1, 2, 60, 75), torch.bfloat16),
-        (16, 16, (3, 1, 33, 40), torch.float32),
-        (16, 9, REAL, torch.bfloat16),
-    ],
-)
-def test_drafts_leave_the_state_and_their_first_tokens_can_be_taken_in(
-    call: Caller, tokens: int, taken: int, shape: tuple[int, int, int, int], dtype: torch.dtype
-) -> None:
-    drawn = draw(tokens, *shape, dtype=dtype)
-    key_heads, shared, key_dim, value_dim = shape
-    before = torch.randn(key_heads * shared, key_dim, value_dim)
-    state = before.clone()
-    want, states = expected(drawn, before, sorted({taken, tokens} - {0}))
-    out, errors, total = call(verify_gated_delta_rule, **drawn, state=state)
-    assert_agrees("gated_delta_rule", out, want, hardware=call.hardware)
-    assert torch.equal(state, before)
-    count = torch.tensor([taken], dtype=torch.int32)
-    call(
-        commit_gated_delta_rule,
-        k=drawn["k"],
-        errors=errors,
-        total=total,
-        tokens=count,
-        state=state,
-    )
-    end = states[0] if taken else before.double()
-    assert_agrees("gated_delta_rule", state, end, hardware=call.hardware)
-
-
-def test_a_draft_does_not_depend_on_what_is_drafted_behind_it(call: Caller) -> None:
-    drawn, state = draw(9, 1, 2, 32, 40), torch.randn(2, 32, 40)
-    first = {name: x[:4] for name, x in drawn.items()}
-    whole = call(verify_gated_delta_rule, **drawn, state=state)
-    alone = call(verify_gated_delta_rule, **first, state=state)
-    for some, all_of_it in zip(alone, whole, strict=True):
-        assert torch.equal(some, all_of_it[:4])
 
 
 @pytest.mark.gpu

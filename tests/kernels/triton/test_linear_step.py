@@ -6,49 +6,20 @@ from functools import partial
 
 import pytest
 import torch
-from fp8_support import exact, random_fp8
+from fp8_support import random_fp8
 from interpreted import Caller, as_on
 from kernel_tolerances import assert_agrees
-from qcn_kernels.fp8 import Fp8Matrices
+from linear_weights import fp8, fp8_over_plain, in_fp64, plain, plain_bf16, three_parts
 from qcn_kernels.linear import Stacked, Weight
 from qcn_kernels.linear.triton_step import add_linear_step, linear_step
 from qcn_kernels.rms_norm import Normed
 from qcn_kernels.rms_norm.reference import rms_norm
-from torch import Tensor
 
 EPS = 1e-3
 CHIPS = pytest.mark.parametrize("chip", [90, 80])  # with e4m3 and without
 
 
-def plain(columns: int) -> Weight:
-    return torch.randn(37, columns)
-
-
-def plain_bf16(columns: int) -> Weight:
-    return torch.randn(37, columns).bfloat16()
-
-
-def fp8(columns: int) -> Weight:
-    return Stacked((random_fp8(133, columns),), torch.float32)
-
-
-def fp8_over_plain(columns: int) -> Weight:
-    return Stacked((random_fp8(256, columns), torch.randn(7, columns)), torch.float32)
-
-
-def three_parts(columns: int) -> Weight:
-    parts = torch.randn(9, columns), random_fp8(128, columns), torch.randn(200, columns)
-    return Stacked(parts, torch.float32)
-
-
 WEIGHTS = pytest.mark.parametrize("weight", [plain, plain_bf16, fp8, fp8_over_plain, three_parts])
-
-
-def in_fp64(weight: Weight) -> Tensor:
-    parts = weight.parts if isinstance(weight, Stacked) else (weight,)
-    return torch.cat(
-        [exact(part) if isinstance(part, Fp8Matrices) else part.double() for part in parts]
-    )
 
 
 @CHIPS

@@ -14,8 +14,8 @@ from qcn_kernels.linear import Stacked
 from qcn_kernels.moe import triton as moe
 from qcn_kernels.moe.reference import mixture
 from qcn_kernels.moe.shared import SharedExpert
-from qcn_kernels.moe.tiles import FEW
 from qcn_kernels.moe.triton import experts, experts_step, route
+from qcn_kernels.moe.triton_verify import add_experts_few
 from qcn_kernels.rms_norm import Normed
 from qcn_kernels.rms_norm.reference import rms_norm
 from torch import Tensor
@@ -162,6 +162,33 @@ def test_a_step_takes_the_norm_and_the_shared_expert_on_its_way(
     assert_agrees("moe_step", got, want, hardware=call.hardware)
 
 
+def of_few(x: Tensor, *, to: Tensor, **given: Any) -> Tensor:
+    """`add_experts_few`, which returns what it added to."""
+    add_experts_few(to, x, **given)
+    return to
+
+
+@FORMATS
+@pytest.mark.parametrize(("tokens", "count"), [(2, 9), (16, 9), (16, 300), (1, 4)])
+def test_a_few_tokens_share_what_they_have_chosen_alike(
+    call: Caller, kind: str, tokens: int, count: int
+) -> None:
+    """Many tokens of few experts and few of many; each is the mixture."""
+    drawn, shared = draw(kind, count, 200, 128), draw(kind, 1, 200, 128)
+    x, logits = torch.randn(tokens, 200), torch.randn(tokens, count)
+    logits[:, 1] = 4  # an expert of all
+    to, projected = torch.randn(tokens, 200), torch.randn(tokens, 257)
+    weight = shared.down
+    down = weight[0] if isinstance(weight, Tensor) else Stacked((only(weight),), torch.float32)
+    gate, up = projected[:, 1:].double().chunk(2, dim=1)
+    matrix = (exact(weight) if isinstance(weight, Fp8Matrices) else weight.double())[0]
+    alone = projected[:, :1].double().sigmoid() * ((functional.silu(gate) * up) @ matrix.T)
+    want = to + alone + drawn.expected(x, logits, 3, quantised=False)
+    expert = SharedExpert(projected[:, :1], projected[:, 1:], down)
+    got = drawn.run(call, partial(of_few, to=to, shared=expert), x, choose(logits, 3))
+    assert_agrees("moe_few", got, want, hardware=call.hardware)
+
+
 @pytest.mark.parametrize("kind", ["fp32", "e4m3"])
 def test_a_prefill_adds_to_the_stream_what_is_behind_the_shared_experts_gate(
     call: Caller, kind: str
@@ -191,13 +218,13 @@ def without_e4m3() -> None:
 def test_a_token_does_not_depend_on_what_shares_its_launch(call: Caller, kind: str) -> None:
     """Some tokens at once, and three of them in another order.
 
-    On hardware once in tiles for many, once in those for few. The interpreter multiplies by numpy,
-    whose sums may run in another order where matrices are of another size.
+    On hardware once in tiles for many, once in those for few (`moe/tiles.py`). The interpreter
+    multiplies by numpy, whose sums may run in another order where matrices are of another size.
     """
     if call.hardware and kind == "bytes":
         without_e4m3()
     drawn = draw(kind, 2, 136, 128)
-    tokens = FEW if call.hardware else FEW - 1
+    tokens = 256 if call.hardware else 47
     x, logits = torch.randn(tokens, 136), torch.randn(tokens, 2)
     x = x.bfloat16() if kind == "bf16" else x
     weights, chosen = choose(logits, 2)

@@ -2,12 +2,15 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
-from interpreted import Caller
+from interpreted import Caller, as_on
 from kernel_tolerances import assert_agrees
 from qcn_kernels.paged_attention import PagedKv, reference
+from qcn_kernels.paged_attention import triton as module
 from qcn_kernels.paged_attention.triton import (
     DECODE_SPLIT,
     paged_attention_decode,
@@ -92,6 +95,32 @@ def test_prefill(
     q = torch.randn(tokens, heads + 1, head_dim).to(dtype)[:, 1:]  # tokens lie apart
     got = cache.run(call, paged_attention_prefill, q, length)
     assert_agrees("attention", got, cache.expected(q, length), hardware=call.hardware)
+
+
+@pytest.mark.parametrize("launcher", [paged_attention_prefill, paged_attention_decode])
+def test_where_pages_are_read_by_address(call: Caller, launcher: Launcher) -> None:
+    """As on a chip that has no descriptors of them."""
+    cache = Cache(300, 2, 60, torch.float32)
+    q = torch.randn(20, 6, 60)
+    got = cache.run(call, partial(as_on, 80, launcher), q, 300)
+    assert_agrees("attention", got, cache.expected(q, 300), hardware=call.hardware)
+
+
+def in_little_memory(**arguments: Any) -> Tensor:
+    """Prefill whose splits are a page, and whose parts have room for one tile of tokens."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "PREFILL_SPLIT", PAGE)
+        patch.setattr(module, "PARTS_BYTES", 1)
+        return paged_attention_prefill(**arguments)
+
+
+def test_tokens_whose_parts_have_no_room_together(call: Caller) -> None:
+    cache = Cache(150, 1, 32, torch.float32)
+    q = torch.randn(100, 8, 32)
+    got = cache.run(call, in_little_memory, q, 150)
+    assert_agrees("attention", got, cache.expected(q, 150), hardware=call.hardware)
+    alone = cache.run(call, in_little_memory, q[37:], 150)
+    assert torch.equal(alone, got[37:])
 
 
 def test_scores_of_any_size_are_softened_without_overflow(call: Caller) -> None:

@@ -1,4 +1,4 @@
-"""Norm and rotation in one pass against the two references in fp64."""
+"""Tables in one launch, and norm and rotation in one pass, against the references."""
 
 import pytest
 import torch
@@ -7,6 +7,9 @@ from kernel_tolerances import assert_agrees
 from qcn_kernels.rms_norm.reference import rms_norm
 from qcn_kernels.rotary.reference import apply_rotary, rotary_tables
 from qcn_kernels.rotary.triton import rms_norm_rotary
+from qcn_kernels.rotary.triton import rotary_tables as tables_in_one_launch
+
+POSITIONS = torch.tensor([0, 1, 2, 3, 40, 500, 6000, 70_000, 262_143])
 
 
 @pytest.mark.parametrize(
@@ -22,8 +25,7 @@ def test_heads_are_normalised_and_turned(
 ) -> None:
     wide = torch.randn(9, heads + 2, head_dim).to(dtype)
     x, scale = wide[:, :heads], torch.randn(heads, head_dim)
-    positions = torch.tensor([0, 1, 2, 3, 40, 500, 6000, 70_000, 262_143])
-    cos, sin = rotary_tables(positions, rotary_dim=rotary_dim, theta=5e6)
+    cos, sin = rotary_tables(POSITIONS, rotary_dim=rotary_dim, theta=5e6)
     want = apply_rotary(
         rms_norm(x.double(), scale=scale.double(), eps=1e-6),
         cos=cos.double().unsqueeze(1),
@@ -31,3 +33,13 @@ def test_heads_are_normalised_and_turned(
     )
     got = call(rms_norm_rotary, x=x, scale=scale, eps=1e-6, cos=cos, sin=sin, dtype=dtype)
     assert_agrees("rotary", got, want, hardware=call.hardware)
+
+
+@pytest.mark.parametrize(("rotary_dim", "tokens"), [(64, 1), (64, 9), (14, 9), (2, 3)])
+def test_tables_are_those_of_the_reference(call: Caller, rotary_dim: int, tokens: int) -> None:
+    """Angles are the same fp32 numbers, to the one rounding that a GPU's powers differ by."""
+    positions = POSITIONS[-tokens:]
+    got = call(tables_in_one_launch, positions=positions, rotary_dim=rotary_dim, theta=5e6)
+    want = rotary_tables(positions, rotary_dim=rotary_dim, theta=5e6)
+    allowed = 2**-23 * positions.max().item() if call.hardware else 0.0
+    torch.testing.assert_close(got, want, atol=2e-6 + allowed, rtol=0)
