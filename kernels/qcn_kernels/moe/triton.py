@@ -1,9 +1,8 @@
 """The mixture on a GPU: router, experts of a block of tokens, experts of a few tokens.
 
 Prefill sorts the (token, expert) pairs by expert and cuts each expert's into tiles; a tile that is
-not full is padded, never shared. Two launches multiply: gate and up, whose rows are taken by turns
-so that a thread holds both of what it multiplies, and down, which leaves a part for each pair. A
-third adds the parts of a token, in the order in which its experts were chosen. Nothing is split or
+not full is padded, never shared. Two launches multiply: gate and up, of which a thread holds what
+belongs together, and down, which leaves a part for each pair. A third adds the parts of a token, in the order in which its experts were chosen. Nothing is split or
 added up by atomics, and sums run over the columns in one order: a token's result does not depend
 on what shares its launch.
 
