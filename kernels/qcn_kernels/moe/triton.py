@@ -2,9 +2,9 @@
 
 Prefill sorts the (token, expert) pairs by expert and cuts each expert's into tiles; a tile that is
 not full is padded, never shared. Two launches multiply: gate and up, of which a thread holds what
-belongs together, and down, which leaves a part for each pair. A third adds the parts of a token, in the order in which its experts were chosen. Nothing is split or
-added up by atomics, and sums run over the columns in one order: a token's result does not depend
-on what shares its launch.
+belongs together, and down, which leaves a part for each pair. A third adds the parts of a token, in
+the order in which its experts were chosen. Nothing is split or added up by atomics, and sums run
+over the columns in one order: a token's result does not depend on what shares its launch.
 
 Decode has a program for some rows of one pair, then one for some rows of a token, which takes them
 of all its experts at once, the shared one too, and adds to the residual stream. Only chosen
