@@ -42,7 +42,7 @@ from whole_model import (
     verify_in_turns,
 )
 
-PROMPT, DRAFTED, STEPS = 70, 2, 4  # a whole chunk of the delta rule, more than a page, and a bit
+PROMPT, DRAFTED, STEPS = 70, 3, 4  # a whole chunk of the delta rule, more than a page, and a bit
 SMALL: dict[str, Any] = {
     "num_hidden_layers": 3,
     "layer_types": ["linear_attention", "full_attention", "linear_attention"],
