@@ -230,9 +230,11 @@ class State:
             return out
         assert now is not None
         for number, end in enumerate(now.kept):
-            inputs = projected[max(0, end - len(past.convolution)) : end, : weights.conv.shape[1]]
-            before = past.convolution[len(inputs) :]
-            torch.cat((before, inputs.to(torch.float32)), out=now.convolution[slot, number])
+            kept, size = now.convolution[slot, number], len(past.convolution)
+            inputs = projected[max(0, end - size) : end, : weights.conv.shape[1]]
+            kept[size - len(inputs) :] = inputs
+            if len(inputs) < size:  # the past's last ones stand in front of them
+                kept[: size - len(inputs)] = past.convolution[len(inputs) :]
         return prefill(
             projected,
             weights=weights,

@@ -1,10 +1,11 @@
-"""Drafted tokens through a Gated DeltaNet layer on a GPU: two launches, and two to take them in.
+"""Drafted tokens through a Gated DeltaNet layer on a GPU: three launches, and two to take them in.
 
-What the recurrence reads is prepared for all tokens at once. Then a program has one value head, as
-in decode, and reads the tokens one after the other with the head's state in registers. Instead of
-the state it leaves what each token would change: its key and the error it corrects. How many of
-them are taken in is read from the device, for all layers at once: whoever accepted them waits for
-nothing.
+What the recurrence reads is prepared for all tokens at once. Then a program, which is one warp, so
+that nothing in it waits for another, has some value columns of one head and reads the tokens one
+after the other with these columns of the state in registers. Instead of the state it leaves what
+each token would change: its key and the error it corrects. The norm takes a head's columns together
+again. How many tokens are taken in is read from the device, for all layers at once: whoever
+accepted them waits for nothing.
 """
 
 import torch
@@ -15,7 +16,9 @@ from torch import Tensor
 from qcn_kernels.gated_delta_net.drafts import Drafts
 from qcn_kernels.gated_delta_net.triton import _log_decay
 from qcn_kernels.gated_delta_net.weights import DeltaNetWeights
+from qcn_kernels.rms_norm.triton import gated_rms_norm
 
+VERIFIED_COLUMNS = 16  # value columns of a warp: 64 registers of state a thread
 COMMITTED_COLUMNS = 32  # value columns of a program: 4 warps hold 32 registers of state a thread
 COMMITTED_CHANNELS = 1024
 
@@ -112,15 +115,11 @@ def _verify_step(
     p_keys,
     p_values,
     p_gates,
-    p_projected,  # [T, q | k | v | z | b | a]
-    p_norm,
     p_state,  # [HEADS, K, V] fp32
     p_errors,  # [T, HEADS, V] fp32
     p_total,  # [T, HEADS] fp32
-    p_out,  # [T, HEADS · V]
+    p_out,  # [T, HEADS, V]
     tokens,
-    stride,
-    eps,
     HEADS: tl.constexpr,
     KEY_HEADS: tl.constexpr,
     K: tl.constexpr,
@@ -128,34 +127,30 @@ def _verify_step(
     BK: tl.constexpr,
     BV: tl.constexpr,
 ):
-    """All tokens of one head."""
-    i_head = tl.program_id(0)
-    o_k, o_v = tl.arange(0, BK), tl.arange(0, BV)
+    """All tokens of BV value columns of one head."""
+    i_v, i_head = tl.program_id(0), tl.program_id(1)
+    o_k, o_v = tl.arange(0, BK), i_v * BV + tl.arange(0, BV)
     m_k, m_v = o_k < K, o_v < V
     at_state = (i_head * K + o_k[:, None]) * V + o_v[None, :]
     b_s = tl.load(p_state + at_state, mask=m_k[:, None] & m_v[None, :], other=0.0)
-    b_norm = tl.load(p_norm + o_v, mask=m_v, other=0.0)
     at_key = i_head // (HEADS // KEY_HEADS) * K + o_k
-    at_z = 2 * KEY_HEADS * K + HEADS * V + i_head * V + o_v
     total = 0.0
     for i_t in range(tokens):
         at_keys, at_row = i_t * (KEY_HEADS * K) + at_key, i_t * (HEADS * V) + i_head * V + o_v
         b_k = tl.load(p_keys + at_keys, mask=m_k, other=0.0)[:, None]
         b_q = tl.load(p_queries + at_keys, mask=m_k, other=0.0)[:, None]
         b_v = tl.load(p_values + at_row, mask=m_v, other=0.0)
-        b_z = tl.load(p_projected + i_t * stride + at_z, mask=m_v, other=0.0).to(tl.float32)
         g = tl.load(p_gates + i_t * (2 * HEADS) + i_head)
         beta = tl.load(p_gates + i_t * (2 * HEADS) + HEADS + i_head)
         b_s *= tl.exp(g)
         b_error = beta * (b_v - tl.sum(b_s * b_k, axis=0))
         b_s += b_k * b_error[None, :]
         b_out = tl.sum(b_s * b_q, axis=0)
-        b_out *= tl.rsqrt(tl.sum(b_out * b_out, axis=0) / V + eps)
-        b_out *= b_norm * b_z * tl.sigmoid(b_z)
         total += g
-        tl.store(p_out + at_row, b_out.to(p_out.dtype.element_ty), mask=m_v)
+        tl.store(p_out + at_row, b_out, mask=m_v)
         tl.store(p_errors + at_row, b_error, mask=m_v)
-        tl.store(p_total + i_t * HEADS + i_head, total)
+        if i_v == 0:
+            tl.store(p_total + i_t * HEADS + i_head, total)
 
 
 @triton.jit
@@ -227,7 +222,7 @@ def verify_step(
     recurrent: Tensor,
     drafts: Drafts,
 ) -> Tensor:
-    """Read a few drafted tokens in two launches; see `drafts.verify_step`."""
+    """Read a few drafted tokens in three launches; see `drafts.verify_step`."""
     heads, key_dim, value_dim = recurrent.shape
     kernel, channels = weights.conv.shape
     tokens = len(projected)
@@ -251,7 +246,6 @@ def verify_step(
         "K": key_dim,
         "V": value_dim,
         "BK": triton.next_power_of_2(key_dim),
-        "BV": triton.next_power_of_2(value_dim),
     }
     _prepare[(tokens, heads)](
         projected,
@@ -268,28 +262,28 @@ def verify_step(
         projected.stride(0),
         key_dim**-0.5,
         KERNEL=kernel,
+        BV=triton.next_power_of_2(value_dim),
         num_warps=1,
         **sizes,
     )
-    out = projected.new_empty(tokens, heads * value_dim)
-    _verify_step[(heads,)](
+    out = torch.empty_like(values)
+    _verify_step[(triton.cdiv(value_dim, VERIFIED_COLUMNS), heads)](
         queries,
         drafts.keys,
         values,
         gates,
-        projected,
-        weights.norm,
         recurrent,
         drafts.errors,
         drafts.total,
         out,
         tokens,
-        projected.stride(0),
-        weights.eps,
-        num_warps=8,
+        BV=VERIFIED_COLUMNS,
+        num_warps=1,
         **sizes,
     )
-    return out
+    z = projected[:, channels : channels + heads * value_dim].unflatten(1, (heads, value_dim))
+    out = gated_rms_norm(out, gate=z, scale=weights.norm, eps=weights.eps, dtype=projected.dtype)
+    return out.flatten(1)
 
 
 def commit(

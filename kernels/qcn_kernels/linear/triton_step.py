@@ -20,8 +20,8 @@ from qcn_kernels.matrices.triton import row_sums, rows_of, run_columns, stored, 
 from qcn_kernels.overlap.triton import await_previous, let_next_begin, overlapping
 from qcn_kernels.rms_norm.normed import Normed
 
-ROWS = 128 if INTERPRETED else 4  # of a program; many cost no more there
 COLUMNS = 4096  # at once
+MANY_ROWS = 4096  # more of them, and programs outnumber what multiprocessors hold at once
 MOST_TOKENS = 16
 
 
@@ -126,18 +126,21 @@ def _linear_step(
     BC: tl.constexpr,
     OVERLAPS: tl.constexpr,
 ):
-    """BR rows of either part of a weight, for all tokens."""
+    """BR rows of either part of a weight, for all tokens.
+
+    The other part comes first: of bf16 under FP8, its rows take longer.
+    """
     let_next_begin(OVERLAPS)
-    programs: tl.constexpr = (ROWS + BR - 1) // BR
-    i = tl.program_id(0)
-    if i < programs:
+    other_programs: tl.constexpr = (OTHER_ROWS + BR - 1) // BR
+    i = tl.program_id(0) - other_programs
+    if i >= 0:
         _rows(p_x, p_beside, weights, p_bias, p_out, i * BR, 0, tokens, stride_x, stride_beside,
               stride_out, eps, ROWS, COLUMNS, FORMAT, INPUT, BIASED, ADDED, ALONE, BR, BC,
               OVERLAPS)  # fmt: skip
     elif OTHER_ROWS > 0:
-        _rows(p_x, p_beside, others, p_bias, p_out, (i - programs) * BR, ROWS, tokens, stride_x,
-              stride_beside, stride_out, eps, OTHER_ROWS, COLUMNS, OTHER_FORMAT, INPUT, BIASED,
-              ADDED, ALONE, BR, BC, OVERLAPS)  # fmt: skip
+        _rows(p_x, p_beside, others, p_bias, p_out, (i + other_programs) * BR, ROWS, tokens,
+              stride_x, stride_beside, stride_out, eps, OTHER_ROWS, COLUMNS, OTHER_FORMAT, INPUT,
+              BIASED, ADDED, ALONE, BR, BC, OVERLAPS)  # fmt: skip
 
 
 def linear_step(x: Tensor | Normed, weight: Weight, bias: Tensor | None) -> Tensor:
@@ -193,6 +196,7 @@ def _launch(
     parts: tuple[Tensor | Fp8Matrices, ...]
     parts = weight.parts if isinstance(weight, Stacked) else (weight,)
     block = min(COLUMNS, triton.next_power_of_2(columns))
+    block_rows, warps = _program(parts[0], rows, block)
     at = 0
     while parts:
         (one, *other), parts = parts[:2], parts[2:]
@@ -200,7 +204,8 @@ def _launch(
         others, other_format = stored(other[0]) if other else (given, format_name)
         other_rows = len(other[0]) if other else 0
         here = out[:, at:]
-        _linear_step[(triton.cdiv(len(one), ROWS) + triton.cdiv(other_rows, ROWS),)](
+        programs = triton.cdiv(len(one), block_rows) + triton.cdiv(other_rows, block_rows)
+        _linear_step[(programs,)](
             x,
             x if beside is None else beside,
             given,
@@ -221,9 +226,20 @@ def _launch(
             BIASED=bias is not None,
             ADDED=added,
             ALONE=len(x) == 1,
-            BR=ROWS,
+            BR=block_rows,
             BC=block,
-            num_warps=8 if block > COLUMNS // 2 else 4,
+            num_warps=warps,
             **overlapping(x),
         )
         at += len(one) + other_rows
+
+
+def _program(part: Tensor | Fp8Matrices, rows: int, block: int) -> tuple[int, int]:
+    """Return the rows of a program and its warps: 16 KiB of weights, see README.md."""
+    if INTERPRETED:
+        return 128, 4  # many rows cost no more there
+    if block > COLUMNS // 2:
+        return 4, 8
+    if isinstance(part, Tensor):
+        return 4, 4
+    return 8, 4 if rows > MANY_ROWS else 8

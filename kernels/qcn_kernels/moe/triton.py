@@ -39,7 +39,7 @@ from qcn_kernels.matrices.triton import (
 from qcn_kernels.moe.shared import SharedExpert
 from qcn_kernels.moe.tiles import KEPT, MOST_KEPT, Tile
 from qcn_kernels.moe.tuned import tiles_for
-from qcn_kernels.overlap.triton import await_previous, let_next_begin, overlapping, prefetch
+from qcn_kernels.overlap.triton import await_previous, let_next_begin, overlapping
 from qcn_kernels.rms_norm.normed import Normed
 
 PLAIN_COLUMNS = 64  # at once in prefill, where no blocks of scales say otherwise
@@ -61,17 +61,18 @@ class _Step:
     """What a program of decode takes at once: as many weights as registers hold."""
 
     gate_up_rows: int  # of gate, and as many of up
+    gate_up_warps: int
     down_rows: int  # of each of a token's experts
+    down_warps: int
     columns: int
-    warps: int
 
 
 PLAIN_STEP, FP8_STEP, GROUPWISE_STEP = (
-    _Step(4, 2, 2048, 4),
-    _Step(8, 4, 2048, 4),
-    _Step(8, 2, 512, 8),
+    _Step(4, 4, 2, 4, 2048),
+    _Step(8, 8, 4, 4, 2048),  # the fastest of nine and of seven on an H200, see README.md
+    _Step(8, 8, 2, 8, 512),
 )
-INTERPRETED_STEP = _Step(128, 64, 2048, 4)  # many cost no more there
+INTERPRETED_STEP = _Step(128, 4, 64, 4, 2048)  # many cost no more there
 
 
 def _step_of(format_name: str) -> _Step:
@@ -544,8 +545,8 @@ def _gate_up_step(
     OVERLAPS: tl.constexpr,
 ):
     """BR rows of gate and of up for one pair."""
+    let_next_begin(OVERLAPS)
     await_previous(OVERLAPS)
-    let_next_begin(OVERLAPS)  # not before: it then finds which experts are chosen
     i_pair = tl.program_id(1)
     i_expert = tl.load(p_chosen + i_pair)
     o_i = tl.program_id(0) * BR + tl.arange(0, BR)
@@ -622,20 +623,6 @@ def _parts(b_w, b_scales, b_x, FORMAT: tl.constexpr, PADDED: tl.constexpr, BR: t
 
 
 @triton.jit
-def _prefetch_rows(p_chosen, p_values, i_row, EXPERTS: tl.constexpr, SLOTS: tl.constexpr,
-                   HIDDEN: tl.constexpr, INTERMEDIATE: tl.constexpr, BR: tl.constexpr,
-                   OVERLAPS: tl.constexpr):  # fmt: skip
-    """Prefetch rows [BR] of the chosen experts, which may not be known yet."""
-    PADDED: tl.constexpr = triton.next_power_of_2(SLOTS)
-    i_slot = tl.minimum(tl.arange(0, PADDED), SLOTS - 1)
-    i_expert = tl.load(p_chosen + i_slot, cache_modifier=".cg")
-    i_expert = tl.minimum(tl.maximum(i_expert, 0), EXPERTS - 1)
-    o_row = i_expert[:, None] * HIDDEN + i_row[None, :]
-    WIDTH: tl.constexpr = p_values.dtype.element_ty.primitive_bitwidth // 8
-    prefetch(p_values + o_row * INTERMEDIATE, INTERMEDIATE * WIDTH, OVERLAPS)
-
-
-@triton.jit
 def _down_step(
     p_hidden,  # [T, SLOTS, INTERMEDIATE] fp32
     p_chosen,  # [T, SLOTS] int64
@@ -648,7 +635,6 @@ def _down_step(
     stride_gate,
     stride_gate_up,
     stride_out,
-    EXPERTS: tl.constexpr,
     SLOTS: tl.constexpr,
     MANY: tl.constexpr,  # of them at once, a power of two, and then the others,
     PADDED: tl.constexpr,  # as the next power of two
@@ -662,7 +648,6 @@ def _down_step(
     BC: tl.constexpr,
     BS: tl.constexpr,
     OVERLAPS: tl.constexpr,
-    HINTED: tl.constexpr,
 ):
     """BR elements of one token: all its experts' parts at once, and the shared one's."""
     let_next_begin(OVERLAPS)
@@ -673,10 +658,6 @@ def _down_step(
         b_s, b_s_scales = rows_of(shared, i_row.to(tl.int64), 0, HIDDEN, SHARED, SHARED_FORMAT, BR,
                                   BS)  # fmt: skip
     p_chosen += i_t * SLOTS
-    if HINTED:
-        _prefetch_rows(
-            p_chosen, weights[0], i_row, EXPERTS, SLOTS, HIDDEN, INTERMEDIATE, BR, OVERLAPS
-        )
     await_previous(OVERLAPS)
     p_hidden += i_t * SLOTS * INTERMEDIATE
     p_weights += i_t * SLOTS
@@ -885,7 +866,7 @@ def experts_step(
         NORMED=isinstance(x, Normed),
         BR=step.gate_up_rows,
         BC=min(step.columns, triton.next_power_of_2(hidden)),
-        num_warps=step.warps,
+        num_warps=step.gate_up_warps,
         **overlapping(given),
     )
     out = given.new_empty(tokens, hidden, dtype=torch.float32) if to is None else to
@@ -931,7 +912,6 @@ def _add_down_step(
         gate.stride(0),
         gate_up.stride(0),
         out.stride(0),
-        EXPERTS=len(down),
         SLOTS=slots,
         MANY=many,
         PADDED=triton.next_power_of_2(max(1, slots - many)),
@@ -944,9 +924,8 @@ def _add_down_step(
         BR=step.down_rows,
         BC=min(columns, triton.next_power_of_2(intermediate)),
         BS=min(columns, triton.next_power_of_2(max(1, size))),
-        num_warps=step.warps,
+        num_warps=step.down_warps,
         **overlapping(between),
-        HINTED=down_format == "e4m3",
     )
 
 

@@ -347,8 +347,8 @@ OPERATIONS: dict[Callable[[], None], dict[str, str]] = {
     linears_fp8: {"_linear": "wgmma"},
     steps: {},
     linears_few: {"_linear_few": "mma"},
-    experts_verify: {"_gate_up_few": "mma"},
-    experts_verify_fp8: {"_gate_up_few": "mma"},
+    experts_verify: {"_gate_up_few": "mma", "_down_few": "mma"},
+    experts_verify_fp8: {"_gate_up_few": "mma", "_down_few": "mma"},
     append_to_pages: {},
     sampling: {},
 }
