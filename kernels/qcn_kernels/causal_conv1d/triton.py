@@ -47,7 +47,7 @@ def _convolve(
     weights, inputs = (), ()  # the oldest first
     for j in tl.static_range(KERNEL):
         b_w = tl.load(p_weight + j * stride_weight + o_c, mask=inside, other=0.0)
-        weights += (b_w,)  # type: ignore[assignment]
+        weights += (b_w,)  # type: ignore[assignment] # it grows as the loop is unrolled
     for j in tl.static_range(KERNEL - 1):
         o_in = o_first + (j - KERNEL + 1)
         new, old = inside & (o_in >= 0) & (o_in < tokens), inside & (o_in < 0)
