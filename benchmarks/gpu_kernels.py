@@ -109,16 +109,12 @@ def _delta_rule(device: torch.device, sizes: Sizes) -> Measured:
 
 
 def _delta_rule_of_fla(device: torch.device, sizes: Sizes) -> Measured:
-    """The same by flash-linear-attention, which repeats key heads in memory."""
+    """The same by flash-linear-attention."""
     from fla.ops.gated_delta_rule import (  # type: ignore[import-not-found]
         chunk_gated_delta_rule,
     )
 
-    given = _delta_inputs(device, sizes)
-    shared = sizes.value_heads // sizes.key_heads
-    for name in ("q", "k"):
-        given[name] = given[name].repeat_interleave(shared, dim=1)
-    batched = {name: x.unsqueeze(0) for name, x in given.items()}
+    batched = {name: x.unsqueeze(0) for name, x in _delta_inputs(device, sizes).items()}
     seconds = _seconds(device, lambda: chunk_gated_delta_rule(**batched, output_final_state=True))
     return Measured("gated delta rule, flash-linear-attention", seconds, _delta_operations(sizes))
 

@@ -1,4 +1,4 @@
-"""The causal convolution on a GPU: a tile of tokens and channels to a program, everything fp32.
+"""The causal convolution on a GPU: some channels of some tokens to a program, everything fp32.
 
 A token's sum runs oldest input first, wherever the token stands: no grid has a say in it. The state
 is read by the programs of the first tokens and replaced by those of the last, so the new one is
@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-TOKENS, CHANNELS = 32, 128  # of a tile: 4 KB of bf16 in each of `kernel` overlapping readings
+CHANNELS = 128  # of a program, where there are no heads
+RUNS, TOKENS = 8, 8  # of a program, and of a run: of a token a thread holds 16 bytes
 STEP_CHANNELS = 256
 
 
@@ -27,34 +28,45 @@ def _convolve(
     stride_weight,
     stride_state,
     stride_out,
-    scaled_heads,
+    normalised_heads,  # the first ones, which are l2-normalised
+    scaled_heads,  # the first of these
     scale,
-    NORMALISED: tl.constexpr,  # whether each head of C is l2-normalised
     HEAD: tl.constexpr,  # channels of a program
     KERNEL: tl.constexpr,
-    BT: tl.constexpr,
+    RUNS: tl.constexpr,
+    BT: tl.constexpr,  # tokens of a run
     BC: tl.constexpr,
     BS: tl.constexpr,  # at least KERNEL - 1
 ):
+    """RUNS runs of BT tokens each, token after token, their inputs in registers."""
     i_t, i_head = tl.program_id(0), tl.program_id(1)
-    o_t = i_t.to(tl.int64) * BT + tl.arange(0, BT)[:, None]
+    o_first = (i_t.to(tl.int64) * RUNS + tl.arange(0, RUNS)[:, None]) * BT
     o_head = tl.arange(0, BC)[None, :]
     o_c = i_head * HEAD + o_head
     inside = (o_head < HEAD) & (o_c < channels)
-    b_y = tl.zeros([BT, BC], dtype=tl.float32)
+    weights, inputs = (), ()  # the oldest first
     for j in tl.static_range(KERNEL):
-        o_in = o_t + (j - KERNEL + 1)
-        new = inside & (o_in >= 0) & (o_t < tokens)
+        b_w = tl.load(p_weight + j * stride_weight + o_c, mask=inside, other=0.0)
+        weights += (b_w,)
+    for j in tl.static_range(KERNEL - 1):
+        o_in = o_first + (j - KERNEL + 1)
+        new, old = inside & (o_in >= 0) & (o_in < tokens), inside & (o_in < 0)
         b_x = tl.load(p_x + o_in * stride_x + o_c, mask=new, other=0.0).to(tl.float32)
-        old = inside & (o_in < 0)
-        b_x += tl.load(p_state + (o_in + KERNEL - 1) * stride_state + o_c, mask=old, other=0.0)
-        b_y += b_x * tl.load(p_weight + j * stride_weight + o_c, mask=inside, other=0.0)
-    b_y = b_y * tl.sigmoid(b_y)
-    if NORMALISED:
-        b_y *= tl.rsqrt(tl.sum(b_y * b_y, axis=1) + 1e-6)[:, None]
-        b_y *= tl.where(i_head < scaled_heads, scale, 1.0)
-    mask = inside & (o_t < tokens)
-    tl.store(p_out + o_t * stride_out + o_c, b_y.to(p_out.dtype.element_ty), mask=mask)
+        at_old = (o_in + KERNEL - 1) * stride_state + o_c
+        inputs += (b_x + tl.load(p_state + at_old, mask=old, other=0.0),)
+    for i in tl.static_range(BT):
+        o_t = o_first + i
+        mask = inside & (o_t < tokens)
+        b_x = tl.load(p_x + o_t * stride_x + o_c, mask=mask, other=0.0).to(tl.float32)
+        inputs += (b_x,)
+        b_y = inputs[i] * weights[0]
+        for j in tl.static_range(1, KERNEL):
+            b_y += inputs[i + j] * weights[j]
+        b_y = b_y / (1.0 + tl.exp(-b_y))
+        if i_head < normalised_heads:
+            b_y *= tl.rsqrt(tl.sum(b_y * b_y, axis=1) + 1e-6)[:, None]
+            b_y *= tl.where(i_head < scaled_heads, scale, 1.0)
+        tl.store(p_out + o_t * stride_out + o_c, b_y.to(p_out.dtype.element_ty), mask=mask)
     if i_t == tl.num_programs(0) - 1:
         o_row = tl.arange(0, BS)[:, None]
         o_last = tokens + o_row - (KERNEL - 1)
@@ -97,23 +109,20 @@ def causal_conv1d(x: Tensor, *, weight: Tensor, state: Tensor) -> Tensor:
     Returns:
         [T, channels] in x's dtype.
     """
-    return _launch(x, weight=weight, state=state, head_dim=None, scaled_heads=0, scale=1.0)
+    return _launch(x, weight=weight, state=state, head_dim=CHANNELS, normalised=0, scaled=0)
 
 
 def causal_conv1d_l2_norm(
-    x: Tensor, *, weight: Tensor, state: Tensor, head_dim: int, scaled_heads: int
+    x: Tensor, *, weight: Tensor, state: Tensor, head_dim: int, normalised: int, scaled: int
 ) -> Tensor:
-    """Convolve T tokens and l2-normalise each head of `head_dim` channels.
+    """Convolve T tokens, as `causal_conv1d`, and l2-normalise heads of `head_dim` channels.
 
-    The first `scaled_heads` heads (the queries) are scaled by 1/√head_dim as well.
+    Those are the first `normalised` ones (queries and keys); the first `scaled` of them (the
+    queries) are scaled by 1/√head_dim as well.
     """
+    assert scaled <= normalised <= x.shape[1] // head_dim
     return _launch(
-        x,
-        weight=weight,
-        state=state,
-        head_dim=head_dim,
-        scaled_heads=scaled_heads,
-        scale=head_dim**-0.5,
+        x, weight=weight, state=state, head_dim=head_dim, normalised=normalised, scaled=scaled
     )
 
 
@@ -132,13 +141,7 @@ def causal_conv1d_step(x: Tensor, *, weight: Tensor, state: Tensor) -> Tensor:
 
 
 def _launch(
-    x: Tensor,
-    *,
-    weight: Tensor,
-    state: Tensor,
-    head_dim: int | None,
-    scaled_heads: int,
-    scale: float,
+    x: Tensor, *, weight: Tensor, state: Tensor, head_dim: int, normalised: int, scaled: int
 ) -> Tensor:
     tokens, channels = x.shape
     kernel = len(weight)
@@ -147,11 +150,9 @@ def _launch(
     assert weight.dtype == state.dtype == torch.float32
     assert x.stride(1) == weight.stride(1) == 1
     assert state.stride(1) == 1 or not state.numel()
-    assert head_dim is None or channels % head_dim == 0
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     next_state = torch.empty_like(state, memory_format=torch.contiguous_format)
-    head = head_dim or CHANNELS
-    _convolve[(triton.cdiv(tokens, TOKENS), triton.cdiv(channels, head))](
+    _convolve[(triton.cdiv(tokens, RUNS * TOKENS), triton.cdiv(channels, head_dim))](
         x,
         weight,
         state,
@@ -163,13 +164,14 @@ def _launch(
         weight.stride(0),
         state.stride(0),
         out.stride(0),
-        scaled_heads,
-        scale,
-        NORMALISED=head_dim is not None,
-        HEAD=head,
+        normalised,
+        scaled,
+        head_dim**-0.5,
+        HEAD=head_dim,
         KERNEL=kernel,
+        RUNS=RUNS,
         BT=TOKENS,
-        BC=triton.next_power_of_2(head),
+        BC=triton.next_power_of_2(head_dim),
         BS=triton.next_power_of_2(kernel),
         num_warps=4,
     )

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qcn_kernels.causal_conv1d.triton import causal_conv1d, causal_conv1d_l2_norm
+from qcn_kernels.causal_conv1d.triton import causal_conv1d_l2_norm
 from qcn_kernels.gated_delta_net.weights import DeltaNetWeights
 from qcn_kernels.gated_delta_rule.grid import ChunkGrid
 from qcn_kernels.gated_delta_rule.triton import chunk_gated_delta_rule
@@ -167,15 +167,15 @@ def prefill(
         checkpoints: [slots, value_heads, key_dim, value_dim] fp32, written where the grid says.
     """
     mixed, z, b, a = weights.split(projected)
-    keys = 2 * weights.key_heads * weights.key_dim
-    q_k = causal_conv1d_l2_norm(
-        mixed[:, :keys],
-        weight=weights.conv[:, :keys],
-        state=convolution[:, :keys],
+    mixed = causal_conv1d_l2_norm(
+        mixed,
+        weight=weights.conv,
+        state=convolution,
         head_dim=weights.key_dim,
-        scaled_heads=weights.key_heads,
+        normalised=2 * weights.key_heads,
+        scaled=weights.key_heads,
     )
-    v = causal_conv1d(mixed[:, keys:], weight=weights.conv[:, keys:], state=convolution[:, keys:])
+    q_k, v = mixed.tensor_split([2 * weights.key_heads * weights.key_dim], dim=1)
     q, k = q_k.unflatten(1, (2, weights.key_heads, weights.key_dim)).unbind(1)
     g, beta = gates(a=a, b=b, neg_a=weights.neg_a, dt_bias=weights.dt_bias)
     v = v.unflatten(1, (weights.value_heads, weights.value_dim))

@@ -1,15 +1,13 @@
 """The chunked gated delta rule on a GPU: one launch over all chunks, one from chunk to chunk.
 
 `prepare` makes, for each chunk and head by itself, what does not depend on the state: the inverse T
-of the chunk's triangular system, its columns scaled by β, and the decayed scores P of its queries.
-`scan` then takes the chunks in order, the state S of one head in registers, some value columns to a
-program:
+of the chunk's triangular system, its columns scaled by β, its rows by the decay to the chunk's end;
+and R, the decayed scores of the queries times T. `scan` then takes the chunks in order, the state S
+of one head in registers, some value columns to a program:
 
-    Δ = T (V − exp Γ ∘ (K S));   O = exp Γ ∘ (Q S) + P Δ;   S ← exp(Γ_C) S + Kᵀ (exp(Γ_C − Γ) ∘ Δ)
+    X = V − exp Γ ∘ (K S);   O = exp Γ ∘ (Q S) + R X;   S ← exp(Γ_C) S + Kᵀ (T X)
 
-This is the WY form of README.md with T kept whole instead of T V and T K: the error is formed
-before it is solved for, which rounds less, and T and P are 16 KB a chunk where T V, T K and P would
-be 40. S never leaves fp32: its operand is a rounded copy.
+README.md says why. S never leaves fp32: its operand is a rounded copy.
 
 A chunk is a tile of 64 rows whatever it holds, and a program's sums run in an order that depends on
 nothing else. So the result is that of the chunk grid, bit for bit, however many chunks share a
@@ -25,55 +23,56 @@ from qcn_kernels.chip import OPERAND, STORED_OPERAND, configuration
 from qcn_kernels.gated_delta_rule.chunked import CHUNK_SIZE
 from qcn_kernels.gated_delta_rule.grid import ChunkGrid
 
-SOLVE_PRECISION = "ieee"  # 80k multiplications a chunk: too few to be worth tensor cores' registers
-
-# Chosen without hardware: the fewest warps that spill nothing, and loads as far ahead as fits.
 PREPARED_DIMS = 32  # of queries and keys at a time
-PREPARE = {80: 8, 90: 4, 120: 8}  # warps
+# Warps, and registers of a thread where they are limited: four programs at once are 1.13 times as
+# fast on an H200 as three.
+PREPARE = {80: (4, None), 90: (4, 128), 120: (4, None)}
 SCAN = {80: (16, 4, 3), 90: (32, 4, 3), 120: (16, 4, 3)}  # value columns, warps, stages
 
 
 @triton.jit
-def _unit_lower_inverse(a, C: tl.constexpr, PRECISION: tl.constexpr):
-    """(I + a)⁻¹ for a strictly lower triangular a [C, C] fp32.
+def _substitute(p_a, C: tl.constexpr, B: tl.constexpr):
+    """Replace the blocks of B rows on the diagonal of A, at p_a, by those of (I + A)⁻¹.
 
-    Four blocks on the diagonal by substitution, all at once, then put together by twos. (The
-    doubling series (I − a)(I + a²)(I + a⁴)… would be fewer steps, but its powers grow beyond what
-    fp32 can cancel where neighbouring keys are alike.)
+    A thread solves for one column of one block, all in its registers.
     """
-    B: tl.constexpr = C // 4
-    i_block, i_row = tl.arange(0, 4), tl.arange(0, B)
-    diagonal = i_block[:, None, None, None] == i_block[None, None, :, None]
-    b_x = -tl.sum(tl.where(diagonal, tl.reshape(a, [4, B, 4, B]), 0.0), axis=2)  # [4, B, B]
-    for i in range(1, B):
-        this = (i_row == i)[None, :, None]
-        row = tl.sum(tl.where(this, b_x, 0.0), axis=1)  # [4, B]; zero from column i on
-        row += tl.sum(row[:, :, None] * b_x, axis=1)
-        b_x = tl.where(this, row[:, None, :], b_x)
-    b_x += tl.where(i_row[:, None] == i_row[None, :], 1.0, 0.0)[None, :, :]
-    b_x = _join_pairs(b_x, a, C, 2, B, PRECISION)
-    b_x = _join_pairs(b_x, a, C, 1, 2 * B, PRECISION)
-    return tl.reshape(b_x, [C, C])
+    o_x = tl.arange(0, C)
+    p_block, o_column = p_a + o_x // B * (B * C + B), o_x % B
+    solved = (tl.where(o_column == 0, 1.0, 0.0),)
+    for i in tl.static_range(1, B):
+        b_x = tl.where(o_column == i, 1.0, 0.0)
+        for j in tl.static_range(i):
+            b_x -= tl.load(p_block + (i * C + j)) * solved[j]
+        solved += (b_x,)
+    tl.debug_barrier()
+    for i in tl.static_range(B):
+        tl.store(p_block + i * C + o_column, solved[i])
+    tl.debug_barrier()
 
 
 @triton.jit
-def _join_pairs(b_x, a, C: tl.constexpr, N: tl.constexpr, B: tl.constexpr, PRECISION: tl.constexpr):
-    """Inverses of N blocks of 2 B rows on the diagonal from those of 2 N blocks, [2 N, B, B].
+def _dot(a, b, OPERAND: tl.constexpr):
+    """a b, each the sum of two operands: of 16 bits of mantissa, where one operand has 8."""
+    a_high, b_high = a.to(OPERAND), b.to(OPERAND)
+    a_low, b_low = (a - a_high.to(tl.float32)).to(OPERAND), (b - b_high.to(tl.float32)).to(OPERAND)
+    return tl.dot(a_high, b_high, acc=tl.dot(a_high, b_low, acc=tl.dot(a_low, b_high)))
+
+
+@triton.jit
+def _join_pairs(p_a, C: tl.constexpr, B: tl.constexpr, OPERAND: tl.constexpr):
+    """Make inverses of 2 B rows of those of B rows on the diagonal.
 
     The inverse of [[X, 0], [Y, Z]] is [[X⁻¹, 0], [−Z⁻¹ Y X⁻¹, Z⁻¹]].
     """
-    i_block, i_half = tl.arange(0, 2 * N), tl.arange(0, 2)
-    first = (i_half == 0)[None, :, None, None]
-    left = i_block[:, None, None, None] == i_block[None, None, :, None] + 1
-    b_y = tl.sum(tl.where(left, tl.reshape(a, [2 * N, B, 2 * N, B]), 0.0), axis=2)
-    b_y = tl.sum(tl.where(first, 0.0, tl.reshape(b_y, [N, 2, B, B])), axis=1)
-    pairs = tl.reshape(b_x, [N, 2, B, B])
-    x, z = tl.sum(tl.where(first, pairs, 0.0), axis=1), tl.sum(tl.where(first, 0.0, pairs), axis=1)
-    b_y = tl.dot(tl.dot(z, b_y, input_precision=PRECISION), x, input_precision=PRECISION)
-    row, column = i_half[None, :, None, None, None], i_half[None, None, None, :, None]
-    below = tl.where(row > column, -b_y[:, None, :, None, :], 0.0)
-    b_x = tl.where(row == column, pairs[:, :, :, None, :], below)
-    return tl.reshape(b_x, [N, 2 * B, 2 * B])
+    o_b = tl.arange(0, B)
+    for i_pair in tl.static_range(C // (2 * B)):
+        p_x = p_a + i_pair * (2 * B * (C + 1)) + o_b[:, None] * C + o_b[None, :]
+        p_y = p_x + B * C
+        b_y = _dot(tl.load(p_y + B), tl.load(p_y), OPERAND)
+        b_y = _dot(b_y, tl.load(p_x), OPERAND)
+        tl.debug_barrier()
+        tl.store(p_y, -b_y)
+    tl.debug_barrier()
 
 
 @triton.jit(do_not_specialize=["chunks"])
@@ -83,9 +82,8 @@ def _prepare(
     p_g,
     p_beta,
     p_starts,
-    p_total,  # [Hv, chunks, C] fp32: Γ
-    p_solve,  # [Hv, chunks, C, C] operands: T, columns scaled by β
-    p_scores,  # [Hv, chunks, C, C] operands: P
+    p_decays,  # [Hv, chunks, C] fp32: exp Γ
+    p_solve,  # [Hv, chunks, 2, C, C] operands: exp(Γ_C − Γ) ∘ T β, and P T β
     chunks,
     stride_q,
     stride_k,
@@ -95,7 +93,6 @@ def _prepare(
     K: tl.constexpr,
     BK: tl.constexpr,
     C: tl.constexpr,
-    PRECISION: tl.constexpr,
     OPERAND: tl.constexpr,
 ):
     """One chunk of one head."""
@@ -108,13 +105,10 @@ def _prepare(
     b_beta = tl.load(p_beta + o_t * stride_beta + i_head, mask=here, other=0.0)
     o_chunk = (i_head * chunks + i_chunk).to(tl.int64)
     total = tl.cumsum(b_g, axis=0)
-    tl.store(p_total + o_chunk * C + o_c, total)
-    # Only differences ≤ 0 are exponentiated.
-    row, column = o_c[:, None], o_c[None, :]
-    decay = tl.exp(tl.where(row >= column, total[:, None] - total[None, :], float("-inf")))
-
+    tl.store(p_decays + o_chunk * C + o_c, tl.exp(total))
     q_k = tl.zeros([C, C], dtype=tl.float32)
     k_k = tl.zeros([C, C], dtype=tl.float32)
+    at_end = tl.min(total, axis=0)
     for first in range(0, K, BK):  # some dimensions at a time: an operand is held in registers
         o_k = first + tl.arange(0, BK)
         m_k = here[:, None] & (o_k < K)[None, :]
@@ -122,13 +116,27 @@ def _prepare(
         b_q = tl.load(p_q + o_t[:, None] * stride_q + at_k, mask=m_k, other=0.0)
         b_k = tl.load(p_k + o_t[:, None] * stride_k + at_k, mask=m_k, other=0.0)
         b_q, b_k = b_q.to(tl.float32).to(OPERAND), b_k.to(tl.float32).to(OPERAND)
-        q_k += tl.dot(b_q, tl.trans(b_k))
-        k_k += tl.dot(b_k, tl.trans(b_k))
-    square = o_chunk * C * C + row * C + column
-    tl.store(p_scores + square, (q_k * decay).to(OPERAND))
-    system = k_k * decay * b_beta[:, None]
-    solve = _unit_lower_inverse(tl.where(row > column, system, 0.0), C, PRECISION)
-    tl.store(p_solve + square, (solve * b_beta[None, :]).to(OPERAND))
+        q_k = tl.dot(b_q, tl.trans(b_k), acc=q_k)
+        k_k = tl.dot(b_k, tl.trans(b_k), acc=k_k)
+    # Only differences ≤ 0 are exponentiated.
+    row, column = o_c[:, None], o_c[None, :]
+    decay = tl.exp(tl.where(row >= column, total[:, None] - total[None, :], float("-inf")))
+    square = row * C + column
+    p_solve += o_chunk * (3 * C * C)
+    p_read = p_solve + 2 * C * C
+    p_a = p_solve.to(tl.pointer_type(tl.float32))  # the place of the results holds A meanwhile
+    tl.store(p_a + square, tl.where(row > column, k_k * decay * b_beta[:, None], 0.0))
+    tl.store(p_read + square, (q_k * decay).to(OPERAND))
+    tl.debug_barrier()
+    _substitute(p_a, C, C // 4)
+    _join_pairs(p_a, C, C // 4, OPERAND)
+    _join_pairs(p_a, C, C // 2, OPERAND)
+    solve = tl.load(p_a + square) * b_beta[None, :]
+    read = tl.dot(tl.load(p_read + square), solve.to(OPERAND))
+    tl.debug_barrier()
+    tl.store(p_read + square, read.to(OPERAND))
+    to_end = tl.exp(at_end - total)
+    tl.store(p_solve + square, (solve * to_end[:, None]).to(OPERAND))
 
 
 @triton.jit(do_not_specialize=["chunks"])
@@ -138,16 +146,15 @@ def _scan(
     p_v,
     p_starts,
     p_slots,
-    p_total,
+    p_decays,
     p_solve,
-    p_scores,
     p_state,  # [Hv, K, V] fp32, in and out
     p_checkpoints,  # [slots, Hv, K, V] fp32
     p_out,  # [T, Hv, V]
     chunks,
-    stride_q,
-    stride_k,
-    stride_v,
+    STRIDE_Q: tl.constexpr,
+    STRIDE_K: tl.constexpr,
+    STRIDE_V: tl.constexpr,
     HEADS: tl.constexpr,
     SHARED: tl.constexpr,
     K: tl.constexpr,
@@ -164,34 +171,40 @@ def _scan(
     m_state = (o_k < K)[:, None] & (o_v < V)[None, :]
     at_state = (i_head * K + o_k[:, None]) * V + o_v[None, :]
     b_s = tl.load(p_state + at_state, mask=m_state, other=0.0)
-    at_k = (i_head // SHARED) * K + o_k[None, :]
-    at_v = i_head * V + o_v[None, :]
+    at_q = o_c[:, None] * STRIDE_Q + (i_head // SHARED) * K + o_k[None, :]
+    at_k = o_c[:, None] * STRIDE_K + (i_head // SHARED) * K + o_k[None, :]
+    at_v = o_c[:, None] * STRIDE_V + i_head * V + o_v[None, :]
+    at_out = o_c[:, None] * (HEADS * V) + i_head * V + o_v[None, :]
+    start, end = tl.load(p_starts), tl.load(p_starts + 1)
     for i_chunk in range(chunks):
-        start, end = tl.load(p_starts + i_chunk), tl.load(p_starts + i_chunk + 1)
-        o_t = (start + o_c).to(tl.int64)[:, None]
-        m_k = (o_t < end) & (o_k < K)[None, :]
-        m_v = (o_t < end) & (o_v < V)[None, :]
-        b_k = tl.load(p_k + o_t * stride_k + at_k, mask=m_k, other=0.0)
-        b_q = tl.load(p_q + o_t * stride_q + at_k, mask=m_k, other=0.0)
-        b_v = tl.load(p_v + o_t * stride_v + at_v, mask=m_v, other=0.0)
+        here = (o_c < end - start)[:, None]
+        m_k, m_v = here & (o_k < K)[None, :], here & (o_v < V)[None, :]
+        first = start.to(tl.int64)
+        b_k = tl.load(p_k + first * STRIDE_K + at_k, mask=m_k, other=0.0)
+        b_q = tl.load(p_q + first * STRIDE_Q + at_q, mask=m_k, other=0.0)
+        b_v = tl.load(p_v + first * STRIDE_V + at_v, mask=m_v, other=0.0)
         o_chunk = (i_head * chunks + i_chunk).to(tl.int64)
-        total = tl.load(p_total + o_chunk * C + o_c)
-        total_end = tl.load(p_total + o_chunk * C + C - 1)  # rows behind the end decay by nothing
-        b_t = tl.load(p_solve + o_chunk * C * C + square)
-        b_p = tl.load(p_scores + o_chunk * C * C + square)
+        p_decay = p_decays + o_chunk * C
+        from_start = tl.load(p_decay + o_c)[:, None]
+        whole = tl.load(p_decay + C - 1)  # rows behind the end decay by nothing
+        p_t = p_solve + o_chunk * (3 * C * C)
+        b_t, b_r = tl.load(p_t + square), tl.load(p_t + 2 * C * C + square)
         b_k, b_q = b_k.to(tl.float32).to(OPERAND), b_q.to(tl.float32).to(OPERAND)
-        from_start = tl.exp(total)[:, None]
-        b_read = b_s.to(OPERAND)
-        b_x = b_v.to(tl.float32) - from_start * tl.dot(b_k, b_read)
-        b_d = tl.dot(b_t, b_x.to(OPERAND))
-        b_o = from_start * tl.dot(b_q, b_read) + tl.dot(b_p, b_d.to(OPERAND))
-        tl.store(p_out + (o_t * HEADS * V + at_v), b_o.to(p_out.dtype.element_ty), mask=m_v)
-        b_d *= tl.exp(total_end - total)[:, None]
-        b_s = b_s * tl.exp(total_end) + tl.dot(tl.trans(b_k), b_d.to(OPERAND))
+        b_state = b_s.to(OPERAND)
+        b_x = (b_v.to(tl.float32) - from_start * tl.dot(b_k, b_state)).to(OPERAND)
+        b_o = from_start * tl.dot(b_q, b_state)
+        b_d = tl.dot(b_t, b_x)
+        b_s = tl.dot(tl.trans(b_k), b_d.to(OPERAND), acc=b_s * whole)
+        b_o = tl.dot(b_r, b_x, acc=b_o)
+        p_first = p_out + first * (HEADS * V)
+        tl.store(p_first + at_out, b_o.to(p_out.dtype.element_ty), mask=m_v)
         slot = tl.load(p_slots + i_chunk)
         if slot >= 0:
             p_slot = p_checkpoints + slot.to(tl.int64) * HEADS * K * V
             tl.store(p_slot + at_state, b_s, mask=m_state)
+        # Both of the next chunk, so that its loads wait for nothing of this round.
+        start = tl.load(p_starts + i_chunk + 1)
+        end = tl.load(p_starts + tl.minimum(i_chunk + 2, chunks))
     tl.store(p_state + at_state, b_s, mask=m_state)
 
 
@@ -224,11 +237,11 @@ def chunk_gated_delta_rule(
     _, heads, value_dim = v.shape
     _check(q=q, k=k, v=v, g=g, beta=beta, state=state, grid=grid, checkpoints=checkpoints)
     block_v, warps, stages = configuration(SCAN, v)
+    prepare_warps, registers = configuration(PREPARE, v)
     block_k = max(16, triton.next_power_of_2(key_dim))
     shared, chunks = heads // key_heads, grid.chunks
-    total = v.new_empty(heads, chunks, CHUNK_SIZE, dtype=torch.float32)
-    solve = v.new_empty(heads, chunks, CHUNK_SIZE, CHUNK_SIZE, dtype=STORED_OPERAND)
-    scores = torch.empty_like(solve)
+    decays = v.new_empty(heads, chunks, CHUNK_SIZE, dtype=torch.float32)
+    solve = v.new_empty(heads, chunks, 3, CHUNK_SIZE, CHUNK_SIZE, dtype=STORED_OPERAND)
     out = v.new_empty(tokens, heads, value_dim)
     _prepare[(chunks, heads)](
         q,
@@ -236,9 +249,8 @@ def chunk_gated_delta_rule(
         g,
         beta,
         grid.starts,
-        total,
+        decays,
         solve,
-        scores,
         chunks,
         q.stride(0),
         k.stride(0),
@@ -248,9 +260,9 @@ def chunk_gated_delta_rule(
         K=key_dim,
         BK=PREPARED_DIMS,
         C=CHUNK_SIZE,
-        PRECISION=SOLVE_PRECISION,
         OPERAND=OPERAND,
-        num_warps=configuration(PREPARE, v),
+        num_warps=prepare_warps,
+        maxnreg=registers,
         num_stages=1,
     )
     _scan[(triton.cdiv(value_dim, block_v), heads)](
@@ -259,16 +271,15 @@ def chunk_gated_delta_rule(
         v,
         grid.starts,
         grid.slots,
-        total,
+        decays,
         solve,
-        scores,
         state,
         checkpoints,
         out,
         chunks,
-        q.stride(0),
-        k.stride(0),
-        v.stride(0),
+        STRIDE_Q=q.stride(0),
+        STRIDE_K=k.stride(0),
+        STRIDE_V=v.stride(0),
         HEADS=heads,
         SHARED=shared,
         K=key_dim,

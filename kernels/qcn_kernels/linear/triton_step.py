@@ -126,18 +126,21 @@ def _linear_step(
     BC: tl.constexpr,
     OVERLAPS: tl.constexpr,
 ):
-    """BR rows of either part of a weight, for all tokens."""
+    """BR rows of either part of a weight, for all tokens.
+
+    The other part comes first: of bf16 under FP8, its rows take longer.
+    """
     let_next_begin(OVERLAPS)
-    programs: tl.constexpr = (ROWS + BR - 1) // BR
-    i = tl.program_id(0)
-    if i < programs:
+    other_programs: tl.constexpr = (OTHER_ROWS + BR - 1) // BR
+    i = tl.program_id(0) - other_programs
+    if i >= 0:
         _rows(p_x, p_beside, weights, p_bias, p_out, i * BR, 0, tokens, stride_x, stride_beside,
               stride_out, eps, ROWS, COLUMNS, FORMAT, INPUT, BIASED, ADDED, ALONE, BR, BC,
               OVERLAPS)  # fmt: skip
     elif OTHER_ROWS > 0:
-        _rows(p_x, p_beside, others, p_bias, p_out, (i - programs) * BR, ROWS, tokens, stride_x,
-              stride_beside, stride_out, eps, OTHER_ROWS, COLUMNS, OTHER_FORMAT, INPUT, BIASED,
-              ADDED, ALONE, BR, BC, OVERLAPS)  # fmt: skip
+        _rows(p_x, p_beside, others, p_bias, p_out, (i + other_programs) * BR, ROWS, tokens,
+              stride_x, stride_beside, stride_out, eps, OTHER_ROWS, COLUMNS, OTHER_FORMAT, INPUT,
+              BIASED, ADDED, ALONE, BR, BC, OVERLAPS)  # fmt: skip
 
 
 def linear_step(x: Tensor | Normed, weight: Weight, bias: Tensor | None) -> Tensor:

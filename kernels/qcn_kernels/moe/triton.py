@@ -1,11 +1,10 @@
 """The mixture on a GPU: router, experts of a block of tokens, experts of a few tokens.
 
 Prefill sorts the (token, expert) pairs by expert and cuts each expert's into tiles; a tile that is
-not full is padded, never shared. Two launches multiply: gate and up, whose rows are taken by turns
-so that a thread holds both of what it multiplies, and down, which leaves a part for each pair. A
-third adds the parts of a token, in the order in which its experts were chosen. Nothing is split or
-added up by atomics, and sums run over the columns in one order: a token's result does not depend
-on what shares its launch.
+not full is padded, never shared. Two launches multiply: gate and up, of which a thread holds what
+belongs together, and down, which leaves a part for each pair. A third adds the parts of a token, in
+the order in which its experts were chosen. Nothing is split or added up by atomics, and sums run
+over the columns in one order: a token's result does not depend on what shares its launch.
 
 Decode has a program for some rows of one pair, then one for some rows of a token, which takes them
 of all its experts at once, the shared one too, and adds to the residual stream. Only chosen
@@ -20,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qcn_kernels.chip import INTERPRETED, configuration
+from qcn_kernels.chip import ALIGNED, INTERPRETED, configuration
 from qcn_kernels.fp8.matrices import BLOCK, Fp8Matrices
 from qcn_kernels.fp8.quantised import Activations, plain
 from qcn_kernels.fp8.triton import activations
@@ -51,6 +50,10 @@ ROUTED_TOKENS, ROUTED_WARPS = (4 if INTERPRETED else 1), 1
 MOST_STEP_TOKENS = 16
 DOWN_COLUMNS = 512  # at once in decode, of all of a token's experts
 CUT_EXPERTS = 1024  # at once; slots on a small card may be as many as all layers have experts
+# Pairs that a program sorts, as many others as each of them is compared with at once, warps.
+SHORT_SORT, SHORT_SORT_PAIRS = (256, 16, 8), 16_384
+LONG_SORT = (1024, 16, 16)
+SORTED_BLOCKS = 16  # whose counts are added up at once
 COMBINED = 1024  # elements of a program that adds up
 
 
@@ -177,77 +180,145 @@ def route(logits: Tensor, *, top_k: int, normalise: bool) -> tuple[Tensor, Tenso
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """Which pairs a tile takes. All on the device: the host knows only how many may be needed."""
+    """Which pairs a tile takes. The tensors may be longer than said."""
 
-    order: Tensor  # [pairs] int64: pair numbers, sorted by expert
-    ends: Tensor  # [experts] int32: where each expert's pairs end
+    tiles: int  # that may be needed
+    order: Tensor  # [pairs] int32: pair numbers, sorted by expert
     expert: Tensor  # [tiles] int32: whose pairs a tile takes, `experts` where there are no more
-    first: Tensor  # [tiles] int32: the first of them
+    first: Tensor  # [tiles] int32: the first of them,
+    end: Tensor  # [tiles] int32: and where the expert's end
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What a product is given."""
+        return self.order, self.expert, self.first, self.end
 
 
-@triton.jit(do_not_specialize=["tiles"])
-def _cut(
-    p_ends,  # [EXPERTS] int32
+@triton.jit(do_not_specialize=["pairs"])
+def _count(
+    p_chosen,  # [pairs] int64
+    p_ranks,  # [pairs] int32
+    p_counts,  # [blocks, EXPERTS] int32
+    pairs,
+    EXPERTS: tl.constexpr,
+    B: tl.constexpr,
+    BJ: tl.constexpr,
+    BE: tl.constexpr,
+):
+    """In a block of pairs: how many are of each expert, and how many of its own before each."""
+    i_block = tl.program_id(0)
+    o_pair = i_block * B + tl.arange(0, B)
+    b_expert = tl.load(p_chosen + o_pair, mask=o_pair < pairs, other=-1).to(tl.int32)
+    b_rank = tl.zeros([B], dtype=tl.int32)
+    for at in range(0, B, BJ):
+        o_other = i_block * B + at + tl.arange(0, BJ)
+        b_other = tl.load(p_chosen + o_other, mask=o_other < pairs, other=-1).to(tl.int32)
+        before = (b_other[:, None] == b_expert[None, :]) & (o_other[:, None] < o_pair[None, :])
+        b_rank += tl.sum(before.to(tl.int32), axis=0)
+    tl.store(p_ranks + o_pair, b_rank, mask=o_pair < pairs)
+    for first in range(0, EXPERTS, BE):
+        o_e = tl.arange(0, BE)
+        here = (b_expert >= first) & (b_expert < first + BE)
+        b_counts = tl.histogram(tl.where(here, b_expert - first, 0), BE, mask=here)
+        p_out = p_counts + i_block.to(tl.int64) * EXPERTS + first + o_e
+        tl.store(p_out, b_counts, mask=first + o_e < EXPERTS)
+
+
+@triton.jit(do_not_specialize=["pairs", "blocks", "tiles"])
+def _place(
+    p_chosen,  # [pairs] int64
+    p_ranks,  # [pairs] int32
+    p_counts,  # [blocks, EXPERTS] int32
+    p_order,  # [pairs] int32
     p_expert,  # [tiles] int32
     p_first,  # [tiles] int32
+    p_end,  # [tiles] int32
+    pairs,
+    blocks,
     tiles,
     ROWS: tl.constexpr,
     EXPERTS: tl.constexpr,
+    B: tl.constexpr,
+    BB: tl.constexpr,
     BE: tl.constexpr,
-    BT: tl.constexpr,
 ):
-    """The tiles of one expert, or, of the program behind the last, those that are left."""
-    i_expert = tl.program_id(0)
-    o_t = tl.arange(0, BT)
-    at = tl.zeros([], dtype=tl.int32)
-    start, count = at, at
-    for first in range(0, i_expert + 1, BE):
+    """A block's pairs to their places, and of each expert's tiles every `blocks`-th.
+
+    Each program adds up all counts for itself, so that nothing is awaited.
+    """
+    i_block = tl.program_id(0)
+    o_pair = i_block * B + tl.arange(0, B)
+    b_expert = tl.load(p_chosen + o_pair, mask=o_pair < pairs, other=-1).to(tl.int32)
+    b_place = tl.load(p_ranks + o_pair, mask=o_pair < pairs, other=0)
+    start, tile = tl.zeros([], dtype=tl.int32), tl.zeros([], dtype=tl.int32)
+    for first in range(0, EXPERTS, BE):
         o_e = first + tl.arange(0, BE)
-        b_ends = tl.load(p_ends + o_e, mask=o_e < EXPERTS, other=0)
-        b_starts = tl.load(p_ends + o_e - 1, mask=(o_e > 0) & (o_e < EXPERTS), other=0)
-        b_tiles = (b_ends - b_starts + ROWS - 1) // ROWS
-        at += tl.sum(tl.where(o_e < i_expert, b_tiles, 0), axis=0)
-        start += tl.sum(tl.where(o_e == i_expert, b_starts, 0), axis=0)
-        count += tl.sum(tl.where(o_e == i_expert, b_tiles, 0), axis=0)
-    if i_expert == EXPERTS:
-        count = tiles - at
-    for i in range(0, count, BT):
-        mask = i + o_t < count
-        tl.store(p_expert + at + i + o_t, o_t * 0 + i_expert, mask=mask)
-        tl.store(p_first + at + i + o_t, start + (i + o_t) * ROWS, mask=mask)
+        b_all, b_before = tl.zeros([BE], dtype=tl.int32), tl.zeros([BE], dtype=tl.int32)
+        for at in range(0, blocks, BB):
+            o_b = at + tl.arange(0, BB)
+            mask = (o_b < blocks)[:, None] & (o_e < EXPERTS)[None, :]
+            p_in = p_counts + o_b[:, None].to(tl.int64) * EXPERTS + o_e[None, :]
+            b_counts = tl.load(p_in, mask=mask, other=0)
+            b_all += tl.sum(b_counts, axis=0)
+            b_before += tl.sum(tl.where((o_b < i_block)[:, None], b_counts, 0), axis=0)
+        b_start = start + tl.cumsum(b_all, axis=0) - b_all
+        here = (b_expert >= first) & (b_expert < first + BE)
+        b_at = tl.gather(b_start + b_before, tl.where(here, b_expert - first, 0), axis=0)
+        b_place += tl.where(here, b_at, 0)
+        b_tiles = (b_all + ROWS - 1) // ROWS
+        b_tile = tile + tl.cumsum(b_tiles, axis=0) - b_tiles
+        for i in range(i_block, tl.max(b_tiles, axis=0), blocks):
+            mask = i < b_tiles
+            tl.store(p_expert + b_tile + i, o_e, mask=mask)
+            tl.store(p_first + b_tile + i, b_start + i * ROWS, mask=mask)
+            tl.store(p_end + b_tile + i, b_start + b_all, mask=mask)
+        start += tl.sum(b_all, axis=0)
+        tile += tl.sum(b_tiles, axis=0)
+    tl.store(p_order + b_place, o_pair, mask=o_pair < pairs)
+    for at in range(tile + i_block * BE, tiles, blocks * BE):
+        o_tile = at + tl.arange(0, BE)
+        tl.store(p_expert + o_tile, o_tile * 0 + EXPERTS, mask=o_tile < tiles)
 
 
 def _plan(chosen: Tensor, experts: int, rows: int) -> _Plan:
-    """Sort pairs by expert and cut each expert's into tiles of at most `rows`."""
-    assert experts < 1 << 15  # so few are sorted by in two passes where int64 takes eight
-    by_expert, order = chosen.flatten().to(torch.int16).sort(stable=True)
-    numbers = torch.arange(experts, dtype=torch.int16, device=chosen.device)
-    ends = torch.searchsorted(by_expert, numbers, right=True, out_int32=True)
-    most = triton.cdiv(len(order), rows) + min(experts, len(order))
-    expert = torch.empty(most, dtype=torch.int32, device=chosen.device)
-    first = torch.empty_like(expert)
-    _cut[(experts + 1,)](
-        ends,
+    """Sort pairs by expert, stably, and cut each expert's into tiles of at most `rows`."""
+    pairs = chosen.numel()
+    block, others, warps = SHORT_SORT if pairs <= SHORT_SORT_PAIRS else LONG_SORT
+    blocks = triton.cdiv(pairs, block)
+    tiles = triton.cdiv(pairs, rows) + min(experts, pairs)
+    at_once = min(CUT_EXPERTS, triton.next_power_of_2(experts))
+    width = triton.cdiv(max(pairs, tiles), ALIGNED) * ALIGNED
+    room = torch.empty(5, width, dtype=torch.int32, device=chosen.device)
+    ranks, order, expert, first, end = room.unbind()
+    counts = torch.empty(blocks, experts, dtype=torch.int32, device=chosen.device)
+    sizes = {"EXPERTS": experts, "B": block, "BE": at_once, "num_warps": warps, "num_stages": 1}
+    _count[(blocks,)](chosen, ranks, counts, pairs, BJ=others, **sizes)
+    _place[(blocks,)](
+        chosen,
+        ranks,
+        counts,
+        order,
         expert,
         first,
-        most,
+        end,
+        pairs,
+        blocks,
+        tiles,
         ROWS=rows,
-        EXPERTS=experts,
-        BE=min(CUT_EXPERTS, triton.next_power_of_2(experts + 1)),
-        BT=64,
-        num_warps=4,
+        BB=SORTED_BLOCKS,
+        **sizes,
     )
-    return _Plan(order, ends, expert, first)
+    return _Plan(tiles, order, expert, first, end)
 
 
 @triton.jit
-def _tile_rows(p_order, p_ends, p_first, i_tile, i_expert, BM: tl.constexpr):
+def _tile_rows(p_order, p_first, p_end, i_tile, BM: tl.constexpr):
     """Places of a tile's pairs in the order, their numbers, and which rows are not padding."""
-    end = tl.load(p_ends + i_expert).to(tl.int32)
-    o_row = tl.load(p_first + i_tile).to(tl.int32) + tl.arange(0, BM)
+    end = tl.load(p_end + i_tile)
+    o_row = tl.load(p_first + i_tile) + tl.arange(0, BM)
     here = o_row < end
     o_row = tl.minimum(o_row, end - 1)
-    return o_row, tl.load(p_order + o_row).to(tl.int32), here
+    return o_row, tl.load(p_order + o_row), here
 
 
 @triton.jit
@@ -255,9 +326,9 @@ def _gate_up(
     activations,
     weights,  # [E, 2 · INTERMEDIATE, HIDDEN]
     p_order,
-    p_ends,
     p_expert,
     p_first,
+    p_end,
     out,  # [pairs, INTERMEDIATE] in order, and for "e4m3" their scales
     stride,
     SLOTS: tl.constexpr,
@@ -275,7 +346,7 @@ def _gate_up(
     i_n, i_tile = tl.program_id(0), tl.program_id(1)
     i_expert = tl.load(p_expert + i_tile)
     if i_expert < EXPERTS:
-        o_row, pair, here = _tile_rows(p_order, p_ends, p_first, i_tile, i_expert, BM)
+        o_row, pair, here = _tile_rows(p_order, p_first, p_end, i_tile, BM)
         i_row = i_n * (BN // 2)
         gate, up = tile_products(
             activations,
@@ -310,9 +381,9 @@ def _down(
     activations,  # as `_gate_up` left them
     weights,  # [E, HIDDEN, INTERMEDIATE]
     p_order,
-    p_ends,
     p_expert,
     p_first,
+    p_end,
     p_parts,  # [pairs, HIDDEN]
     EXPERTS: tl.constexpr,
     HIDDEN: tl.constexpr,
@@ -327,7 +398,7 @@ def _down(
     i_n, i_tile = tl.program_id(0), tl.program_id(1)
     i_expert = tl.load(p_expert + i_tile)
     if i_expert < EXPERTS:
-        o_row, pair, here = _tile_rows(p_order, p_ends, p_first, i_tile, i_expert, BM)
+        o_row, pair, here = _tile_rows(p_order, p_first, p_end, i_tile, BM)
         i_row = i_n * BN
         first, second = tile_products(
             activations,
@@ -364,9 +435,9 @@ def _down_kept(
     activations,  # as `_gate_up` left them, e4m3
     weights,  # [E, HIDDEN, INTERMEDIATE] e4m3
     p_order,
-    p_ends,
     p_expert,
     p_first,
+    p_end,
     p_parts,  # [pairs, HIDDEN]
     EXPERTS: tl.constexpr,
     HIDDEN: tl.constexpr,
@@ -384,7 +455,7 @@ def _down_kept(
     i_span, i_tile = tl.program_id(0), tl.program_id(1)
     i_expert = tl.load(p_expert + i_tile)
     if i_expert < EXPERTS:
-        o_row, pair, here = _tile_rows(p_order, p_ends, p_first, i_tile, i_expert, BM)
+        o_row, pair, here = _tile_rows(p_order, p_first, p_end, i_tile, BM)
         o_n, o_k = tl.arange(0, BN), tl.arange(0, STEP)
         BLOCKS: tl.constexpr = INTERMEDIATE // STEP
         OF_WEIGHTS: tl.constexpr = (HIDDEN + STEP - 1) // STEP * BLOCKS
@@ -650,57 +721,28 @@ def experts_in(
     read, x = activations(x, gate_up_format), plain(x)
     _check(x, weights, chosen, gate_up, down)
     plan = _plan(chosen, count, tile.rows)
-    sizes = {"EXPERTS": count, "HIDDEN": hidden, "INTERMEDIATE": intermediate, "BM": tile.rows}
-    sizes |= {"BN": tile.columns, "num_warps": tile.warps, "num_stages": tile.stages}
-
-    down_given, down_format = stored(down)
-    between = _between(x, tokens * slots, intermediate, down_format)
-    _gate_up[(triton.cdiv(2 * intermediate, tile.columns), len(plan.expert))](
+    between = _between(x, tokens * slots, intermediate, stored(down)[1])
+    _gate_up[(triton.cdiv(2 * intermediate, tile.columns), plan.tiles)](
         read,
         given,
-        plan.order,
-        plan.ends,
-        plan.expert,
-        plan.first,
+        *plan.tensors,
         between,
         read[0].stride(0),
         SLOTS=slots,
+        EXPERTS=count,
+        HIDDEN=hidden,
+        INTERMEDIATE=intermediate,
         FORMAT=gate_up_format,
         QUANTISED=len(between) > 1,
+        BM=tile.rows,
+        BN=tile.columns,
         BK=_columns(gate_up_format),
         OPERAND=operand(gate_up_format),
-        **sizes,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
     )
     parts = x.new_empty(tokens, slots, hidden)
-    pairs = (plan.order, plan.ends, plan.expert, plan.first)
-    kept = configuration(KEPT, x).get(tile.rows)
-    if kept is not None and down_format == "e4m3" and intermediate <= MOST_KEPT:
-        _down_kept[(triton.cdiv(hidden, kept.span), len(plan.expert))](
-            between,
-            down_given,
-            *pairs,
-            parts,
-            EXPERTS=count,
-            HIDDEN=hidden,
-            INTERMEDIATE=intermediate,
-            BM=tile.rows,
-            BN=kept.columns,
-            SPAN=kept.span,
-            OPERAND=operand(down_format),
-            num_warps=kept.warps,
-            num_stages=kept.stages,
-        )
-    else:
-        _down[(triton.cdiv(hidden, tile.columns), len(plan.expert))](
-            between,
-            down_given,
-            *pairs,
-            parts,
-            FORMAT=down_format,
-            BK=_columns(down_format),
-            OPERAND=operand(down_format),
-            **sizes,
-        )
+    _multiply_down(tile, plan, between, down, parts)
     out = x.new_empty(tokens, hidden, dtype=torch.float32) if to is None else to
     assert out.is_contiguous()
     assert shared is None or shared.stride(1) == 1
@@ -720,6 +762,41 @@ def experts_in(
         num_warps=4,
     )
     return out
+
+
+def _multiply_down(
+    tile: Tile, plan: _Plan, between: tuple[Tensor, ...], down: Matrices, out: Tensor
+) -> None:
+    count, hidden, intermediate = down.shape
+    given, format_name = stored(down)
+    sizes = {"EXPERTS": count, "HIDDEN": hidden, "INTERMEDIATE": intermediate, "BM": tile.rows}
+    sizes |= {"OPERAND": operand(format_name)}
+    kept = configuration(KEPT, out).get(tile.rows)
+    if kept is not None and format_name == "e4m3" and intermediate <= MOST_KEPT:
+        _down_kept[(triton.cdiv(hidden, kept.span), plan.tiles)](
+            between,
+            given,
+            *plan.tensors,
+            out,
+            BN=kept.columns,
+            SPAN=kept.span,
+            num_warps=kept.warps,
+            num_stages=kept.stages,
+            **sizes,
+        )
+        return
+    _down[(triton.cdiv(hidden, tile.columns), plan.tiles)](
+        between,
+        given,
+        *plan.tensors,
+        out,
+        FORMAT=format_name,
+        BN=tile.columns,
+        BK=_columns(format_name),
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+        **sizes,
+    )
 
 
 def _columns(format_name: str) -> int:

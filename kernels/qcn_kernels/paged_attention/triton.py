@@ -21,6 +21,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from qcn_kernels import chip
 from qcn_kernels.chip import OPERAND, configuration
+from qcn_kernels.overlap.triton import await_previous, let_next_begin, overlapping
 from qcn_kernels.paged_attention.pages import PagedKv
 
 
@@ -167,8 +168,11 @@ def _attend(
     STAGES: tl.constexpr,
     DESCRIBED: tl.constexpr,
     OPERAND: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     """One split of the keys of one key head, for BT tokens; those with most keys come first."""
+    let_next_begin(OVERLAPS)
+    await_previous(OVERLAPS)
     i_tile = tl.num_programs(0) - 1 - tl.program_id(0)
     i_kv, i_split = tl.program_id(1), tl.program_id(2)
     o_row = tl.arange(0, BT * BS)
@@ -270,8 +274,11 @@ def _combine(
     SPLIT: tl.constexpr,
     BP: tl.constexpr,  # parts at once
     BE: tl.constexpr,  # elements of a program
+    OVERLAPS: tl.constexpr,
 ):
     """Add up the parts of some elements of one head of one token, each BP-th by itself first."""
+    let_next_begin(OVERLAPS)
+    await_previous(OVERLAPS)
     i_row, i_h = tl.program_id(0), tl.program_id(1)
     o_e = tl.program_id(2) * BE + tl.arange(0, BE)
     o_p = tl.arange(0, BP)
@@ -314,8 +321,11 @@ def _append(
     PAGE: tl.constexpr,
     BT: tl.constexpr,
     BD: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     """BT tokens of one key head."""
+    let_next_begin(OVERLAPS)
+    await_previous(OVERLAPS)
     o_t = tl.program_id(0) * BT + tl.arange(0, BT)
     i_kv = tl.program_id(1)
     position = tl.load(p_length) - tokens + o_t
@@ -359,6 +369,7 @@ def append(kv: PagedKv, *, k: Tensor, v: Tensor) -> None:
         BT=block_tokens,
         BD=block,
         num_warps=4,
+        **overlapping(k),
     )
 
 
@@ -447,6 +458,7 @@ def _launch(
             OPERAND=OPERAND,
             num_warps=tile.warps,
             num_stages=tile.stages,
+            **overlapping(q),
         )
         if not whole:
             elements = min(added.elements, block_d)
@@ -464,5 +476,6 @@ def _launch(
                 BP=added.parts,
                 BE=elements,
                 num_warps=added.warps,
+                **overlapping(q),
             )
     return out

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from qcn_kernels.overlap.triton import await_previous, let_next_begin, overlapping
 from qcn_kernels.rotary.reference import frequencies
 
 TILE = 4096  # elements of a program
@@ -80,7 +81,10 @@ def _rms_norm_rotary(
     ROTARY: tl.constexpr,
     BR: tl.constexpr,
     BD: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
+    let_next_begin(OVERLAPS)
+    await_previous(OVERLAPS)
     o_row = tl.program_id(0).to(tl.int64) * BR + tl.arange(0, BR)[:, None]
     o_d = tl.arange(0, BD)[None, :]
     half: tl.constexpr = ROTARY // 2
@@ -143,5 +147,6 @@ def rms_norm_rotary(
         BR=block_rows,
         BD=block,
         num_warps=4,
+        **overlapping(x),
     )
     return out

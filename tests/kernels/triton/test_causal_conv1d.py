@@ -53,16 +53,18 @@ def test_views_of_a_wider_tensor_are_read_as_they_lie(call: Caller) -> None:
     assert torch.equal(state, x[-3:])
 
 
-@pytest.mark.parametrize("head_dim", [16, 60])
-def test_heads_are_normalised_and_the_first_are_scaled(call: Caller, head_dim: int) -> None:
-    x, weight = torch.randn(35, 3 * head_dim), torch.randn(4, 3 * head_dim)
-    state = torch.randn(3, 3 * head_dim)
-    want = l2_norm(expected(x, weight, state).view(-1, 3, head_dim))
-    want[:, :2] *= head_dim**-0.5
-    got = call(
-        causal_conv1d_l2_norm, x=x, weight=weight, state=state, head_dim=head_dim, scaled_heads=2
-    )
-    assert_agrees("causal_conv1d", got, want.flatten(1), hardware=call.hardware)
+@pytest.mark.parametrize(("head_dim", "rest"), [(16, 0), (60, 75)])
+def test_the_first_heads_are_normalised_and_the_first_of_them_scaled(
+    call: Caller, head_dim: int, rest: int
+) -> None:
+    channels = 3 * head_dim + rest
+    x, weight, state = torch.randn(35, channels), torch.randn(4, channels), torch.randn(3, channels)
+    want = expected(x, weight, state)
+    want[:, : 3 * head_dim] = l2_norm(want[:, : 3 * head_dim].view(-1, 3, head_dim)).flatten(1)
+    want[:, : 2 * head_dim] *= head_dim**-0.5
+    sizes = {"head_dim": head_dim, "normalised": 3, "scaled": 2}
+    got = call(causal_conv1d_l2_norm, x=x, weight=weight, state=state, **sizes)
+    assert_agrees("causal_conv1d", got, want, hardware=call.hardware)
 
 
 @pytest.mark.parametrize(("kernel", "channels"), [(1, 17), (2, 300), (4, 63)])
@@ -76,12 +78,12 @@ def test_steps_equal_the_whole(call: Caller, kernel: int, channels: int) -> None
 
 
 def test_no_token_depends_on_where_a_launch_begins(call: Caller) -> None:
-    weight, state, x = torch.randn(4, 40), torch.randn(3, 40), torch.randn(70, 40)
+    weight, state, x = torch.randn(4, 40), torch.randn(3, 40), torch.randn(170, 40)
     pieces = state.clone()
     whole = call(causal_conv1d, x=x, weight=weight, state=state)
     parts = [
         call(causal_conv1d, x=part, weight=weight, state=pieces)
-        for part in torch.split(x, [33, 37])
+        for part in torch.split(x, [33, 137])
     ]
     assert torch.equal(torch.cat(parts), whole)
     assert torch.equal(pieces, state)

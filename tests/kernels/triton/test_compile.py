@@ -258,9 +258,10 @@ def experts_step_groupwise() -> None:
         run_experts(moe.experts_step, 1, stack)
 
 
-def plan_of_slots() -> None:
-    """Where experts lie in host memory: slots of all layers together."""
+def plans() -> None:
+    """Where experts lie in host memory, slots of all layers together; and of many tokens."""
     moe._plan(torch.zeros(TOKENS, TOP_K, dtype=torch.int64), 23_000, 64)
+    moe._plan(torch.zeros(2000, TOP_K, dtype=torch.int64), 512, 64)
 
 
 def router() -> None:
@@ -268,7 +269,9 @@ def router() -> None:
 
 
 def linears_fp8() -> None:
+    """Of so few tokens that a chip has programs left over, and of more."""
     linear_fp8(bf16(TOKENS, HIDDEN), fp8(12_288, HIDDEN))
+    linear_fp8(bf16(3 * TOKENS, HIDDEN), fp8(12_288, HIDDEN))
 
 
 def steps() -> None:
@@ -339,7 +342,7 @@ OPERATIONS: dict[Callable[[], None], dict[str, str]] = {
     experts_step_fp8: {},
     experts_many_int4: {"_gate_up": "wgmma", "_down": "wgmma"},
     experts_step_int4: {},
-    plan_of_slots: {},
+    plans: {},
     router: {},
     linears_fp8: {"_linear": "wgmma"},
     steps: {},

@@ -247,45 +247,58 @@ def test_only_chosen_experts_are_read(call: Caller, function: Any, kind: str) ->
     assert out.isfinite().all()
 
 
-def plan_in_pieces(chosen: Tensor, count: int, rows: int) -> tuple[Tensor, ...]:
-    """The plan, found by looking at few experts at once."""
+def plan_in_pieces(chosen: Tensor, count: int, rows: int) -> tuple[int, *tuple[Tensor, ...]]:
+    """The plan, found by looking at few experts and few blocks of few pairs at once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(moe, "CUT_EXPERTS", 16)
+        patch.setattr(moe, "SORTED_BLOCKS", 2)
+        patch.setattr(moe, "SHORT_SORT", (32, 8, 4))
         plan = moe._plan(chosen, count, rows)
-    return plan.order, plan.ends, plan.expert, plan.first
+    return plan.tiles, *plan.tensors
 
 
+def plan_whole(chosen: Tensor, count: int, rows: int) -> tuple[int, *tuple[Tensor, ...]]:
+    """The plan, found as that of many pairs is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(moe, "SHORT_SORT_PAIRS", 0)
+        plan = moe._plan(chosen, count, rows)
+    return plan.tiles, *plan.tensors
+
+
+@pytest.mark.parametrize("plan", [plan_in_pieces, plan_whole])
 def test_every_pair_is_in_one_tile_of_its_expert_however_many_experts_there_are(
-    call: Caller,
+    call: Caller, plan: Any
 ) -> None:
     """As on a small card: more slots than are looked at at once, few of them chosen."""
     count, rows = 41, 16
     chosen = torch.randint(7, 33, (25, 4))  # some experts have no pair, the first ones and the last
-    order, ends, expert, first = call(plan_in_pieces, chosen=chosen, count=count, rows=rows)
-    tiles = [(int(of), int(start)) for of, start in zip(expert, first, strict=True) if of < count]
+    number, order, expert, first, end = call(plan, chosen=chosen, count=count, rows=rows)
+    _, want = chosen.flatten().sort(stable=True)
+    assert torch.equal(order[: chosen.numel()].long(), want)
     pairs: list[int] = []
-    for of, start in tiles:
-        taken = order[start : min(start + rows, int(ends[of]))]
+    expert = expert[:number]
+    for of, start, stop in zip(expert[expert < count], first, end, strict=False):
+        taken = order[int(start) : min(int(start) + rows, int(stop))].long()
         assert (chosen.flatten()[taken] == of).all()
         assert len(taken) > 0
         pairs += taken.tolist()
-    assert sorted(pairs) == list(range(chosen.numel()))
-    assert (expert[len(tiles) :] == count).all()  # and the rest of the launch does nothing
+    assert pairs == want.tolist()
+    assert (expert[(expert < count).sum() :] == count).all()  # the rest of the launch does nothing
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", ["bf16", "e4m3", "bytes"])
 def test_the_real_shape_gives_the_same_whatever_the_block(on_gpu: Caller, kind: str) -> None:
-    """512 experts and a shared one, top 10; 6,000 tokens at once, and the last 100 alone."""
+    """512 experts, top 10; 14,000 tokens at once, in tiles for many, and the last 100 alone."""
     if kind == "bytes":
         without_e4m3()
-    drawn = draw(kind, 513, 2048, 512)
-    x, logits = torch.randn(6000, 2048).bfloat16(), torch.randn(6000, 513)
-    weights, chosen = on_gpu(route, logits=logits, top_k=10, normalise=True, shared=True)
+    drawn = draw(kind, 512, 2048, 512)
+    x, logits = torch.randn(14_000, 2048).bfloat16(), torch.randn(14_000, 512)
+    weights, chosen = on_gpu(route, logits=logits, top_k=10, normalise=True)
     together = drawn.run(on_gpu, experts, x, (weights, chosen))
     assert together.isfinite().all()
-    last = drawn.run(on_gpu, experts, x[5900:], (weights[5900:], chosen[5900:]))
-    assert torch.equal(last, together[5900:])
+    last = drawn.run(on_gpu, experts, x[-100:], (weights[-100:], chosen[-100:]))
+    assert torch.equal(last, together[-100:])
     step = drawn.run(on_gpu, experts_step, x[:16], (weights[:16], chosen[:16]))
     # e4m3 activations at both products: 4.5 to 5 % by the reference, in smaller shapes.
     assert (step - together[:16]).norm() < (0.08 if kind == "e4m3" else 0.02) * step.norm()

@@ -21,7 +21,10 @@ from qcn_kernels.linear.triton_step import add_linear_step, linear_step
 from qcn_kernels.moe.shared import SharedExpert
 from qcn_kernels.moe.triton import experts_step, route
 from qcn_kernels.overlap import triton as overlap
+from qcn_kernels.paged_attention import PagedKv
+from qcn_kernels.paged_attention.triton import append, paged_attention_decode
 from qcn_kernels.rms_norm import Normed
+from qcn_kernels.rotary.triton import rms_norm_rotary
 from torch import Tensor
 
 Hold = Callable[..., None]
@@ -128,6 +131,36 @@ def run_experts(
     return experts_step(Normed(x, scale, 1e-6), **given, shared=shared, to=to)
 
 
+def attend(
+    hold: Hold,
+    heads: Tensor,
+    scale: Tensor,
+    cos: Tensor,
+    v: Tensor,
+    pages: Tensor,
+    table: Tensor,
+    length: Tensor,
+) -> tuple[Tensor, Tensor]:
+    hold(heads, v, pages, table, length)
+    turned = rms_norm_rotary(heads, scale=scale, eps=1e-6, cos=cos, sin=cos, dtype=torch.float32)
+    hold(turned)
+    kv = PagedKv(pages[0], pages[1], table, length, max_length=600)
+    append(kv, k=turned[:, 4:], v=v)
+    return paged_attention_decode(turned[:, :4], kv), pages
+
+
+def drawn_attention() -> dict[str, Any]:
+    return {
+        "heads": torch.randn(1, 6, 16),
+        "scale": torch.randn(6, 16),
+        "cos": torch.randn(1, 8),
+        "v": torch.randn(1, 2, 16),
+        "pages": torch.randn(2, 12, 2, 64, 16),
+        "table": torch.randperm(12).to(torch.int32),
+        "length": torch.tensor([580], dtype=torch.int32),
+    }
+
+
 def drawn_step() -> dict[str, Any]:
     heads, dim, channels = 4, 16, 128
     weights = DeltaNetWeights(
@@ -177,6 +210,7 @@ CASES: dict[Callable[..., Any], Callable[[], dict[str, Any]]] = {
     mix: drawn_step,
     choose: lambda: {"logits": torch.randn(5, 20).bfloat16()},
     run_experts: drawn_experts,
+    attend: drawn_attention,
 }
 
 
