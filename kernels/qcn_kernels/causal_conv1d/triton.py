@@ -47,19 +47,20 @@ def _convolve(
     weights, inputs = (), ()  # the oldest first
     for j in tl.static_range(KERNEL):
         b_w = tl.load(p_weight + j * stride_weight + o_c, mask=inside, other=0.0)
-        weights += (b_w,)
+        weights += (b_w,)  # type: ignore[assignment] # it grows as the loop is unrolled
     for j in tl.static_range(KERNEL - 1):
         o_in = o_first + (j - KERNEL + 1)
         new, old = inside & (o_in >= 0) & (o_in < tokens), inside & (o_in < 0)
         b_x = tl.load(p_x + o_in * stride_x + o_c, mask=new, other=0.0).to(tl.float32)
         at_old = (o_in + KERNEL - 1) * stride_state + o_c
-        inputs += (b_x + tl.load(p_state + at_old, mask=old, other=0.0),)
+        b_x += tl.load(p_state + at_old, mask=old, other=0.0)
+        inputs += (b_x,)  # type: ignore[assignment]
     for i in tl.static_range(BT):
         o_t = o_first + i
         mask = inside & (o_t < tokens)
         b_x = tl.load(p_x + o_t * stride_x + o_c, mask=mask, other=0.0).to(tl.float32)
-        inputs += (b_x,)
-        b_y = inputs[i] * weights[0]
+        inputs += (b_x,)  # type: ignore[assignment]
+        b_y = inputs[i] * weights[0]  # type: ignore[misc]
         for j in tl.static_range(1, KERNEL):
             b_y += inputs[i + j] * weights[j]
         b_y = b_y / (1.0 + tl.exp(-b_y))

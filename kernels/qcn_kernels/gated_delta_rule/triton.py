@@ -43,7 +43,7 @@ def _substitute(p_a, C: tl.constexpr, B: tl.constexpr):
         b_x = tl.where(o_column == i, 1.0, 0.0)
         for j in tl.static_range(i):
             b_x -= tl.load(p_block + (i * C + j)) * solved[j]
-        solved += (b_x,)
+        solved += (b_x,)  # type: ignore[assignment] # it grows as the loop is unrolled
     tl.debug_barrier()
     for i in tl.static_range(B):
         tl.store(p_block + i * C + o_column, solved[i])

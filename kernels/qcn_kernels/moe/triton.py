@@ -50,9 +50,9 @@ ROUTED_TOKENS, ROUTED_WARPS = (4 if INTERPRETED else 1), 1
 MOST_STEP_TOKENS = 16
 DOWN_COLUMNS = 512  # at once in decode, of all of a token's experts
 CUT_EXPERTS = 1024  # at once; slots on a small card may be as many as all layers have experts
-# Pairs that a program sorts, as many others as each of them is compared with at once, warps.
-SHORT_SORT, SHORT_SORT_PAIRS = (256, 16, 8), 16_384
-LONG_SORT = (1024, 16, 16)
+# Pairs are ranked within a block, SHORT_BLOCK by a program, by comparing with so many at once.
+SHORT_BLOCK, LONG_BLOCK, RANKED_BY = 256, 1024, 16
+SHORT_SORT = 16_384  # pairs for which there are blocks of the short kind
 SORTED_BLOCKS = 16  # whose counts are added up at once
 COMBINED = 1024  # elements of a program that adds up
 
@@ -202,26 +202,32 @@ def _count(
     pairs,
     EXPERTS: tl.constexpr,
     B: tl.constexpr,
+    BI: tl.constexpr,
     BJ: tl.constexpr,
     BE: tl.constexpr,
 ):
-    """In a block of pairs: how many are of each expert, and how many of its own before each."""
-    i_block = tl.program_id(0)
-    o_pair = i_block * B + tl.arange(0, B)
+    """How many pairs of a block are of each expert; of BI pairs, how many of their own before each.
+
+    The first program of a block counts for all of it.
+    """
+    i_block, at_first = tl.program_id(0) * BI // B, tl.program_id(0) * BI // B * B
+    o_pair = tl.program_id(0) * BI + tl.arange(0, BI)
     b_expert = tl.load(p_chosen + o_pair, mask=o_pair < pairs, other=-1).to(tl.int32)
-    b_rank = tl.zeros([B], dtype=tl.int32)
-    for at in range(0, B, BJ):
-        o_other = i_block * B + at + tl.arange(0, BJ)
+    b_rank = tl.zeros([BI], dtype=tl.int32)
+    for at in range(at_first, (tl.program_id(0) + 1) * BI, BJ):
+        o_other = at + tl.arange(0, BJ)
         b_other = tl.load(p_chosen + o_other, mask=o_other < pairs, other=-1).to(tl.int32)
         before = (b_other[:, None] == b_expert[None, :]) & (o_other[:, None] < o_pair[None, :])
         b_rank += tl.sum(before.to(tl.int32), axis=0)
     tl.store(p_ranks + o_pair, b_rank, mask=o_pair < pairs)
-    for first in range(0, EXPERTS, BE):
-        o_e = tl.arange(0, BE)
-        here = (b_expert >= first) & (b_expert < first + BE)
-        b_counts = tl.histogram(tl.where(here, b_expert - first, 0), BE, mask=here)
-        p_out = p_counts + i_block.to(tl.int64) * EXPERTS + first + o_e
-        tl.store(p_out, b_counts, mask=first + o_e < EXPERTS)
+    if tl.program_id(0) * BI == at_first:
+        o_all, o_e = at_first + tl.arange(0, B), tl.arange(0, BE)
+        b_all = tl.load(p_chosen + o_all, mask=o_all < pairs, other=-1).to(tl.int32)
+        for first in range(0, EXPERTS, BE):
+            here = (b_all >= first) & (b_all < first + BE)
+            b_counts = tl.histogram(tl.where(here, b_all - first, 0), BE, mask=here)
+            p_out = p_counts + i_block.to(tl.int64) * EXPERTS + first + o_e
+            tl.store(p_out, b_counts, mask=first + o_e < EXPERTS)
 
 
 @triton.jit(do_not_specialize=["pairs", "blocks", "tiles"])
@@ -283,7 +289,7 @@ def _place(
 def _plan(chosen: Tensor, experts: int, rows: int) -> _Plan:
     """Sort pairs by expert, stably, and cut each expert's into tiles of at most `rows`."""
     pairs = chosen.numel()
-    block, others, warps = SHORT_SORT if pairs <= SHORT_SORT_PAIRS else LONG_SORT
+    block = SHORT_BLOCK if pairs <= SHORT_SORT else LONG_BLOCK
     blocks = triton.cdiv(pairs, block)
     tiles = triton.cdiv(pairs, rows) + min(experts, pairs)
     at_once = min(CUT_EXPERTS, triton.next_power_of_2(experts))
@@ -291,8 +297,10 @@ def _plan(chosen: Tensor, experts: int, rows: int) -> _Plan:
     room = torch.empty(5, width, dtype=torch.int32, device=chosen.device)
     ranks, order, expert, first, end = room.unbind()
     counts = torch.empty(blocks, experts, dtype=torch.int32, device=chosen.device)
-    sizes = {"EXPERTS": experts, "B": block, "BE": at_once, "num_warps": warps, "num_stages": 1}
-    _count[(blocks,)](chosen, ranks, counts, pairs, BJ=others, **sizes)
+    sizes = {"EXPERTS": experts, "B": block, "BE": at_once, "num_warps": 8, "num_stages": 1}
+    _count[(triton.cdiv(pairs, SHORT_BLOCK),)](
+        chosen, ranks, counts, pairs, BI=SHORT_BLOCK, BJ=RANKED_BY, **sizes
+    )
     _place[(blocks,)](
         chosen,
         ranks,

@@ -252,20 +252,22 @@ def plan_in_pieces(chosen: Tensor, count: int, rows: int) -> tuple[int, *tuple[T
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(moe, "CUT_EXPERTS", 16)
         patch.setattr(moe, "SORTED_BLOCKS", 2)
-        patch.setattr(moe, "SHORT_SORT", (32, 8, 4))
+        patch.setattr(moe, "SHORT_BLOCK", 32)
         plan = moe._plan(chosen, count, rows)
     return plan.tiles, *plan.tensors
 
 
-def plan_whole(chosen: Tensor, count: int, rows: int) -> tuple[int, *tuple[Tensor, ...]]:
-    """The plan, found as that of many pairs is."""
+def plan_of_many(chosen: Tensor, count: int, rows: int) -> tuple[int, *tuple[Tensor, ...]]:
+    """The plan, found as that of many pairs is: a block is ranked by several programs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(moe, "SHORT_SORT_PAIRS", 0)
+        patch.setattr(moe, "SHORT_SORT", 0)
+        patch.setattr(moe, "SHORT_BLOCK", 16)
+        patch.setattr(moe, "LONG_BLOCK", 64)
         plan = moe._plan(chosen, count, rows)
     return plan.tiles, *plan.tensors
 
 
-@pytest.mark.parametrize("plan", [plan_in_pieces, plan_whole])
+@pytest.mark.parametrize("plan", [plan_in_pieces, plan_of_many])
 def test_every_pair_is_in_one_tile_of_its_expert_however_many_experts_there_are(
     call: Caller, plan: Any
 ) -> None:
