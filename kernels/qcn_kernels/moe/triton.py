@@ -21,6 +21,7 @@ from torch import Tensor
 
 from qcn_kernels.chip import ALIGNED, INTERPRETED, configuration
 from qcn_kernels.fp8.matrices import BLOCK, Fp8Matrices
+from qcn_kernels.fp8.quantised import Activations, plain
 from qcn_kernels.fp8.triton import activations
 from qcn_kernels.groupwise.triton import is_groupwise
 from qcn_kernels.matrices import Matrices
@@ -692,18 +693,18 @@ def _down_step(
     tl.store(p_out, b_out, mask=o_h < HIDDEN)
 
 
-def experts(x: Tensor, **given: Any) -> Tensor:
+def experts(x: Activations, **given: Any) -> Tensor:
     """Run T tokens through their experts; as `experts_in`, in the tiles for so many."""
     gate_up: Matrices = given["gate_up"]
     name = stored(gate_up)[1]
-    tiles = tiles_for(x, "groupwise" if is_groupwise(name) else name)
+    tiles = tiles_for(plain(x), "groupwise" if is_groupwise(name) else name)
     few = given["chosen"].numel() < tiles.many_from * gate_up.shape[0]
     return experts_in(tiles.few if few else tiles.many, x, **given)
 
 
 def experts_in(
     tile: Tile,
-    x: Tensor,
+    x: Activations,
     *,
     weights: Tensor,
     chosen: Tensor,
@@ -724,10 +725,10 @@ def experts_in(
     """
     tokens, slots = chosen.shape
     count, hidden, intermediate = down.shape
-    _check(x, weights, chosen, gate_up, down)
     given, gate_up_format = stored(gate_up)
+    read, x = activations(x, gate_up_format), plain(x)
+    _check(x, weights, chosen, gate_up, down)
     plan = _plan(chosen, count, tile.rows)
-    read = activations(x, gate_up_format)
     between = _between(x, tokens * slots, intermediate, stored(down)[1])
     _gate_up[(triton.cdiv(2 * intermediate, tile.columns), plan.tiles)](
         read,
