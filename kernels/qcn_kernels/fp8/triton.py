@@ -6,13 +6,13 @@ into an fp32 sum; elsewhere the weight's bytes become bf16 in registers and acti
 
 from dataclasses import dataclass
 
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from qcn_kernels.chip import ALIGNED, configuration, empty_rows
 from qcn_kernels.fp8.matrices import BLOCK, Fp8Matrices
 from qcn_kernels.fp8.quantised import Activations, Quantised, empty_quantised, plain
+from qcn_kernels.launch import cdiv, kernel
 from qcn_kernels.matrices.triton import (
     STEP,
     operand,
@@ -47,7 +47,7 @@ BAND = 8  # tiles of tokens that share a weight's rows in L2
 QUANTISED_ROWS = 32  # blocks of 128 a program
 
 
-@triton.jit(do_not_specialize=["blocks"])
+@kernel(do_not_specialize=["blocks"])
 def _quantise(
     p_x,  # [T, COLUMNS]
     p_values,  # [T, COLUMNS] e4m3
@@ -68,7 +68,7 @@ def _quantise(
     tl.store(p_scales + o_block, b_scales, mask=o_block < blocks)
 
 
-@triton.jit(do_not_specialize=["tokens"])
+@kernel(do_not_specialize=["tokens"])
 def _linear(
     activations,
     weights,
@@ -127,7 +127,7 @@ def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
     assert x.stride(1) == 1
     room = empty_quantised(x, BLOCK)
     blocks = room.scales.numel()
-    _quantise[(triton.cdiv(blocks, QUANTISED_ROWS),)](
+    _quantise[(cdiv(blocks, QUANTISED_ROWS),)](
         x,
         room.values,
         room.scales,
@@ -149,7 +149,7 @@ def activations(x: Activations, format_name: str) -> tuple[Tensor, ...]:
 
 def _tile_for(x: Tensor, rows: int) -> Tile:
     tile = configuration(PREFILL, x)
-    programs = triton.cdiv(len(x), tile.tokens) * triton.cdiv(rows, tile.rows)
+    programs = cdiv(len(x), tile.tokens) * cdiv(rows, tile.rows)
     return tile if programs >= MULTIPROCESSORS else configuration(SHORT_PREFILL, x)
 
 
@@ -170,7 +170,7 @@ def linear(x: Activations, weight: Fp8Matrices, out: Tensor | None = None) -> Te
     assert len(out) == tokens
     assert rows <= out.shape[1] < rows + ALIGNED
     assert out.stride(1) == 1
-    _linear[(triton.cdiv(tokens, tile.tokens) * triton.cdiv(rows, tile.rows),)](
+    _linear[(cdiv(tokens, tile.tokens) * cdiv(rows, tile.rows),)](
         given,
         weights,
         out,

@@ -1,18 +1,18 @@
 """Activations behind a gate on a GPU: one reading, fp32 in registers, one writing."""
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from qcn_kernels.fp8.matrices import BLOCK
 from qcn_kernels.fp8.quantised import Quantised, empty_quantised
+from qcn_kernels.launch import cdiv, kernel, next_power_of_2
 from qcn_kernels.matrices.triton import store_quantised
 
 TILE = 4096  # elements of a program
 
 
-@triton.jit(do_not_specialize=["rows"])
+@kernel(do_not_specialize=["rows"])
 def _gated(
     p_x,  # [T, COLUMNS]
     p_gate,  # [T, COLUMNS]
@@ -61,9 +61,9 @@ def _launch(x: Tensor, gate: Tensor, gating: str, room: Quantised | None) -> Ten
     assert gate.shape == x.shape
     assert x.stride(1) == gate.stride(1) == 1
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device) if room is None else room.plain
-    block = min(TILE, triton.next_power_of_2(columns))
+    block = min(TILE, next_power_of_2(columns))
     block_rows = TILE // block
-    _gated[(triton.cdiv(rows, block_rows), triton.cdiv(columns, block))](
+    _gated[(cdiv(rows, block_rows), cdiv(columns, block))](
         x,
         gate,
         out,

@@ -5,18 +5,18 @@ many rows there are.
 """
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from qcn_kernels.fp8.matrices import BLOCK
 from qcn_kernels.fp8.quantised import Quantised, empty_quantised
+from qcn_kernels.launch import cdiv, kernel, next_power_of_2
 from qcn_kernels.matrices.triton import store_quantised
 
 TILE = 4096  # elements of a program, or one row
 
 
-@triton.jit(do_not_specialize=["rows"])
+@kernel(do_not_specialize=["rows"])
 def _rms_norm(
     p_x,  # [T, H, D]
     p_extra,  # [T, H, D]: what is added to x first, or the gate; x itself where neither is asked
@@ -121,10 +121,10 @@ def _launch(
     assert x.stride(2) == extra.stride(2) == scale.stride(-1) == 1
     assert scale.shape in {(dim,), (heads, dim)}
     assert scale.dtype == torch.float32
-    block = triton.next_power_of_2(dim)
+    block = next_power_of_2(dim)
     rows = x.numel() // dim
     block_rows = max(1, TILE // block)
-    _rms_norm[(triton.cdiv(rows, block_rows),)](
+    _rms_norm[(cdiv(rows, block_rows),)](
         x,
         extra,
         scale,
