@@ -23,8 +23,9 @@ branches that are both alive copied everything before their fork.
 """
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from qcn_inference.config import ModelConfig
 from qcn_inference.grid import Grid, as_array
@@ -167,14 +168,32 @@ class StateCache:
             node = child
         return path
 
-    def store(self, tokens: "array[int]", blocks: Sequence[tuple[int, int]], state: State) -> None:
-        """Keep a checkpoint of `state` behind these blocks of a text: where it is, or was."""
+    def unknown(
+        self, tokens: "array[int]", blocks: Sequence[tuple[int, int]]
+    ) -> Sequence[tuple[int, int]]:
+        """Which of a text's first blocks are not here."""
+        return blocks[len(self._walk(tokens.tobytes(), list(blocks), tokens.itemsize)) :]
+
+    def store(
+        self,
+        tokens: "array[int]",
+        blocks: Sequence[tuple[int, int]],
+        state: State,
+        copied: Mapping[tuple[int, int], KvBlock] = MappingProxyType({}),
+    ) -> None:
+        """Keep a checkpoint of `state` behind these blocks of a text: where it is, or was.
+
+        Of the blocks in `copied` keys and values are not copied once more.
+        """
         raw, size, node = tokens.tobytes(), tokens.itemsize, self._root
         try:
             for start, end in blocks:
                 piece = raw[start * size : end * size]
                 below = node.children.get(piece)
-                node = below or self._grow(node, piece, state.kv_of(start, end))
+                if below is None:
+                    kv = copied.get((start, end)) or state.kv_of(start, end)
+                    below = self._grow(node, piece, kv)
+                node = below
             checkpoint = node.checkpoint or state.recurrent_part(node.end)
         except Exception:  # there is no memory for a copy
             self._prune(node)
@@ -289,13 +308,24 @@ class Reading:
         return bool(list(self.taking(part, state)))
 
     def taking(self, part: Pass, state: State) -> Iterator[None]:
-        """The same, a checkpoint at a time: `state` does not go on meanwhile."""
+        """The same, a block or a checkpoint at a time: `state` does not go on meanwhile."""
         for end in (*part.keep, part.end):
-            forgotten = self._cache.times_forgotten != self._times_forgotten
-            if end in self._keep and not forgotten:
-                done = [block for block in self._blocks if block[1] <= end]
-                self._cache.store(self._tokens, done, state)
+            if end not in self._keep:
+                continue
+            done = [block for block in self._blocks if block[1] <= end]
+            copied: dict[tuple[int, int], KvBlock] = {}
+            for block in self._cache.unknown(self._tokens, done):
+                if not self._was_forgotten:
+                    copied[block] = state.kv_of(*block)
+                    yield
+            if not self._was_forgotten:
+                self._cache.store(self._tokens, done, state, copied)
                 yield
+
+    @property
+    def _was_forgotten(self) -> bool:
+        """Whether something was since it began to be read, which may be this text."""
+        return self._cache.times_forgotten != self._times_forgotten
 
 
 def _worth_keeping(ends: Sequence[int], keep: Sequence[int]) -> set[int]:
