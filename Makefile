@@ -27,8 +27,9 @@ test-long: $(VENV)/.ready-test ## the long property tests with their full counts
 	OMP_NUM_THREADS=1 QCN_TEST_FULL=1 $(BIN)/python -m pytest -n 2 -m long --timeout 3600
 
 # Kernels are compiled by as many processes at once as GPU_WORKERS says, 5 GB of the GPU for each.
-# A test that hangs is ended soon, its process with it, and the others go on.
-GPU_TESTS = -m pytest -m gpu -n $(GPU_WORKERS) --dist worksteal --timeout 240 --timeout-method thread \
+# A test that hangs is ended soon, its process with it, and the others go on; each is named as it
+# ends, for whoever has to stop them in the middle.
+GPU_TESTS = -m pytest -v -m gpu -n $(GPU_WORKERS) --dist worksteal --timeout 240 --timeout-method thread \
 	--durations 15 tests/kernels/triton tests/inference/triton tests/inference/test_gpu.py \
 	tests/inference/test_small_cards.py
 GPU_WORKERS := 2
