@@ -16,6 +16,7 @@ import pytest
 import torch
 import triton
 from qcn_kernels import chip
+from qcn_kernels.launch import Kernel
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -114,7 +115,7 @@ def _recorded(
         assert set(arguments) == set(kernel.arg_names)
         launches.append(_Launch(kernel, arguments, options))
 
-    patch.setattr(triton.JITFunction, "run", note)
+    patch.setattr(Kernel, "run", note)
     patch.setattr(chip, "capability", lambda _: capability)
     launcher()
     assert launches, "nothing was launched"

@@ -24,10 +24,10 @@ class Launches(TorchDispatchMode):
     def __enter__(self) -> Self:
         """Begin to note."""
         # Whoever imports this may not import Triton: so the import is here.
+        from qcn_kernels.launch import Kernel
         from triton.runtime.interpreter import InterpretedFunction
-        from triton.runtime.jit import JITFunction
 
-        for kind in (InterpretedFunction, JITFunction):
+        for kind in (InterpretedFunction, Kernel):
             self._patch.setattr(kind, "run", self._noting(kind.run))
         super().__enter__()  # type: ignore[no-untyped-call]
         return self

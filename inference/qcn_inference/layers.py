@@ -11,15 +11,18 @@ by the bytes of weights; on the CPU they are prefilled.
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from qcn_kernels.fp8 import Activations, plain
 from qcn_kernels.gated_delta_net import DeltaNetWeights
 from qcn_kernels.gating import gated
 from qcn_kernels.linear import (
     Weight,
     add_linear_few,
     add_linear_step,
+    gated_for,
     linear,
     linear_few,
     linear_step,
+    norm_for,
 )
 from qcn_kernels.moe import (
     Matrices,
@@ -30,7 +33,7 @@ from qcn_kernels.moe import (
     route,
     shared_step,
 )
-from qcn_kernels.rms_norm import Normed, add_rms_norm, normed, rms_norm
+from qcn_kernels.rms_norm import Normed, normed, rms_norm
 from qcn_kernels.rotary import rms_norm_rotary
 from torch import Tensor
 
@@ -105,7 +108,7 @@ class GatedDeltaNet:
         )
         object.__setattr__(self, "small", small)
 
-    def prefill(self, x: Tensor, state: State, positions: Positions) -> Tensor:
+    def prefill(self, x: Activations, state: State, positions: Positions) -> Tensor:
         """Mix T normalised tokens [T, hidden] in the weights' dtype; return [T, hidden]."""
         del positions  # order is in the state
         projected = linear(x, self.in_proj)
@@ -136,13 +139,13 @@ class GatedAttention:
     out_proj: Weight  # [hidden, heads · head_dim]
     out_bias: Tensor | None
 
-    def prefill(self, x: Tensor, state: State, positions: Positions) -> Tensor:
+    def prefill(self, x: Activations, state: State, positions: Positions) -> Tensor:
         """Mix T normalised tokens [T, hidden] in the weights' dtype; return [T, hidden]."""
         projected = linear(x, self.in_proj, self.in_bias)
         q, k, v, gate = self._heads(projected, positions)
         out = state.attend(self.slot, q=q, k=k, v=v).flatten(1)
-        out = gated(out, gate=gate, gating="sigmoid")
-        return linear(out, self.out_proj, self.out_bias)
+        mixed = gated_for(self.out_proj, out, gate=gate, gating="sigmoid")
+        return linear(mixed, self.out_proj, self.out_bias)
 
     def decode(self, x: Tensor, now: Tensor | Normed, seat: Seat, positions: Positions) -> None:
         """Mix one token; add to its residual stream x [hidden] fp32, whose norm is `now`."""
@@ -189,10 +192,15 @@ class DenseMlp:
     gate_up: Weight  # [2 · intermediate, hidden], the gate's rows first
     down: Weight  # [hidden, intermediate]
 
-    def prefill(self, x: Tensor, now: Tensor) -> None:
+    @property
+    def in_proj(self) -> Weight:
+        """What reads the norm of the residual stream."""
+        return self.gate_up
+
+    def prefill(self, x: Tensor, now: Activations) -> None:
         """Run T tokens; add to their residual stream x [T, hidden] fp32, whose norm is `now`."""
         gate, up = linear(now, self.gate_up).chunk(2, dim=-1)
-        x += linear(gated(up, gate=gate, gating="silu"), self.down)
+        x += linear(gated_for(self.down, up, gate=gate, gating="silu"), self.down)
 
     def decode(self, x: Tensor, now: Tensor | Normed) -> None:
         """Run one token; add to its residual stream x [hidden] fp32, whose norm is `now`."""
@@ -216,13 +224,13 @@ class SparseMoe:
     shared_down: Weight  # [hidden, shared intermediate]
     elsewhere: RoutedExperts | None = None  # runs `gate_up` and `down`, which lie in host memory
 
-    def prefill(self, x: Tensor, now: Tensor) -> None:
+    def prefill(self, x: Tensor, now: Activations) -> None:
         """Run T tokens; add to their residual stream x [T, hidden] fp32, whose norm is `now`."""
         logits, gate, gate_up = self._split(linear(now, self.in_proj))
         weights, chosen = self._route(logits)
         shared = SharedExpert(gate, gate_up, self.shared_down)
         if self.elsewhere is not None:
-            self.elsewhere.prefill(x, now, weights=weights, chosen=chosen, shared=shared)
+            self.elsewhere.prefill(x, plain(now), weights=weights, chosen=chosen, shared=shared)
             return
         add_experts(
             x,
@@ -302,11 +310,11 @@ class DecoderLayer:
 
     def prefill(self, x: Tensor, state: State, positions: Positions) -> Tensor:
         """Add this layer to T tokens' residual stream [T, hidden] fp32, in place."""
-        dtype = self.mixer.in_proj.dtype
-        now = rms_norm(x, scale=self.mixer_norm, eps=self.eps, dtype=dtype)
+        now = norm_for(self.mixer.in_proj, x, scale=self.mixer_norm, eps=self.eps)
         mixed = self.mixer.prefill(now, state, positions)
-        now = add_rms_norm(x, added=mixed, scale=self.mlp_norm, eps=self.eps, dtype=dtype)
-        self.mlp.prefill(x, now)
+        self.mlp.prefill(
+            x, norm_for(self.mlp.in_proj, x, scale=self.mlp_norm, eps=self.eps, added=mixed)
+        )
         return x
 
     def decode(self, x: Tensor, seat: Seat, positions: Positions) -> Tensor:

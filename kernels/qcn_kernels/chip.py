@@ -43,7 +43,7 @@ def capability(x: Tensor) -> int:
 
 def empty_rows(x: Tensor, columns: int) -> Tensor:
     """Return memory for as many rows as x has, of x's dtype: of columns rounded up to ALIGNED."""
-    return x.new_empty(len(x), triton.cdiv(columns, ALIGNED) * ALIGNED)
+    return x.new_empty(len(x), -(-columns // ALIGNED) * ALIGNED)
 
 
 def configuration(shipped: Mapping[int, T], x: Tensor) -> T:

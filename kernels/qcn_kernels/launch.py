@@ -12,60 +12,57 @@ Sizes of grids and blocks come by `cdiv` and `next_power_of_2`: Triton's, called
 from collections.abc import Callable
 from typing import Any
 
-import torch
 import triton
+from torch import Tensor
+from torch.cuda import current_device
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from qcn_kernels.chip import INTERPRETED
 
 _INT32 = 1 << 31
 
 
-class _Kernel(triton.JITFunction):  # type: ignore[misc]
-    """A kernel all of whose parameters are given in each launch."""
+class Kernel(triton.JITFunction):  # type: ignore[misc]
+    """A kernel all of whose parameters are given in each launch: constants by name, others not."""
 
     def __init__(self, function: Callable[..., None], **named: Any) -> None:
         super().__init__(function, **named)
-        self._known: dict[tuple[object, ...], Any] = {}
-        self._constants = frozenset(self.constexprs)
+        self._known: dict[object, tuple[Any, tuple[object, ...]]] = {}
 
     def run(self, *args: Any, grid: tuple[int, ...], warmup: bool, **named: Any) -> Any:
         """Launch; as `JITFunction.run`, which finds or compiles what is not known yet."""
-        if warmup:
-            return super().run(*args, grid=grid, warmup=warmup, **named)
-        values = [*args, *(named[name] for name in self.arg_names[len(args) :])]
-        key: list[object] = [torch.cuda.current_device(), *named.values(), *named]
-        for at, value in enumerate(args):
-            if at not in self._constants:
-                _specialised(value, key)
-            else:
-                key.append(value)
-        known = self._known.get(tuple(key))
-        if known is None:
-            known = super().run(*args, grid=grid, warmup=warmup, **named)
-            self._known[tuple(key)] = known
+        key = (current_device(), _specialised(args), *named, *named.values())
+        known = self._known.get(key)
+        if warmup or known is None:
+            compiled = super().run(*args, grid=grid, warmup=warmup, **named)
+            constants = tuple(named[name] for name in self.arg_names[len(args) :])
+            self._known[key] = compiled, constants
+            return compiled
+        compiled, constants = known
+        compiled[(*grid, 1, 1)[:3]](*args, *constants)
+        return compiled
+
+
+def _specialised(args: tuple[Any, ...]) -> tuple[object, ...]:
+    """What Triton compiles for."""
+    found: list[object] = []
+    for value in args:
+        if isinstance(value, Tensor):
+            found += (value.dtype, value.data_ptr() & 15)
+        elif isinstance(value, int):
+            found += (value == 1, value & 15, -_INT32 <= value < _INT32)
+        elif isinstance(value, TensorDescriptor):
+            found += (value.base.dtype, *value.block_shape)
         else:
-            known[(*grid, 1, 1)[:3]](*values)
-        return known
-
-
-def _specialised(value: Any, key: list[object]) -> None:
-    """Add to a key what Triton compiles for."""
-    if isinstance(value, torch.Tensor):
-        key += (value.dtype, value.data_ptr() & 15)
-    elif type(value) is int:
-        key += (value == 1, value & 15, -_INT32 <= value < _INT32)
-    elif isinstance(value, tuple):
-        for part in value:
-            _specialised(part, key)
-    else:
-        key.append(type(value))
+            found.append(_specialised(value) if isinstance(value, tuple) else type(value))
+    return tuple(found)
 
 
 def kernel(**named: Any) -> Callable[[Callable[..., None]], Any]:
     """Make a kernel of a function, as `triton.jit` does: `@kernel(do_not_specialize=[...])`."""
     if INTERPRETED:
         return triton.jit(**named)  # type: ignore[no-any-return]
-    return lambda function: _Kernel(function, **named)
+    return lambda function: Kernel(function, **named)
 
 
 def cdiv(a: int, b: int) -> int:

@@ -72,7 +72,7 @@ class OnePlace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Let operations take their kernels; which would have been launched, also with their sizes."""
-    from triton.runtime.jit import JITFunction
+    from qcn_kernels.launch import Kernel
 
     names: list[str] = []
 
@@ -85,7 +85,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(f"{name} {kwargs} {[*map(compiled_in, self.params, args)]}")
 
     monkeypatch.setattr(qcn_kernels.choice, "INTERPRETED", True)
-    monkeypatch.setattr(JITFunction, "run", look)
+    monkeypatch.setattr(Kernel, "run", look)
     return names
 
 

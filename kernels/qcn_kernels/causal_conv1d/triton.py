@@ -6,16 +6,17 @@ written beside it and copied.
 """
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
+
+from qcn_kernels.launch import cdiv, kernel, next_power_of_2
 
 CHANNELS = 128  # of a program, where there are no heads
 RUNS, TOKENS = 8, 8  # of a program, and of a run: of a token a thread holds 16 bytes
 STEP_CHANNELS = 256
 
 
-@triton.jit(do_not_specialize=["tokens"])
+@kernel(do_not_specialize=["tokens"])
 def _convolve(
     p_x,  # [T, C]
     p_weight,  # [KERNEL, C] fp32
@@ -47,19 +48,20 @@ def _convolve(
     weights, inputs = (), ()  # the oldest first
     for j in tl.static_range(KERNEL):
         b_w = tl.load(p_weight + j * stride_weight + o_c, mask=inside, other=0.0)
-        weights += (b_w,)
+        weights += (b_w,)  # type: ignore[assignment] # it grows as the loop is unrolled
     for j in tl.static_range(KERNEL - 1):
         o_in = o_first + (j - KERNEL + 1)
         new, old = inside & (o_in >= 0) & (o_in < tokens), inside & (o_in < 0)
         b_x = tl.load(p_x + o_in * stride_x + o_c, mask=new, other=0.0).to(tl.float32)
         at_old = (o_in + KERNEL - 1) * stride_state + o_c
-        inputs += (b_x + tl.load(p_state + at_old, mask=old, other=0.0),)
+        b_x += tl.load(p_state + at_old, mask=old, other=0.0)
+        inputs += (b_x,)  # type: ignore[assignment]
     for i in tl.static_range(BT):
         o_t = o_first + i
         mask = inside & (o_t < tokens)
         b_x = tl.load(p_x + o_t * stride_x + o_c, mask=mask, other=0.0).to(tl.float32)
-        inputs += (b_x,)
-        b_y = inputs[i] * weights[0]
+        inputs += (b_x,)  # type: ignore[assignment]
+        b_y = inputs[i] * weights[0]  # type: ignore[misc]
         for j in tl.static_range(1, KERNEL):
             b_y += inputs[i + j] * weights[j]
         b_y = b_y / (1.0 + tl.exp(-b_y))
@@ -78,7 +80,7 @@ def _convolve(
         tl.store(p_next_state + o_row * channels + o_c, b_last, mask=kept)
 
 
-@triton.jit
+@kernel()
 def _step(p_x, p_weight, p_state, p_out, channels, KERNEL: tl.constexpr, BC: tl.constexpr):
     """BC channels of one token; they alone read and write these channels' state."""
     o_c = tl.program_id(0) * BC + tl.arange(0, BC)
@@ -135,7 +137,7 @@ def causal_conv1d_step(x: Tensor, *, weight: Tensor, state: Tensor) -> Tensor:
     assert weight.is_contiguous()
     assert state.is_contiguous()
     out = torch.empty_like(x)
-    grid = (triton.cdiv(channels, STEP_CHANNELS),)
+    grid = (cdiv(channels, STEP_CHANNELS),)
     _step[grid](x, weight, state, out, channels, KERNEL=kernel, BC=STEP_CHANNELS, num_warps=4)
     return out
 
@@ -152,7 +154,7 @@ def _launch(
     assert state.stride(1) == 1 or not state.numel()
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     next_state = torch.empty_like(state, memory_format=torch.contiguous_format)
-    _convolve[(triton.cdiv(tokens, RUNS * TOKENS), triton.cdiv(channels, head_dim))](
+    _convolve[(cdiv(tokens, RUNS * TOKENS), cdiv(channels, head_dim))](
         x,
         weight,
         state,
@@ -171,8 +173,8 @@ def _launch(
         KERNEL=kernel,
         RUNS=RUNS,
         BT=TOKENS,
-        BC=triton.next_power_of_2(head_dim),
-        BS=triton.next_power_of_2(kernel),
+        BC=next_power_of_2(head_dim),
+        BS=next_power_of_2(kernel),
         num_warps=4,
     )
     state.copy_(next_state)

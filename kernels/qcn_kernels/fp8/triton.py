@@ -6,13 +6,13 @@ into an fp32 sum; elsewhere the weight's bytes become bf16 in registers and acti
 
 from dataclasses import dataclass
 
-import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from qcn_kernels.chip import ALIGNED, configuration, empty_rows
 from qcn_kernels.fp8.matrices import BLOCK, Fp8Matrices
+from qcn_kernels.fp8.quantised import Activations, Quantised, empty_quantised, plain
+from qcn_kernels.launch import cdiv, kernel
 from qcn_kernels.matrices.triton import (
     STEP,
     operand,
@@ -47,7 +47,7 @@ BAND = 8  # tiles of tokens that share a weight's rows in L2
 QUANTISED_ROWS = 32  # blocks of 128 a program
 
 
-@triton.jit(do_not_specialize=["blocks"])
+@kernel(do_not_specialize=["blocks"])
 def _quantise(
     p_x,  # [T, COLUMNS]
     p_values,  # [T, COLUMNS] e4m3
@@ -68,7 +68,7 @@ def _quantise(
     tl.store(p_scales + o_block, b_scales, mask=o_block < blocks)
 
 
-@triton.jit(do_not_specialize=["tokens"])
+@kernel(do_not_specialize=["tokens"])
 def _linear(
     activations,
     weights,
@@ -124,53 +124,53 @@ def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
 
     On the CPU, which has no e4m3 to multiply, only the interpreter comes here.
     """
-    tokens, columns = x.shape
     assert x.stride(1) == 1
-    per_token = triton.cdiv(columns, BLOCK)
-    values = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
-    scales = x.new_empty(tokens, per_token, dtype=torch.float32)
-    blocks = tokens * per_token
-    _quantise[(triton.cdiv(blocks, QUANTISED_ROWS),)](
+    room = empty_quantised(x, BLOCK)
+    blocks = room.scales.numel()
+    _quantise[(cdiv(blocks, QUANTISED_ROWS),)](
         x,
-        values,
-        scales,
+        room.values,
+        room.scales,
         blocks,
         x.stride(0),
-        COLUMNS=columns,
+        COLUMNS=x.shape[1],
         B=QUANTISED_ROWS,
         num_warps=4,
     )
-    return values, scales
+    return room.values, room.scales
 
 
-def activations(x: Tensor, format_name: str) -> tuple[Tensor, ...]:
+def activations(x: Activations, format_name: str) -> tuple[Tensor, ...]:
     """Return what `tile_products` is given for x [T, columns] beside weights of a format."""
-    assert x.stride(1) == 1
-    return quantise(x) if format_name == "e4m3" else (x,)
+    if format_name != "e4m3":
+        return (plain(x),)
+    return (x.values, x.scales) if isinstance(x, Quantised) else quantise(x)
 
 
 def _tile_for(x: Tensor, rows: int) -> Tile:
     tile = configuration(PREFILL, x)
-    programs = triton.cdiv(len(x), tile.tokens) * triton.cdiv(rows, tile.rows)
+    programs = cdiv(len(x), tile.tokens) * cdiv(rows, tile.rows)
     return tile if programs >= MULTIPROCESSORS else configuration(SHORT_PREFILL, x)
 
 
-def linear(x: Tensor, weight: Fp8Matrices, out: Tensor | None = None) -> Tensor:
+def linear(x: Activations, weight: Fp8Matrices, out: Tensor | None = None) -> Tensor:
     """Return `x · weightᵀ` in x's dtype, in `out` if given; x [T, columns] without inner gaps.
 
     `out` as for the `linear` of plain weights.
     """
+    weights, format_name = stored(weight)
+    given = activations(x, format_name)
+    x = plain(x)
     tokens, columns = x.shape
     rows = len(weight)
     assert weight.shape == (rows, columns)
-    weights, format_name = stored(weight)
-    given = activations(x, format_name)
+    assert x.stride(1) == 1
     tile = _tile_for(x, rows)
     out = empty_rows(x, rows) if out is None else out
     assert len(out) == tokens
     assert rows <= out.shape[1] < rows + ALIGNED
     assert out.stride(1) == 1
-    _linear[(triton.cdiv(tokens, tile.tokens) * triton.cdiv(rows, tile.rows),)](
+    _linear[(cdiv(tokens, tile.tokens) * cdiv(rows, tile.rows),)](
         given,
         weights,
         out,

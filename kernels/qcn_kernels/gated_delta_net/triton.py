@@ -15,6 +15,7 @@ from qcn_kernels.causal_conv1d.triton import causal_conv1d_l2_norm
 from qcn_kernels.gated_delta_net.weights import DeltaNetWeights
 from qcn_kernels.gated_delta_rule.grid import ChunkGrid
 from qcn_kernels.gated_delta_rule.triton import chunk_gated_delta_rule
+from qcn_kernels.launch import cdiv, kernel, next_power_of_2
 from qcn_kernels.overlap.triton import await_previous, let_next_begin, overlapping, prefetch
 from qcn_kernels.rms_norm.triton import gated_rms_norm
 
@@ -29,7 +30,7 @@ def _log_decay(b_a, b_neg_a, b_bias):
     return b_neg_a * (tl.maximum(b_x, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(b_x))))
 
 
-@triton.jit(do_not_specialize=["elements"])
+@kernel(do_not_specialize=["elements"])
 def _gates(
     p_a, p_b, p_neg_a, p_bias, p_g, p_beta, elements, stride, HEADS: tl.constexpr, B: tl.constexpr
 ):
@@ -56,7 +57,7 @@ def _convolved(p_x, p_ring, p_weight, position, o_c, mask, channels, KERNEL: tl.
     return b_y * tl.sigmoid(b_y), b_x
 
 
-@triton.jit
+@kernel()
 def _step(
     p_projected,  # [q | k | v | z | b | a]
     p_conv,  # [KERNEL, channels] fp32
@@ -131,7 +132,7 @@ def gates(*, a: Tensor, b: Tensor, neg_a: Tensor, dt_bias: Tensor) -> tuple[Tens
     assert neg_a.dtype == dt_bias.dtype == torch.float32
     g = a.new_empty(tokens, heads, dtype=torch.float32)
     beta = torch.empty_like(g)
-    _gates[(triton.cdiv(g.numel(), GATES_TILE),)](
+    _gates[(cdiv(g.numel(), GATES_TILE),)](
         a,
         b,
         neg_a,
@@ -228,8 +229,8 @@ def step(
         K=key_dim,
         V=value_dim,
         KERNEL=kernel,
-        BK=triton.next_power_of_2(key_dim),
-        BV=triton.next_power_of_2(value_dim),
+        BK=next_power_of_2(key_dim),
+        BV=next_power_of_2(value_dim),
         num_warps=STEP_WARPS,
         **overlapping(projected),
     )

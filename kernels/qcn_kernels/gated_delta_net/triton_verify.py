@@ -16,6 +16,7 @@ from torch import Tensor
 from qcn_kernels.gated_delta_net.drafts import Drafts
 from qcn_kernels.gated_delta_net.triton import _log_decay
 from qcn_kernels.gated_delta_net.weights import DeltaNetWeights
+from qcn_kernels.launch import cdiv, kernel, next_power_of_2
 from qcn_kernels.rms_norm.triton import gated_rms_norm
 
 VERIFIED_COLUMNS = 16  # value columns of a warp: 64 registers of state a thread
@@ -50,7 +51,7 @@ def _convolved_at(
     return b_y * tl.sigmoid(b_y), b_x
 
 
-@triton.jit
+@kernel()
 def _prepare(
     p_projected,  # [T, q | k | v | z | b | a]
     p_conv,  # [KERNEL, channels] fp32
@@ -109,7 +110,7 @@ def _prepare(
         tl.store(p_keys + i_t * (KEY_HEADS * K) + at_q, k, mask=m_k)
 
 
-@triton.jit(do_not_specialize=["tokens"])
+@kernel(do_not_specialize=["tokens"])
 def _verify_step(
     p_queries,  # as `_prepare` left them
     p_keys,
@@ -153,7 +154,7 @@ def _verify_step(
             tl.store(p_total + i_t * HEADS + i_head, total)
 
 
-@triton.jit
+@kernel()
 def _commit(
     p_keys,  # [layers, ROWS, KEY_HEADS, K] fp32
     p_errors,  # [layers, ROWS, HEADS, V] fp32
@@ -190,7 +191,7 @@ def _commit(
     tl.store(p_state + at_state, b_s, mask=m_state)
 
 
-@triton.jit
+@kernel()
 def _commit_inputs(
     p_inputs,  # [layers, ROWS, channels] fp32
     p_tokens,  # [1] int32
@@ -245,7 +246,7 @@ def verify_step(
         "KEY_HEADS": weights.key_heads,
         "K": key_dim,
         "V": value_dim,
-        "BK": triton.next_power_of_2(key_dim),
+        "BK": next_power_of_2(key_dim),
     }
     _prepare[(tokens, heads)](
         projected,
@@ -262,12 +263,12 @@ def verify_step(
         projected.stride(0),
         key_dim**-0.5,
         KERNEL=kernel,
-        BV=triton.next_power_of_2(value_dim),
+        BV=next_power_of_2(value_dim),
         num_warps=1,
         **sizes,
     )
     out = torch.empty_like(values)
-    _verify_step[(triton.cdiv(value_dim, VERIFIED_COLUMNS), heads)](
+    _verify_step[(cdiv(value_dim, VERIFIED_COLUMNS), heads)](
         queries,
         drafts.keys,
         values,
@@ -302,7 +303,7 @@ def commit(
         assert tensor.is_contiguous()
     if not layers:
         return
-    _commit[(triton.cdiv(value_dim, COMMITTED_COLUMNS), heads, layers)](
+    _commit[(cdiv(value_dim, COMMITTED_COLUMNS), heads, layers)](
         drafts.keys,
         drafts.errors,
         drafts.total,
@@ -313,11 +314,11 @@ def commit(
         KEY_HEADS=key_heads,
         K=key_dim,
         V=value_dim,
-        BK=triton.next_power_of_2(key_dim),
+        BK=next_power_of_2(key_dim),
         BV=COMMITTED_COLUMNS,
         num_warps=4,
     )
-    _commit_inputs[(triton.cdiv(channels, COMMITTED_CHANNELS), layers)](
+    _commit_inputs[(cdiv(channels, COMMITTED_CHANNELS), layers)](
         drafts.inputs,
         tokens,
         position,

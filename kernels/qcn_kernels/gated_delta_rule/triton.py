@@ -22,6 +22,7 @@ from torch import Tensor
 from qcn_kernels.chip import OPERAND, STORED_OPERAND, configuration
 from qcn_kernels.gated_delta_rule.chunked import CHUNK_SIZE
 from qcn_kernels.gated_delta_rule.grid import ChunkGrid
+from qcn_kernels.launch import cdiv, kernel, next_power_of_2
 
 PREPARED_DIMS = 32  # of queries and keys at a time
 # Warps, and registers of a thread where they are limited: four programs at once are 1.13 times as
@@ -43,7 +44,7 @@ def _substitute(p_a, C: tl.constexpr, B: tl.constexpr):
         b_x = tl.where(o_column == i, 1.0, 0.0)
         for j in tl.static_range(i):
             b_x -= tl.load(p_block + (i * C + j)) * solved[j]
-        solved += (b_x,)
+        solved += (b_x,)  # type: ignore[assignment] # it grows as the loop is unrolled
     tl.debug_barrier()
     for i in tl.static_range(B):
         tl.store(p_block + i * C + o_column, solved[i])
@@ -75,7 +76,7 @@ def _join_pairs(p_a, C: tl.constexpr, B: tl.constexpr, OPERAND: tl.constexpr):
     tl.debug_barrier()
 
 
-@triton.jit(do_not_specialize=["chunks"])
+@kernel(do_not_specialize=["chunks"])
 def _prepare(
     p_q,
     p_k,
@@ -139,7 +140,7 @@ def _prepare(
     tl.store(p_solve + square, (solve * to_end[:, None]).to(OPERAND))
 
 
-@triton.jit(do_not_specialize=["chunks"])
+@kernel(do_not_specialize=["chunks"])
 def _scan(
     p_q,
     p_k,
@@ -238,7 +239,7 @@ def chunk_gated_delta_rule(
     _check(q=q, k=k, v=v, g=g, beta=beta, state=state, grid=grid, checkpoints=checkpoints)
     block_v, warps, stages = configuration(SCAN, v)
     prepare_warps, registers = configuration(PREPARE, v)
-    block_k = max(16, triton.next_power_of_2(key_dim))
+    block_k = max(16, next_power_of_2(key_dim))
     shared, chunks = heads // key_heads, grid.chunks
     decays = v.new_empty(heads, chunks, CHUNK_SIZE, dtype=torch.float32)
     solve = v.new_empty(heads, chunks, 3, CHUNK_SIZE, CHUNK_SIZE, dtype=STORED_OPERAND)
@@ -265,7 +266,7 @@ def chunk_gated_delta_rule(
         maxnreg=registers,
         num_stages=1,
     )
-    _scan[(triton.cdiv(value_dim, block_v), heads)](
+    _scan[(cdiv(value_dim, block_v), heads)](
         q,
         k,
         v,

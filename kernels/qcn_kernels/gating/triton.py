@@ -1,23 +1,30 @@
 """Activations behind a gate on a GPU: one reading, fp32 in registers, one writing."""
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
+
+from qcn_kernels.fp8.matrices import BLOCK
+from qcn_kernels.fp8.quantised import Quantised, empty_quantised
+from qcn_kernels.launch import cdiv, kernel, next_power_of_2
+from qcn_kernels.matrices.triton import store_quantised
 
 TILE = 4096  # elements of a program
 
 
-@triton.jit(do_not_specialize=["rows"])
+@kernel(do_not_specialize=["rows"])
 def _gated(
     p_x,  # [T, COLUMNS]
     p_gate,  # [T, COLUMNS]
     p_out,  # [T, COLUMNS]
+    p_values,  # [T, COLUMNS] e4m3, and
+    p_scales,  # [T, COLUMNS / 128] fp32: the output once more, for FP8 products
     rows,  # T
     stride_x,
     stride_gate,
     COLUMNS: tl.constexpr,
     SILU: tl.constexpr,
+    QUANTISED: tl.constexpr,
     BR: tl.constexpr,
     BC: tl.constexpr,
 ):
@@ -29,26 +36,45 @@ def _gated(
     b_y = b_x * tl.sigmoid(b_gate)
     if SILU:
         b_y *= b_gate
-    tl.store(p_out + o_row * COLUMNS + o_c, b_y.to(p_out.dtype.element_ty), mask=mask)
+    b_y = b_y.to(p_out.dtype.element_ty)
+    tl.store(p_out + o_row * COLUMNS + o_c, b_y, mask=mask)
+    if QUANTISED:
+        b_y = b_y.to(tl.float32)
+        store_quantised(b_y, p_values, p_scales, o_row, o_c, mask, rows, COLUMNS, BR, BC)
 
 
 def gated(x: Tensor, *, gate: Tensor, gating: str) -> Tensor:
     """Return `x · gating(gate)` in x's dtype; x and gate [T, columns], columns without gaps."""
+    return _launch(x, gate, gating, None)
+
+
+def gated_quantised(x: Tensor, *, gate: Tensor, gating: str) -> Quantised:
+    """Return the same, of 128 columns or more, with its quantised form beside it."""
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    room = empty_quantised(out, BLOCK)
+    _launch(x, gate, gating, room)
+    return room
+
+
+def _launch(x: Tensor, gate: Tensor, gating: str, room: Quantised | None) -> Tensor:
     rows, columns = x.shape
     assert gate.shape == x.shape
     assert x.stride(1) == gate.stride(1) == 1
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    block = min(TILE, triton.next_power_of_2(columns))
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device) if room is None else room.plain
+    block = min(TILE, next_power_of_2(columns))
     block_rows = TILE // block
-    _gated[(triton.cdiv(rows, block_rows), triton.cdiv(columns, block))](
+    _gated[(cdiv(rows, block_rows), cdiv(columns, block))](
         x,
         gate,
         out,
+        out if room is None else room.values,
+        out if room is None else room.scales,
         rows,
         x.stride(0),
         gate.stride(0),
         COLUMNS=columns,
         SILU=gating == "silu",
+        QUANTISED=room is not None,
         BR=block_rows,
         BC=block,
         num_warps=4,

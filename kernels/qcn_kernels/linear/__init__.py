@@ -8,28 +8,31 @@ from torch.nn import functional
 
 from qcn_kernels import fp8
 from qcn_kernels.choice import uses_triton
-from qcn_kernels.fp8 import Fp8Matrices
+from qcn_kernels.fp8 import BLOCK, Activations, Fp8Matrices, plain
 from qcn_kernels.gating import Gating, gated
 from qcn_kernels.linear import cpu
 from qcn_kernels.linear.stacked import Stacked, Weight
-from qcn_kernels.rms_norm import Normed
+from qcn_kernels.rms_norm import Normed, add_rms_norm, rms_norm
 
 __all__ = [
     "Stacked",
     "Weight",
     "add_linear_few",
     "add_linear_step",
+    "gated_for",
     "linear",
     "linear_few",
     "linear_step",
+    "norm_for",
 ]
 
 
-def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+def linear(x: Activations, weight: Weight, bias: Tensor | None = None) -> Tensor:
     """Return `x · weightᵀ + bias` for the tokens of a prefill.
 
     Args:
-        x: [T, columns] in the weight's dtype, bf16 or fp32.
+        x: [T, columns] in the weight's dtype, bf16 or fp32; or as `norm_for` and `gated_for`
+            return it.
         weight: [rows, columns].
         bias: [rows].
 
@@ -38,6 +41,7 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     """
     if isinstance(weight, Stacked):
         return _stacked(x, weight, bias)
+    x = plain(x)
     if uses_triton(x):
         from qcn_kernels.linear import triton
 
@@ -104,20 +108,56 @@ def add_linear_few(to: Tensor, x: Tensor, weight: Weight, bias: Tensor | None = 
     triton_verify.add_linear_few(to, x, weight, bias)
 
 
-def _stacked(x: Tensor, weight: Stacked, bias: Tensor | None) -> Tensor:
+def norm_for(
+    weight: Weight, x: Tensor, *, scale: Tensor, eps: float, added: Tensor | None = None
+) -> Activations:
+    """Return the norm of a residual stream x [T, dim] fp32, for `linear` with a weight.
+
+    It comes in the weight's dtype, and where FP8 products read it, quantised beside that, which
+    spares them a launch. `added` is added to x in place first, if it is given.
+    """
+    if _reads_e4m3(weight, x):
+        from qcn_kernels.rms_norm import triton
+
+        return triton.rms_norm_quantised(x, scale=scale, eps=eps, dtype=weight.dtype, added=added)
+    if added is None:
+        return rms_norm(x, scale=scale, eps=eps, dtype=weight.dtype)
+    return add_rms_norm(x, added=added, scale=scale, eps=eps, dtype=weight.dtype)
+
+
+def gated_for(weight: Weight, x: Tensor, *, gate: Tensor, gating: Gating) -> Activations:
+    """Return `x · gating(gate)` [T, columns], for `linear` with a weight; as `norm_for`."""
+    if _reads_e4m3(weight, x):
+        from qcn_kernels.gating import triton
+
+        return triton.gated_quantised(x, gate=gate, gating=gating)
+    return gated(x, gate=gate, gating=gating)
+
+
+def _reads_e4m3(weight: Weight, x: Tensor) -> bool:
+    """Whether products of x with a weight are, in part, of FP8 by FP8."""
+    if not isinstance(weight, Stacked) or x.shape[1] < BLOCK:
+        return False
+    from qcn_kernels.matrices.triton import stored
+
+    parts = [part for part in weight.parts if isinstance(part, Fp8Matrices)]
+    return any(stored(part)[1] == "e4m3" for part in parts)
+
+
+def _stacked(x: Activations, weight: Stacked, bias: Tensor | None) -> Tensor:
     """A product for each part, each where it belongs."""
     from qcn_kernels.chip import empty_rows
     from qcn_kernels.linear import triton
 
     rows = weight.shape[0]
-    whole, at = empty_rows(x, rows), 0
+    whole, at = empty_rows(plain(x), rows), 0
     for part in weight.parts:
         end = at + len(part)
         product = whole[:, at : end if end < rows else None]
         if isinstance(part, Fp8Matrices):
             fp8.linear(x, part, product)
         else:
-            triton.linear(x, part, None, product)
+            triton.linear(plain(x), part, None, product)
         at = end
     out = whole[:, :rows]
     return out if bias is None else out.add_(bias)

@@ -8,11 +8,11 @@ is split or added up by atomics: a token's result is the same in every launch.
 from dataclasses import dataclass
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from qcn_kernels.chip import ALIGNED, INTERPRETED, OPERAND, configuration, empty_rows
+from qcn_kernels.launch import cdiv, kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ FP32 = Tile(32, 64, 32, 4, 2)  # for tests: no model of a size that matters is k
 BAND = 8  # tiles of tokens that share a weight's rows in L2
 
 
-@triton.jit(do_not_specialize=["tokens"])
+@kernel(do_not_specialize=["tokens"])
 def _linear(
     p_x,  # [T, COLUMNS]
     p_weight,  # [ROWS, COLUMNS]
@@ -96,7 +96,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = 
     assert len(out) == tokens
     assert rows <= out.shape[1] < rows + ALIGNED
     assert out.stride(1) == 1
-    grid = (triton.cdiv(tokens, tile.tokens) * triton.cdiv(rows, tile.rows),)
+    grid = (cdiv(tokens, tile.tokens) * cdiv(rows, tile.rows),)
     _linear[grid](
         x,
         weight,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from qcn_kernels.chip import INTERPRETED
 from qcn_kernels.fp8.matrices import Fp8Matrices
+from qcn_kernels.launch import cdiv, kernel, next_power_of_2
 from qcn_kernels.linear.stacked import Stacked, Weight
 from qcn_kernels.matrices.triton import row_sums, rows_of, run_columns, stored, values_of
 from qcn_kernels.overlap.triton import await_previous, let_next_begin, overlapping
@@ -100,7 +101,7 @@ def _rows(
         tl.store(p_sum, b_out.to(p_out.dtype.element_ty), mask=here)
 
 
-@triton.jit(do_not_specialize=["tokens"])
+@kernel(do_not_specialize=["tokens"])
 def _linear_step(
     p_x,  # [T, COLUMNS]
     p_beside,  # [COLUMNS] the norm's scale, or [T, COLUMNS] the gate
@@ -195,7 +196,7 @@ def _launch(
         beside_stride = beside.stride(0) if beside.ndim == 2 and len(beside) > 1 else 0
     parts: tuple[Tensor | Fp8Matrices, ...]
     parts = weight.parts if isinstance(weight, Stacked) else (weight,)
-    block = min(COLUMNS, triton.next_power_of_2(columns))
+    block = min(COLUMNS, next_power_of_2(columns))
     block_rows, warps = _program(parts[0], rows, block)
     at = 0
     while parts:
@@ -204,7 +205,7 @@ def _launch(
         others, other_format = stored(other[0]) if other else (given, format_name)
         other_rows = len(other[0]) if other else 0
         here = out[:, at:]
-        programs = triton.cdiv(len(one), block_rows) + triton.cdiv(other_rows, block_rows)
+        programs = cdiv(len(one), block_rows) + cdiv(other_rows, block_rows)
         _linear_step[(programs,)](
             x,
             x if beside is None else beside,

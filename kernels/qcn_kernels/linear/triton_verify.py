@@ -15,6 +15,7 @@ from torch import Tensor
 
 from qcn_kernels.chip import INTERPRETED, OPERAND
 from qcn_kernels.fp8.matrices import BLOCK, Fp8Matrices
+from qcn_kernels.launch import cdiv, kernel
 from qcn_kernels.linear import triton_step
 from qcn_kernels.linear.stacked import Stacked, Weight
 from qcn_kernels.matrices.triton import _e4m3, _scales, stored
@@ -94,7 +95,7 @@ def _rows(
     tl.store(p, b_out.to(p_out.dtype.element_ty), mask=here)
 
 
-@triton.jit(do_not_specialize=["tokens"])
+@kernel(do_not_specialize=["tokens"])
 def _linear_few(
     p_x,  # [T, COLUMNS]
     weights,  # ROWS of them
@@ -172,7 +173,7 @@ def _launch(x: Tensor, weight: Weight, bias: Tensor | None, out: Tensor, *, adde
         others, other_format = stored(other[0]) if other else (given, format_name)
         other_rows = len(other[0]) if other else 0
         here = out[:, at:]
-        _linear_few[(triton.cdiv(len(one), few.rows) + triton.cdiv(other_rows, few.rows),)](
+        _linear_few[(cdiv(len(one), few.rows) + cdiv(other_rows, few.rows),)](
             x,
             given,
             others,

@@ -344,6 +344,22 @@ def _columns(p_rows, o_k, COLUMNS: tl.constexpr, BK: tl.constexpr):
 
 
 @triton.jit
+def store_quantised(b_x, p_values, p_scales, o_row, o_column, mask, rows,
+                    COLUMNS: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr):  # fmt: skip
+    """Leave some of [rows, COLUMNS] as `quantise` would: b_x [BR, BC] at [BR, 1] and [1, BC].
+
+    BC is a power of two, at least 128, and a multiple of 128 begins it. Behind COLUMNS b_x is 0.
+    """
+    blocks: tl.constexpr = (COLUMNS + STEP - 1) // STEP
+    b_values, b_scales = quantised(tl.reshape(b_x, [BR * (BC // STEP), STEP]))
+    tl.store(p_values + o_row * COLUMNS + o_column, tl.reshape(b_values, [BR, BC]), mask=mask)
+    o_block = tl.min(o_column, axis=1) // STEP + tl.arange(0, BC // STEP)
+    m_block = (o_row < rows) & (o_block < blocks)[None, :]
+    b_scales = tl.reshape(b_scales, [BR, BC // STEP])
+    tl.store(p_scales + o_row * blocks + o_block[None, :], b_scales, mask=m_block)
+
+
+@triton.jit
 def quantised(b_x):
     """Rows [R, 128] fp32 as e4m3 and their scales [R]: the largest of a row becomes 448."""
     b_peak = tl.maximum(tl.max(tl.abs(b_x), axis=1), SMALLEST)

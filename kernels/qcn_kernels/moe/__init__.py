@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from qcn_kernels.choice import uses_triton
-from qcn_kernels.fp8 import Fp8Matrices
+from qcn_kernels.fp8 import Activations, Fp8Matrices, plain
 from qcn_kernels.gating import gated
-from qcn_kernels.linear import linear, linear_step
+from qcn_kernels.linear import gated_for, linear, linear_step
 from qcn_kernels.matrices import Matrices
 from qcn_kernels.moe import cpu
 from qcn_kernels.moe.shared import SharedExpert
@@ -74,7 +74,7 @@ def experts(
 
 def add_experts(
     to: Tensor,
-    x: Tensor,
+    x: Activations,
     *,
     weights: Tensor,
     chosen: Tensor,
@@ -85,14 +85,14 @@ def add_experts(
     """Add T tokens' experts, and the shared one, to their residual stream `to` [T, hidden] fp32."""
     routed = {"weights": weights, "chosen": chosen}
     gate, up = shared.gate_up.chunk(2, dim=-1)
-    out = linear(gated(up, gate=gate, gating="silu"), shared.down)
-    if uses_triton(x):
+    out = linear(gated_for(shared.down, up, gate=gate, gating="silu"), shared.down)
+    if uses_triton(to):
         from qcn_kernels.moe import triton
 
         triton.experts(x, **routed, gate_up=gate_up, down=down, shared=out, gate=shared.gate, to=to)
         return
     out = out.to(torch.float32).mul_(shared.gate.sigmoid())
-    to += out.add_(experts(x, **routed, gate_up=gate_up, down=down))
+    to += out.add_(experts(plain(x), **routed, gate_up=gate_up, down=down))
 
 
 def experts_step(

@@ -21,8 +21,10 @@ from torch import Tensor
 
 from qcn_kernels.chip import ALIGNED, INTERPRETED, configuration
 from qcn_kernels.fp8.matrices import BLOCK, Fp8Matrices
+from qcn_kernels.fp8.quantised import Activations, plain
 from qcn_kernels.fp8.triton import activations
 from qcn_kernels.groupwise.triton import is_groupwise
+from qcn_kernels.launch import cdiv, kernel, next_power_of_2
 from qcn_kernels.matrices import Matrices
 from qcn_kernels.matrices.triton import (
     STEP,
@@ -83,7 +85,7 @@ def _step_of(format_name: str) -> _Step:
     return PLAIN_STEP if format_name == "plain" else FP8_STEP
 
 
-@triton.jit(do_not_specialize=["tokens"])
+@kernel(do_not_specialize=["tokens"])
 def _route(
     p_logits,  # [T, E]
     p_weights,  # [T, TOP_K] fp32
@@ -159,7 +161,7 @@ def route(logits: Tensor, *, top_k: int, normalise: bool) -> tuple[Tensor, Tenso
     assert logits.stride(1) == 1
     weights = logits.new_empty(tokens, top_k, dtype=torch.float32)
     chosen = logits.new_empty(tokens, top_k, dtype=torch.int64)
-    _route[(triton.cdiv(tokens, ROUTED_TOKENS),)](
+    _route[(cdiv(tokens, ROUTED_TOKENS),)](
         logits,
         weights,
         chosen,
@@ -169,8 +171,8 @@ def route(logits: Tensor, *, top_k: int, normalise: bool) -> tuple[Tensor, Tenso
         TOP_K=top_k,
         NORMALISE=normalise,
         BT=ROUTED_TOKENS,
-        BE=triton.next_power_of_2(experts),
-        BS=triton.next_power_of_2(top_k),
+        BE=next_power_of_2(experts),
+        BS=next_power_of_2(top_k),
         num_warps=ROUTED_WARPS,
         **overlapping(logits),
     )
@@ -193,7 +195,7 @@ class _Plan:
         return self.order, self.expert, self.first, self.end
 
 
-@triton.jit(do_not_specialize=["pairs"])
+@kernel(do_not_specialize=["pairs"])
 def _count(
     p_chosen,  # [pairs] int64
     p_ranks,  # [pairs] int32
@@ -229,7 +231,7 @@ def _count(
             tl.store(p_out, b_counts, mask=first + o_e < EXPERTS)
 
 
-@triton.jit(do_not_specialize=["pairs", "blocks", "tiles"])
+@kernel(do_not_specialize=["pairs", "blocks", "tiles"])
 def _place(
     p_chosen,  # [pairs] int64
     p_ranks,  # [pairs] int32
@@ -289,15 +291,15 @@ def _plan(chosen: Tensor, experts: int, rows: int) -> _Plan:
     """Sort pairs by expert, stably, and cut each expert's into tiles of at most `rows`."""
     pairs = chosen.numel()
     block = SHORT_BLOCK if pairs <= SHORT_SORT else LONG_BLOCK
-    blocks = triton.cdiv(pairs, block)
-    tiles = triton.cdiv(pairs, rows) + min(experts, pairs)
-    at_once = min(CUT_EXPERTS, triton.next_power_of_2(experts))
-    width = triton.cdiv(max(pairs, tiles), ALIGNED) * ALIGNED
+    blocks = cdiv(pairs, block)
+    tiles = cdiv(pairs, rows) + min(experts, pairs)
+    at_once = min(CUT_EXPERTS, next_power_of_2(experts))
+    width = cdiv(max(pairs, tiles), ALIGNED) * ALIGNED
     room = torch.empty(5, width, dtype=torch.int32, device=chosen.device)
     ranks, order, expert, first, end = room.unbind()
     counts = torch.empty(blocks, experts, dtype=torch.int32, device=chosen.device)
     sizes = {"EXPERTS": experts, "B": block, "BE": at_once, "num_warps": 8, "num_stages": 1}
-    _count[(triton.cdiv(pairs, SHORT_BLOCK),)](
+    _count[(cdiv(pairs, SHORT_BLOCK),)](
         chosen, ranks, counts, pairs, BI=SHORT_BLOCK, BJ=RANKED_BY, **sizes
     )
     _place[(blocks,)](
@@ -328,7 +330,7 @@ def _tile_rows(p_order, p_first, p_end, i_tile, BM: tl.constexpr):
     return o_row, tl.load(p_order + o_row), here
 
 
-@triton.jit
+@kernel()
 def _gate_up(
     activations,
     weights,  # [E, 2 · INTERMEDIATE, HIDDEN]
@@ -383,7 +385,7 @@ def _gate_up(
             tl.store(p_out, b_h.to(out[0].dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@kernel()
 def _down(
     activations,  # as `_gate_up` left them
     weights,  # [E, HIDDEN, INTERMEDIATE]
@@ -437,7 +439,7 @@ def _one(b):
     return (b,)
 
 
-@triton.jit
+@kernel()
 def _down_kept(
     activations,  # as `_gate_up` left them, e4m3
     weights,  # [E, HIDDEN, INTERMEDIATE] e4m3
@@ -493,7 +495,7 @@ def _down_kept(
             tl.store(p_part + o_r[None, :], acc.to(p_parts.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@kernel()
 def _combine(
     p_parts,  # [T, SLOTS, HIDDEN]
     p_weights,  # [T, SLOTS] fp32
@@ -526,7 +528,7 @@ def _combine(
     tl.store(p_out, acc, mask=mask)
 
 
-@triton.jit
+@kernel()
 def _gate_up_step(
     p_x,  # [T, HIDDEN]
     p_scale,  # [HIDDEN] fp32, of the norm
@@ -622,7 +624,7 @@ def _parts(b_w, b_scales, b_x, FORMAT: tl.constexpr, PADDED: tl.constexpr, BR: t
     return tl.sum(tl.reshape(row_sums(b_y, b_scales, FORMAT), [BR, PADDED]), axis=1)
 
 
-@triton.jit
+@kernel()
 def _down_step(
     p_hidden,  # [T, SLOTS, INTERMEDIATE] fp32
     p_chosen,  # [T, SLOTS] int64
@@ -692,18 +694,18 @@ def _down_step(
     tl.store(p_out, b_out, mask=o_h < HIDDEN)
 
 
-def experts(x: Tensor, **given: Any) -> Tensor:
+def experts(x: Activations, **given: Any) -> Tensor:
     """Run T tokens through their experts; as `experts_in`, in the tiles for so many."""
     gate_up: Matrices = given["gate_up"]
     name = stored(gate_up)[1]
-    tiles = tiles_for(x, "groupwise" if is_groupwise(name) else name)
+    tiles = tiles_for(plain(x), "groupwise" if is_groupwise(name) else name)
     few = given["chosen"].numel() < tiles.many_from * gate_up.shape[0]
     return experts_in(tiles.few if few else tiles.many, x, **given)
 
 
 def experts_in(
     tile: Tile,
-    x: Tensor,
+    x: Activations,
     *,
     weights: Tensor,
     chosen: Tensor,
@@ -724,12 +726,12 @@ def experts_in(
     """
     tokens, slots = chosen.shape
     count, hidden, intermediate = down.shape
-    _check(x, weights, chosen, gate_up, down)
     given, gate_up_format = stored(gate_up)
+    read, x = activations(x, gate_up_format), plain(x)
+    _check(x, weights, chosen, gate_up, down)
     plan = _plan(chosen, count, tile.rows)
-    read = activations(x, gate_up_format)
     between = _between(x, tokens * slots, intermediate, stored(down)[1])
-    _gate_up[(triton.cdiv(2 * intermediate, tile.columns), plan.tiles)](
+    _gate_up[(cdiv(2 * intermediate, tile.columns), plan.tiles)](
         read,
         given,
         *plan.tensors,
@@ -753,7 +755,7 @@ def experts_in(
     out = x.new_empty(tokens, hidden, dtype=torch.float32) if to is None else to
     assert out.is_contiguous()
     assert shared is None or shared.stride(1) == 1
-    _combine[(tokens, triton.cdiv(hidden, COMBINED))](
+    _combine[(tokens, cdiv(hidden, COMBINED))](
         parts,
         weights,
         parts if shared is None else shared,
@@ -780,7 +782,7 @@ def _multiply_down(
     sizes |= {"OPERAND": operand(format_name)}
     kept = configuration(KEPT, out).get(tile.rows)
     if kept is not None and format_name == "e4m3" and intermediate <= MOST_KEPT:
-        _down_kept[(triton.cdiv(hidden, kept.span), plan.tiles)](
+        _down_kept[(cdiv(hidden, kept.span), plan.tiles)](
             between,
             given,
             *plan.tensors,
@@ -792,7 +794,7 @@ def _multiply_down(
             **sizes,
         )
         return
-    _down[(triton.cdiv(hidden, tile.columns), plan.tiles)](
+    _down[(cdiv(hidden, tile.columns), plan.tiles)](
         between,
         given,
         *plan.tensors,
@@ -851,7 +853,7 @@ def experts_step(
     matrices, gate_up_format = stored(gate_up)
     between = given.new_empty(tokens, slots, intermediate, dtype=torch.float32)
     step = _step_of(gate_up_format)
-    _gate_up_step[(triton.cdiv(intermediate, step.gate_up_rows), tokens * slots)](
+    _gate_up_step[(cdiv(intermediate, step.gate_up_rows), tokens * slots)](
         given,
         x.scale if isinstance(x, Normed) else given,
         chosen,
@@ -865,7 +867,7 @@ def experts_step(
         FORMAT=gate_up_format,
         NORMED=isinstance(x, Normed),
         BR=step.gate_up_rows,
-        BC=min(step.columns, triton.next_power_of_2(hidden)),
+        BC=min(step.columns, next_power_of_2(hidden)),
         num_warps=step.gate_up_warps,
         **overlapping(given),
     )
@@ -900,7 +902,7 @@ def _add_down_step(
     step = _step_of(down_format)
     columns = min(step.columns, DOWN_COLUMNS)
     many = 1 << (slots.bit_length() - 1)
-    _down_step[(triton.cdiv(hidden, step.down_rows), tokens)](
+    _down_step[(cdiv(hidden, step.down_rows), tokens)](
         between,
         chosen,
         weights,
@@ -914,7 +916,7 @@ def _add_down_step(
         out.stride(0),
         SLOTS=slots,
         MANY=many,
-        PADDED=triton.next_power_of_2(max(1, slots - many)),
+        PADDED=next_power_of_2(max(1, slots - many)),
         HIDDEN=hidden,
         INTERMEDIATE=intermediate,
         FORMAT=down_format,
@@ -922,8 +924,8 @@ def _add_down_step(
         SHARED_FORMAT=shared_format,
         ADDED=added,
         BR=step.down_rows,
-        BC=min(columns, triton.next_power_of_2(intermediate)),
-        BS=min(columns, triton.next_power_of_2(max(1, size))),
+        BC=min(columns, next_power_of_2(intermediate)),
+        BS=min(columns, next_power_of_2(max(1, size))),
         num_warps=step.down_warps,
         **overlapping(between),
     )

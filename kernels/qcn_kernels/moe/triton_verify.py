@@ -16,6 +16,7 @@ from torch import Tensor
 from qcn_kernels.chip import INTERPRETED, OPERAND
 from qcn_kernels.fp8.matrices import BLOCK
 from qcn_kernels.groupwise.triton import is_groupwise
+from qcn_kernels.launch import cdiv, kernel, next_power_of_2
 from qcn_kernels.matrices import Matrices
 from qcn_kernels.matrices.triton import _e4m3, _scales, stored
 from qcn_kernels.moe import triton as moe
@@ -50,7 +51,7 @@ def _pairs_alike(p_chosen, i_expert, tokens, SLOTS: tl.constexpr, PADDED: tl.con
     return tl.min(tl.where(b_chosen == i_expert, o_pair, BT * SLOTS), axis=1)
 
 
-@triton.jit(do_not_specialize=["tokens"])
+@kernel(do_not_specialize=["tokens"])
 def _gate_up_few(
     p_x,  # [T, HIDDEN]
     p_chosen,  # [T, SLOTS] int64
@@ -161,7 +162,7 @@ def _down_rows(
     tl.store(p_out[None, :] + o_h[:, None], b_out, mask=mask)
 
 
-@triton.jit(do_not_specialize=["tokens", "pairs"])
+@kernel(do_not_specialize=["tokens", "pairs"])
 def _down_few(
     p_hidden,  # [T, SLOTS, INTERMEDIATE] fp32
     p_chosen,  # [T, SLOTS] int64
@@ -214,7 +215,7 @@ def _down_few(
                    OPERAND)  # fmt: skip
 
 
-@triton.jit
+@kernel()
 def _add_parts(
     p_parts,  # [T, PARTS, HIDDEN] fp32
     p_to,  # [T, HIDDEN] fp32
@@ -256,7 +257,7 @@ def add_experts_few(
     _, hidden, intermediate = down.shape
     assert tokens <= moe.MOST_STEP_TOKENS
     between = x.new_empty(tokens, slots, intermediate, dtype=torch.float32)
-    _gate_up_few[(tokens * slots, triton.cdiv(intermediate, ROWS))](
+    _gate_up_few[(tokens * slots, cdiv(intermediate, ROWS))](
         x,
         chosen,
         matrices,
@@ -264,7 +265,7 @@ def add_experts_few(
         tokens,
         x.stride(0),
         SLOTS=slots,
-        PADDED=triton.next_power_of_2(slots),
+        PADDED=next_power_of_2(slots),
         HIDDEN=hidden,
         INTERMEDIATE=intermediate,
         FORMAT=format_name,
@@ -284,7 +285,7 @@ def add_experts_few(
     assert to.dtype == torch.float32
     assert to.is_contiguous()
     parts = to.new_empty(tokens, slots + 1, hidden)
-    _down_few[(tokens * slots + 1, triton.cdiv(hidden, DOWN_ROWS))](
+    _down_few[(tokens * slots + 1, cdiv(hidden, DOWN_ROWS))](
         between,
         chosen,
         weights,
@@ -298,7 +299,7 @@ def add_experts_few(
         shared.gate.stride(0),
         shared.gate_up.stride(0),
         SLOTS=slots,
-        PADDED=triton.next_power_of_2(slots),
+        PADDED=next_power_of_2(slots),
         HIDDEN=hidden,
         INTERMEDIATE=intermediate,
         FORMAT=down_format,
@@ -312,6 +313,6 @@ def add_experts_few(
         num_warps=WARPS,
         num_stages=STAGES,
     )
-    _add_parts[(tokens, triton.cdiv(hidden, ADDED))](
+    _add_parts[(tokens, cdiv(hidden, ADDED))](
         parts, to, PARTS=slots + 1, HIDDEN=hidden, B=ADDED, num_warps=4
     )

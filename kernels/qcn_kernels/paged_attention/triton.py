@@ -21,6 +21,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from qcn_kernels import chip
 from qcn_kernels.chip import OPERAND, configuration
+from qcn_kernels.launch import cdiv, kernel, next_power_of_2
 from qcn_kernels.overlap.triton import await_previous, let_next_begin, overlapping
 from qcn_kernels.paged_attention.pages import PagedKv
 
@@ -139,7 +140,7 @@ def _attend_keys(
     return acc, peak, total
 
 
-@triton.jit(do_not_specialize=["tokens", "first", "slab"])
+@kernel(do_not_specialize=["tokens", "first", "slab"])
 def _attend(
     p_q,  # [T, H, D]
     k_pages,  # [pages, KV, PAGE, D], as [pages · KV · PAGE, D] where described
@@ -260,7 +261,7 @@ def _attend(
         tl.store(p_acc, acc.to(p_acc.dtype.element_ty), mask=here[:, None] & m_d)
 
 
-@triton.jit(do_not_specialize=["tokens", "first", "slab"])
+@kernel(do_not_specialize=["tokens", "first", "slab"])
 def _combine(
     p_parts,
     p_weights,
@@ -303,7 +304,7 @@ def _combine(
     tl.store(p_out + o_out, b_out.to(p_out.dtype.element_ty), mask=o_e < D)
 
 
-@triton.jit(do_not_specialize=["tokens"])
+@kernel(do_not_specialize=["tokens"])
 def _append(
     p_k,  # [T, KV, D]
     p_v,
@@ -349,9 +350,9 @@ def append(kv: PagedKv, *, k: Tensor, v: Tensor) -> None:
     assert kv.v_pages.is_contiguous()
     assert k.dtype == v.dtype == kv.k_pages.dtype
     assert k.stride(2) == v.stride(2) == 1
-    block = triton.next_power_of_2(head_dim)
+    block = next_power_of_2(head_dim)
     block_tokens = max(1, APPENDED // block)
-    _append[(triton.cdiv(tokens, block_tokens), kv_heads)](
+    _append[(cdiv(tokens, block_tokens), kv_heads)](
         k,
         v,
         kv.k_pages,
@@ -409,15 +410,15 @@ def _launch(
     assert len(kv.table) * page >= kv.max_length
     assert q.stride(2) == 1
     shared = heads // kv_heads
-    padded = triton.next_power_of_2(shared)
+    padded = next_power_of_2(shared)
     tile_tokens = max(1, tile.rows // padded)
-    splits = triton.cdiv(kv.max_length, split)
+    splits = cdiv(kv.max_length, split)
     whole = splits == 1
     slab = tokens
     if room is not None and not whole:
         in_room = room // (4 * splits * heads * head_dim)
         slab = min(tokens, max(1, in_room // tile_tokens) * tile_tokens)
-    block_d = max(16, triton.next_power_of_2(head_dim))
+    block_d = max(16, next_power_of_2(head_dim))
     described = chip.capability(q) >= DESCRIBED
     pages = [kv.k_pages, kv.v_pages]
     if described:
@@ -429,7 +430,7 @@ def _launch(
     weights = q.new_empty(parts.shape[:3], dtype=torch.float32)
     for first in range(0, tokens, slab):
         rows = min(slab, tokens - first)
-        _attend[(triton.cdiv(rows, tile_tokens), kv_heads, splits)](
+        _attend[(cdiv(rows, tile_tokens), kv_heads, splits)](
             q,
             *pages,
             kv.table,
@@ -462,7 +463,7 @@ def _launch(
         )
         if not whole:
             elements = min(added.elements, block_d)
-            _combine[(rows, heads, triton.cdiv(head_dim, elements))](
+            _combine[(rows, heads, cdiv(head_dim, elements))](
                 parts,
                 weights,
                 kv.length,

@@ -5,19 +5,25 @@ many rows there are.
 """
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
+
+from qcn_kernels.fp8.matrices import BLOCK
+from qcn_kernels.fp8.quantised import Quantised, empty_quantised
+from qcn_kernels.launch import cdiv, kernel, next_power_of_2
+from qcn_kernels.matrices.triton import store_quantised
 
 TILE = 4096  # elements of a program, or one row
 
 
-@triton.jit(do_not_specialize=["rows"])
+@kernel(do_not_specialize=["rows"])
 def _rms_norm(
     p_x,  # [T, H, D]
     p_extra,  # [T, H, D]: what is added to x first, or the gate; x itself where neither is asked
     p_scale,  # [D] or [H, D] fp32
     p_out,  # [T, H, D]
+    p_values,  # [T, H, D] e4m3, and
+    p_scales,  # [T, H, D / 128] fp32: the output once more, for FP8 products
     rows,  # T · H
     stride_x_t,
     stride_x_h,
@@ -29,6 +35,7 @@ def _rms_norm(
     D: tl.constexpr,
     ADDED: tl.constexpr,
     GATED: tl.constexpr,
+    QUANTISED: tl.constexpr,
     BR: tl.constexpr,
     BD: tl.constexpr,
 ):
@@ -47,7 +54,11 @@ def _rms_norm(
     if GATED:
         b_gate = tl.load(p_extra + at_extra, mask=mask, other=0.0).to(tl.float32)
         b_y *= b_gate * tl.sigmoid(b_gate)
-    tl.store(p_out + o_row * D + o_d, b_y.to(p_out.dtype.element_ty), mask=mask)
+    b_y = b_y.to(p_out.dtype.element_ty)
+    tl.store(p_out + o_row * D + o_d, b_y, mask=mask)
+    if QUANTISED:
+        b_y = b_y.to(tl.float32)
+        store_quantised(b_y, p_values, p_scales, o_row, o_d, mask, rows, D, BR, BD)
 
 
 def rms_norm(x: Tensor, *, scale: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
@@ -69,6 +80,19 @@ def add_rms_norm(
     return _launch(x, added, scale, eps, dtype, added=True, gated=False)
 
 
+def rms_norm_quantised(
+    x: Tensor, *, scale: Tensor, eps: float, dtype: torch.dtype, added: Tensor | None = None
+) -> Quantised:
+    """Return the norm of x [T, dim], dim at least 128, with its quantised form beside it.
+
+    `added` is added to x in place first, if it is given.
+    """
+    room = empty_quantised(x.new_empty(x.shape, dtype=dtype), BLOCK)
+    extra = x if added is None else added
+    _launch(x, extra, scale, eps, dtype, added=added is not None, gated=False, room=room)
+    return room
+
+
 def gated_rms_norm(
     x: Tensor, *, gate: Tensor, scale: Tensor, eps: float, dtype: torch.dtype
 ) -> Tensor:
@@ -85,8 +109,9 @@ def _launch(
     *,
     added: bool,
     gated: bool,
+    room: Quantised | None = None,
 ) -> Tensor:
-    out = x.new_empty(x.shape, dtype=dtype)
+    out = x.new_empty(x.shape, dtype=dtype) if room is None else room.plain
     assert extra.shape == x.shape
     while x.ndim < 3:
         # Heads are compiled into the kernel, and so must not be what varies: rows are tokens.
@@ -96,14 +121,16 @@ def _launch(
     assert x.stride(2) == extra.stride(2) == scale.stride(-1) == 1
     assert scale.shape in {(dim,), (heads, dim)}
     assert scale.dtype == torch.float32
-    block = triton.next_power_of_2(dim)
+    block = next_power_of_2(dim)
     rows = x.numel() // dim
     block_rows = max(1, TILE // block)
-    _rms_norm[(triton.cdiv(rows, block_rows),)](
+    _rms_norm[(cdiv(rows, block_rows),)](
         x,
         extra,
         scale,
         out,
+        out if room is None else room.values,
+        out if room is None else room.scales,
         rows,
         x.stride(0),
         x.stride(1),
@@ -115,6 +142,7 @@ def _launch(
         D=dim,
         ADDED=added,
         GATED=gated,
+        QUANTISED=room is not None,
         BR=block_rows,
         BD=block,
         num_warps=4,

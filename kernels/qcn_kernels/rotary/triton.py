@@ -3,10 +3,10 @@
 import functools
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
+from qcn_kernels.launch import cdiv, kernel, next_power_of_2
 from qcn_kernels.overlap.triton import await_previous, let_next_begin, overlapping
 from qcn_kernels.rotary.reference import frequencies
 
@@ -14,7 +14,7 @@ TILE = 4096  # elements of a program
 TABLES_TILE = 1024  # the same of a program that makes tables
 
 
-@triton.jit(do_not_specialize=["tokens"])
+@kernel(do_not_specialize=["tokens"])
 def _rotary_tables(
     p_positions,  # [T] int64
     p_turns,  # [ROTARY / 2] fp32
@@ -49,9 +49,9 @@ def rotary_tables(positions: Tensor, *, rotary_dim: int, theta: float) -> tuple[
     tokens = len(positions)
     cos = torch.empty(tokens, rotary_dim, device=positions.device)
     sin = torch.empty_like(cos)
-    block = triton.next_power_of_2(rotary_dim)
+    block = next_power_of_2(rotary_dim)
     block_tokens = max(1, TABLES_TILE // block)
-    _rotary_tables[(triton.cdiv(tokens, block_tokens),)](
+    _rotary_tables[(cdiv(tokens, block_tokens),)](
         positions,
         _turns(rotary_dim, theta, positions.device),
         cos,
@@ -65,7 +65,7 @@ def rotary_tables(positions: Tensor, *, rotary_dim: int, theta: float) -> tuple[
     return cos, sin
 
 
-@triton.jit(do_not_specialize=["rows"])
+@kernel(do_not_specialize=["rows"])
 def _rms_norm_rotary(
     p_x,  # [T, H, D]
     p_scale,  # [H, D] fp32
@@ -129,9 +129,9 @@ def rms_norm_rotary(
     assert cos.is_contiguous()
     assert sin.is_contiguous()
     out = x.new_empty(x.shape, dtype=dtype)
-    block = triton.next_power_of_2(head_dim)
+    block = next_power_of_2(head_dim)
     block_rows = max(1, TILE // block)
-    _rms_norm_rotary[(triton.cdiv(tokens * heads, block_rows),)](
+    _rms_norm_rotary[(cdiv(tokens * heads, block_rows),)](
         x,
         scale,
         cos,

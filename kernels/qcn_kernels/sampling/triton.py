@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from qcn_kernels.launch import cdiv, kernel, next_power_of_2
 from qcn_kernels.sampling import MOST_SELECTED
 
 BLOCK = 4096
@@ -22,7 +23,7 @@ def _take_largest(left, o):
     return largest, at, tl.where(o == at, float("-inf"), left)
 
 
-@triton.jit(do_not_specialize=["count"])
+@kernel(do_not_specialize=["count"])
 def _of_block(
     p_logits,  # [T, VOCABULARY] fp32
     p_largest,  # [T, blocks, count] fp32
@@ -44,7 +45,7 @@ def _of_block(
         tl.store(p_ids + at_out + i, tl.minimum(i_block * B + at, VOCABULARY - 1))
 
 
-@triton.jit(do_not_specialize=["candidates", "count", "temperature", "top_p"])
+@kernel(do_not_specialize=["candidates", "count", "temperature", "top_p"])
 def _choose(
     p_largest,  # [T, candidates] fp32
     p_ids,  # [T, candidates] int32
@@ -102,7 +103,7 @@ def _launch(
     assert uniform.shape == (tokens,)
     assert uniform.is_contiguous()
     assert 0 < count <= min(vocabulary, MOST_SELECTED)
-    blocks = triton.cdiv(vocabulary, BLOCK)
+    blocks = cdiv(vocabulary, BLOCK)
     largest = logits.new_empty(tokens, blocks, count)
     ids = logits.new_empty(tokens, blocks, count, dtype=torch.int32)
     out = logits.new_empty(tokens, dtype=torch.int64)
@@ -113,7 +114,7 @@ def _launch(
         count,
         logits.stride(0),
         VOCABULARY=vocabulary,
-        B=min(BLOCK, triton.next_power_of_2(vocabulary)),
+        B=min(BLOCK, next_power_of_2(vocabulary)),
         num_warps=8,
     )
     _choose[(tokens,)](
@@ -125,7 +126,7 @@ def _launch(
         count,
         float(temperature),
         float(top_p),
-        BC=triton.next_power_of_2(blocks * MOST_SELECTED),
+        BC=next_power_of_2(blocks * MOST_SELECTED),
         BK=MOST_SELECTED,
         num_warps=8,
     )

@@ -27,7 +27,7 @@ from qcn_kernels.gated_delta_net import triton as gated_delta_net
 from qcn_kernels.gated_delta_net import triton_verify as gated_delta_net_verify
 from qcn_kernels.gated_delta_net.weights import DeltaNetWeights
 from qcn_kernels.gated_delta_rule.grid import chunk_grid
-from qcn_kernels.gating.triton import gated
+from qcn_kernels.gating.triton import gated, gated_quantised
 from qcn_kernels.linear import Stacked
 from qcn_kernels.linear.triton import linear
 from qcn_kernels.linear.triton_step import add_linear_step, linear_step
@@ -43,7 +43,7 @@ from qcn_kernels.paged_attention.triton import (
     paged_attention_prefill,
 )
 from qcn_kernels.rms_norm import Normed
-from qcn_kernels.rms_norm.triton import add_rms_norm, rms_norm
+from qcn_kernels.rms_norm.triton import add_rms_norm, rms_norm, rms_norm_quantised
 from qcn_kernels.rotary.triton import rms_norm_rotary, rotary_tables
 from qcn_kernels.sampling.triton import sample
 from sampling import FULL
@@ -381,6 +381,28 @@ def test_what_is_shipped_compiles(
         assert bool(kernel.products) == (product is not None), kernel
         if product and chip == 90:
             assert any(used.startswith(product) for used in kernel.products), kernel
+
+
+def in_front_of_fp8() -> None:
+    x, scale, dtype = torch.zeros(TOKENS, HIDDEN), torch.zeros(HIDDEN), torch.bfloat16
+    rms_norm_quantised(x, scale=scale, eps=1e-6, dtype=dtype)
+    added, mixed = bf16(TOKENS, HIDDEN), bf16(TOKENS, 2 * HIDDEN)
+    rms_norm_quantised(x, scale=scale, eps=1e-6, dtype=dtype, added=added)
+    projected = in_a_layer(TOKENS)
+    gated_quantised(projected[:, 512:1024], gate=projected[:, :512], gating="silu")
+    gated_quantised(mixed, gate=mixed, gating="sigmoid")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("chip", [89, 90, 120])
+def test_what_is_quantised_where_it_arises_compiles(
+    chip: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On the chips that multiply FP8: without a spill, 16 bytes of values to a thread at once."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    for kernel in compile_launches(chip, in_front_of_fp8):
+        assert kernel.spilled == kernel.stack == 0, kernel
+        assert set(kernel.stores) == {"v4.b32", "b32"}, kernel  # the narrow ones are scales
 
 
 @pytest.mark.long

@@ -91,10 +91,11 @@ def test_outputs_state_and_checkpoints_are_those_of_the_recurrence(
     check(call, drawn, torch.randn(key_heads * shared, key_dim, value_dim), parts, kept)
 
 
-def test_keys_that_are_all_alike_are_solved(call: Caller) -> None:
-    """The hardest system: nothing is forgotten and every token corrects every other in full."""
+@pytest.mark.parametrize("spread", [0.0, 0.1])
+def test_keys_that_are_alike_are_solved(call: Caller, spread: float) -> None:
+    """The hardest systems: nothing is forgotten and every token corrects every other in full."""
     drawn = draw(100, 1, 1, 16, 16)
-    drawn["k"][:] = drawn["k"][0]
+    drawn["k"] = l2_norm(drawn["k"][:1] + spread * drawn["k"])
     drawn["beta"].fill_(1.0)
     drawn["g"].fill_(0.0)
     check(call, drawn, torch.randn(1, 16, 16), [100], [], "keys_alike")

@@ -13,6 +13,7 @@ import pytest
 import torch
 from fp8_support import random_fp8
 from interpreted import Caller
+from qcn_kernels import chip
 from qcn_kernels.fp8 import Fp8Matrices
 from qcn_kernels.gated_delta_net.triton import step
 from qcn_kernels.gated_delta_net.weights import DeltaNetWeights
@@ -42,14 +43,14 @@ class Withheld:
         """Withhold these from the next program on."""
         self._values += [(tensor, None) for tensor in tensors]
 
-    def begin(self, *_: object) -> None:
+    def begin(self) -> None:
         """Withhold all: a program begins."""
         for at, (tensor, value) in enumerate(self._values):
             assert value is None, "a program ended that had not awaited"
             self._values[at] = tensor, tensor.clone()
             tensor.fill_(torch.nan if tensor.is_floating_point() else -1)
 
-    def give(self, *_: object, **__: object) -> None:
+    def give(self) -> None:
         """Give all: the program has awaited."""
         self.awaited += 1
         for at, (tensor, value) in enumerate(self._values):
@@ -73,7 +74,12 @@ def withholding(overlaps: bool) -> Iterator[Withheld]:
             patch.setattr(tl, "inline_asm_elementwise", lambda *_, **__: None)
             builder = interpreter.interpreter_builder
             place = builder.set_grid_idx
-            patch.setattr(builder, "set_grid_idx", lambda *at: (withheld.begin(), place(*at)))
+
+            def begin_at(*at: int) -> None:
+                withheld.begin()
+                place(*at)
+
+            patch.setattr(builder, "set_grid_idx", begin_at)
         yield withheld
 
 
@@ -127,8 +133,15 @@ def run_experts(
 ) -> Tensor:
     hold(x, weights, chosen, projected, to)
     shared = SharedExpert(projected[-1:], projected[:-1], shared_down)
-    given = {"weights": weights, "chosen": chosen, "gate_up": gate_up, "down": down}
-    return experts_step(Normed(x, scale, 1e-6), **given, shared=shared, to=to)
+    return experts_step(
+        Normed(x, scale, 1e-6),
+        weights=weights,
+        chosen=chosen,
+        gate_up=gate_up,
+        down=down,
+        shared=shared,
+        to=to,
+    )
 
 
 def attend(
@@ -230,7 +243,7 @@ def test_before_a_launch_awaits_the_one_in_front_it_reads_weights_alone(
 
 def test_a_chip_that_cannot_is_not_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
     for capability, overlaps in ((80, False), (89, False), (90, True), (120, True)):
-        monkeypatch.setattr(overlap.chip, "capability", lambda _, chip=capability: chip)
+        monkeypatch.setattr(chip, "capability", lambda _, on=capability: on)
         assert ("launch_pdl" in overlap.overlapping(torch.zeros(1))) == overlaps
 
 
@@ -239,12 +252,13 @@ def chain(x: Tensor, weights: tuple[Tensor, ...], overlaps: bool) -> Tensor:
     with pytest.MonkeyPatch.context() as patch:
         if not overlaps:
             patch.setattr(overlap, "OVERLAPS", 1000)
-        now = torch.empty_like(x)
+        # To fill memory is a launch that awaits all: none is to stand between the products.
+        patch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
+        now, scale = torch.empty_like(x), torch.ones_like(x)
 
         def products() -> Tensor:
             now.copy_(x)
             for weight in weights:
-                scale = torch.ones_like(now)
                 add_linear_step(now, linear_step(Normed(now, scale, 1e-6), weight, None), weight,
                                 None, gate=None, gating="silu")  # fmt: skip
             return now
