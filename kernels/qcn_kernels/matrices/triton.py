@@ -31,7 +31,7 @@ MULTIPLIES_E4M3 = 89  # the first compute capability that does; e4m3 does not co
 LARGEST = tl.constexpr(reference.LARGEST)
 SMALLEST = tl.constexpr(reference.SMALLEST)
 MOST_BY_TURNS = tl.constexpr(128 * 128)  # sums of a tile whose unscaled products fit beside them
-ROUNDS = tl.constexpr(INTERPRETED)  # the interpreter's cast to e4m3 loses the carry
+INTERPRETS = tl.constexpr(INTERPRETED)
 
 
 def stored(matrices: Matrices) -> tuple[tuple[Tensor, ...], str]:
@@ -328,7 +328,7 @@ def _as_it_is(b):
     What is made of a sum behind a loop would else change how its registers are given out within:
     some of them were spilled in every round.
     """
-    if not ROUNDS:
+    if not INTERPRETS:
         b = tl.inline_asm_elementwise(
             "mov.b32 $0, $1;", "=r,r", [b], dtype=tl.float32, is_pure=True, pack=1
         )
@@ -364,7 +364,7 @@ def quantised(b_x):
     """Rows [R, 128] fp32 as e4m3 and their scales [R]: the largest of a row becomes 448."""
     b_peak = tl.maximum(tl.max(tl.abs(b_x), axis=1), SMALLEST)
     b_x *= tl.div_rn(LARGEST, b_peak)[:, None]
-    if ROUNDS:
+    if INTERPRETS:  # its cast to e4m3 loses the carry
         b_x = _rounded(b_x)
     return b_x.to(tl.float8e4nv), tl.div_rn(b_peak, LARGEST)
 
