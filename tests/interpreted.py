@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -36,6 +37,7 @@ class Caller:
 
     def __call__(self, function: Callable[..., Any], **arguments: Any) -> Any:
         """Return what `function` returns; what it writes in place is written to `arguments`."""
+        assert not _is_bound(function), "only arguments are moved: what is bound stays on the CPU"
         result, after = self._run(function, arguments)
         for name, value in arguments.items():
             if isinstance(value, Tensor):
@@ -118,6 +120,17 @@ def _unpacked(packed: bytes) -> Any:
 def _run(function: Callable[..., Any], arguments: Arguments, device: str) -> tuple[Any, Arguments]:
     there = {name: _moved(value, device) for name, value in arguments.items()}
     return _moved(function(**there), "cpu"), _moved(there, "cpu")
+
+
+def _is_bound(value: Any) -> bool:
+    """Whether a function has tensors among what `partial` gives it, or a value has."""
+    if isinstance(value, partial):
+        return any(map(_is_bound, (*value.args, *value.keywords.values())))
+    if isinstance(value, tuple):
+        return any(map(_is_bound, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return any(_is_bound(getattr(value, field.name)) for field in dataclasses.fields(value))
+    return isinstance(value, Tensor)
 
 
 def _moved(value: Any, device: str) -> Any:

@@ -32,13 +32,15 @@ class Experts:
     gate_up: Tensor | Fp8Matrices
     down: Tensor | Fp8Matrices
 
-    def run(self, call: Caller, function: Any, x: Any, route: tuple[Tensor, Tensor]) -> Tensor:
-        weights, chosen = route
+    def run(
+        self, call: Caller, function: Any, x: Any, route: tuple[Tensor, Tensor], **beside: Any
+    ) -> Tensor:
+        """Call a launcher; `beside` is given here and not bound before: `call` moves tensors."""
         if self.kind == "bytes":  # what chips before the RTX 40 make of FP8
             function = partial(as_on, 86, function)
-        out: Tensor = call(
-            function, x=x, weights=weights, chosen=chosen, gate_up=self.gate_up, down=self.down
-        )
+        of_experts = {"gate_up": self.gate_up, "down": self.down}
+        weights, chosen = route
+        out: Tensor = call(function, x=x, weights=weights, chosen=chosen, **of_experts, **beside)
         return out
 
     def expected(self, x: Tensor, logits: Tensor, top_k: int, *, quantised: bool) -> Tensor:
@@ -153,12 +155,8 @@ def test_a_step_takes_the_norm_and_the_shared_expert_on_its_way(
     alone = projected[:, :1].double().sigmoid() * ((functional.silu(gate) * up) @ matrix.T)
     weights, chosen = choose(logits, 3)
     want = x + alone + drawn.expected(now, logits, 3, quantised=False)
-    got = drawn.run(
-        call,
-        partial(experts_step, shared=expert, to=x.clone()),
-        Normed(x, scale, 1e-3),
-        (weights, chosen),
-    )
+    given, routed = Normed(x, scale, 1e-3), (weights, chosen)
+    got = drawn.run(call, experts_step, given, routed, shared=expert, to=x.clone())
     assert_agrees("moe_step", got, want, hardware=call.hardware)
 
 
@@ -185,7 +183,7 @@ def test_a_few_tokens_share_what_they_have_chosen_alike(
     alone = projected[:, :1].double().sigmoid() * ((functional.silu(gate) * up) @ matrix.T)
     want = to + alone + drawn.expected(x, logits, 3, quantised=False)
     expert = SharedExpert(projected[:, :1], projected[:, 1:], down)
-    got = drawn.run(call, partial(of_few, to=to, shared=expert), x, choose(logits, 3))
+    got = drawn.run(call, of_few, x, choose(logits, 3), to=to, shared=expert)
     assert_agrees("moe_few", got, want, hardware=call.hardware)
 
 
@@ -198,8 +196,8 @@ def test_a_prefill_adds_to_the_stream_what_is_behind_the_shared_experts_gate(
     shared, gate = torch.randn(9, 203)[:, :200], torch.randn(9, 3)[:, :1]
     want = to + gate.double().sigmoid() * shared
     want += drawn.expected(x, logits, 2, quantised=True)
-    function = partial(experts, shared=shared, gate=gate, to=to.clone())
-    got = drawn.run(call, function, x, choose(logits, 2))
+    given = {"shared": shared, "gate": gate, "to": to}
+    got = drawn.run(call, experts, x, choose(logits, 2), **given)
     assert_agrees("moe" if kind == "fp32" else "moe_e4m3", got, want, hardware=call.hardware)
 
 
