@@ -78,7 +78,7 @@ def test_prefill(
 ) -> None:
     layer = Layer(up, down, tokens, hidden, size)
     got = layer.run(call, experts, slice(None))
-    assert_agrees("moe", got, layer.expected(), hardware=call.hardware)
+    assert_agrees("moe_groupwise", got, layer.expected(), hardware=call.hardware)
 
 
 @SHAPES
@@ -113,7 +113,7 @@ def test_groups_of_every_size(call: Caller, group: int) -> None:
     layer = Layer(stack, stack, 5, 256, 128)
     want = layer.expected()
     got = layer.run(call, experts, slice(None))
-    assert_agrees("moe", got, want, hardware=call.hardware)
+    assert_agrees("moe_groupwise", got, want, hardware=call.hardware)
     got = layer.run(call, experts_step, slice(2))
     assert_agrees("moe_step", got, want[:2], hardware=call.hardware)
 
@@ -131,7 +131,7 @@ def test_the_real_shape(on_gpu: Caller, stack: Callable[..., GroupwiseMatrices])
     layer = Layer(stack, stack, 300, 2048, 512)
     want = layer.expected()
     got = layer.run(on_gpu, experts, slice(None))
-    assert_agrees("moe", got, want, hardware=True)
+    assert_agrees("moe_groupwise", got, want, hardware=True)
     assert torch.equal(layer.run(on_gpu, experts, slice(290, 300)), got[290:])
     step = layer.run(on_gpu, experts_step, slice(1))
     assert_agrees("moe_step", step, want[:1], hardware=True)
