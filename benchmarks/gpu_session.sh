@@ -4,7 +4,7 @@
 # A part that fails or takes too long is told in OUT/log, and the next begins.
 out=$1
 shift
-parts=${*:-bench kernels waits card lookup tests tune}
+parts=${*:-tests card waits bench kernels lookup tune}
 mkdir -p "$out"
 python=${PYTHON:-python3}
 root=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
@@ -61,7 +61,7 @@ for wanted in $parts; do
 		[ -f $texts ] || $python -m benchmarks.gpu_lookup write $texts 2>>"$out/log"
 		part lookup 80 $python -m benchmarks.gpu_lookup measure $texts --synthetic "$model"
 		;;
-	tests) part tests 160 make gpu PYTHON="$python" GPU_WORKERS=4 ;;
+	tests) part tests 200 make gpu PYTHON="$python" GPU_WORKERS=8 ;;
 	tune) part tune 60 $python -m qcn_kernels.moe.tune ;;
 	*) echo "there is no part $wanted" >&2 && exit 1 ;;
 	esac
