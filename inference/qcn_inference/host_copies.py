@@ -100,11 +100,11 @@ def _cut(x: Tensor) -> Sequence[Tensor]:
 
 def pieces(count: int, nbytes: int) -> Iterator[int]:
     """Cut `count` parts of so many bytes into runs that powers of two hold with little waste."""
-    most = max(1, LARGEST // nbytes) if nbytes else count
+    most = max(1, LARGEST // max(1, nbytes))
     while count:
         run = min(count, most)
-        held = 1 << max(0, run * nbytes - 1).bit_length()
-        if held - run * nbytes > WASTE * held:
+        held = 1 << (run * nbytes - 1).bit_length()
+        if nbytes and held - run * nbytes > WASTE * held:
             run = max(1, held // 2 // nbytes)
         yield run
         count -= run

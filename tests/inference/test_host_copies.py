@@ -23,10 +23,11 @@ def test_a_checkpoint_and_a_block_of_the_80b_model_take_what_they_are() -> None:
     assert list(pieces(12, MIB // 2)) == [8, 4]
     assert list(pieces(12, 300 << 10)) == [12]  # of 4 MiB 3.5
     assert list(pieces(0, 4)) == []
+    assert list(pieces(12, 0)) == [12]  # of no tokens: an empty state, which the disk cache asks
 
 
 @examples(sample=300, full=5000)
-@given(count=st.integers(1, 100), nbytes=st.integers(1, 16 * MIB))
+@given(count=st.integers(1, 100), nbytes=st.integers(0, 16 * MIB))
 def test_little_is_wasted_that_single_parts_do_not_waste(count: int, nbytes: int) -> None:
     runs = list(pieces(count, nbytes))
     assert sum(runs) == count
