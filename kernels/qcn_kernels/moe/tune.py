@@ -12,7 +12,7 @@ from functools import partial
 import torch
 import triton
 from torch import Tensor
-from triton.runtime.errors import OutOfResources
+from triton.runtime.errors import OutOfResources, PTXASError
 
 from qcn_kernels.chip import capability, configuration
 from qcn_kernels.fp8 import BLOCK, Fp8Matrices
@@ -42,7 +42,7 @@ def fastest(
     """
     times: dict[Tile, float] = {}
     for tile in tiles:
-        with contextlib.suppress(OutOfResources):
+        with contextlib.suppress(OutOfResources, PTXASError):
             if torch.equal(run(tile), want):
                 times[tile] = milliseconds(partial(run, tile))
     return min(times, key=times.__getitem__)

@@ -11,15 +11,18 @@ from qcn_kernels.moe.tiles import SHIPPED, Tile, Tiles, candidates
 from qcn_kernels.moe.tune import fastest
 from qcn_kernels.moe.tuned import read, write
 from torch import Tensor
-from triton.runtime.errors import OutOfResources
+from triton.runtime.errors import OutOfResources, PTXASError
 
 SLOW, FAST, TOO_LARGE, WRONG = (Tile(rows, 128, 4, 3) for rows in (16, 32, 64, 128))
+TOO_MANY_WARPS = Tile(128, 256, 16, 3)
 TUNED = {"plain": Tiles(few=Tile(64, 128, 4, 2), many=Tile(128, 256, 8, 4))}
 
 
 def run(tile: Tile) -> Tensor:
     if tile == TOO_LARGE:
         raise OutOfResources(200, 99, "shared memory")
+    if tile == TOO_MANY_WARPS:
+        raise PTXASError("Insufficient registers (128) to compile instruction")
     return torch.tensor([1.0 if tile != WRONG else 1.0 + 2**-23])
 
 
@@ -30,7 +33,7 @@ def test_the_fastest_is_taken_of_those_that_fit_and_give_the_same_bits() -> None
         assert torch.equal(launch(), torch.ones(1))
         return next(times)
 
-    tiles = [SLOW, TOO_LARGE, WRONG, FAST]
+    tiles = [SLOW, TOO_LARGE, TOO_MANY_WARPS, WRONG, FAST]
     best = fastest(tiles, want=torch.ones(1), run=run, milliseconds=milliseconds)
     assert best == FAST
 
