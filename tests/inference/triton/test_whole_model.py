@@ -311,7 +311,8 @@ def test_a_step_that_lacks_memory_is_taken_again_and_the_answer_is_the_same(
     """Between two layers, when half of the state has the token; all pages are free afterwards."""
     write_tokenizer(tmp_path)
     folder = random_checkpoint(tmp_path, 8, **DENSE | {"vocab_size": VOCAB_SIZE})
-    ids = torch.randint(20, 300, (20,))
+    # Given, not drawn: behind one prompt in fifty the end of text is drawn before both layers are met.
+    ids = torch.arange(20, 40)
     arguments = {"folder": str(folder), "ids": ids, "layer": layer}
     got, want, given_back = call(answer_short_of_memory, **arguments)
     assert got == want
