@@ -41,9 +41,9 @@ def route(logits: Tensor, *, top_k: int, normalise: bool) -> tuple[Tensor, Tenso
         of equals the lower number.
     """
     if uses_triton(logits):
-        from qcn_kernels.moe import triton
+        from qcn_kernels.moe import triton_router
 
-        return triton.route(logits, top_k=top_k, normalise=normalise)
+        return triton_router.route(logits, top_k=top_k, normalise=normalise)
     return cpu.route(logits.to(torch.float32), top_k=top_k, normalise=normalise)
 
 
@@ -104,9 +104,11 @@ def experts_step(
     only the chosen experts are read: a CUDA graph may hold it.
     """
     if uses_triton(x):
-        from qcn_kernels.moe import triton
+        from qcn_kernels.moe import triton_step
 
-        return triton.experts_step(x, weights=weights, chosen=chosen, gate_up=gate_up, down=down)
+        return triton_step.experts_step(
+            x, weights=weights, chosen=chosen, gate_up=gate_up, down=down
+        )
     assert not isinstance(gate_up, Fp8Matrices)
     assert not isinstance(down, Fp8Matrices)
     run = cpu.experts_step if x.ndim == 1 else cpu.experts
@@ -126,9 +128,9 @@ def add_experts_step(
     """Add one token's experts, and the shared one, to its residual stream `to` [hidden] fp32."""
     routed = {"weights": weights, "chosen": chosen}
     if isinstance(x, Normed):
-        from qcn_kernels.moe import triton
+        from qcn_kernels.moe import triton_step
 
-        triton.experts_step(x, **routed, gate_up=gate_up, down=down, shared=shared, to=to)
+        triton_step.experts_step(x, **routed, gate_up=gate_up, down=down, shared=shared, to=to)
         return
     to += shared_step(shared).add_(experts_step(x, **routed, gate_up=gate_up, down=down))
 

@@ -19,8 +19,9 @@ from qcn_kernels.groupwise.triton import is_groupwise
 from qcn_kernels.launch import cdiv, kernel, next_power_of_2
 from qcn_kernels.matrices import Matrices
 from qcn_kernels.matrices.triton import _e4m3, _scales, stored
-from qcn_kernels.moe import triton as moe
+from qcn_kernels.moe.shapes import check_shapes
 from qcn_kernels.moe.shared import SharedExpert
+from qcn_kernels.moe.triton_step import MOST_STEP_TOKENS, experts_step
 
 ROWS, WARPS, STAGES = 16, 4, 3  # of gate, and as many of up; a warp has columns of its own
 DOWN_ROWS = 32
@@ -248,14 +249,14 @@ def add_experts_few(
     given, down_format = stored(down)
     packed = is_groupwise(format_name) or is_groupwise(down_format)
     if packed or (whole and not INTERPRETED):
-        moe.experts_step(
+        experts_step(
             x, weights=weights, chosen=chosen, gate_up=gate_up, down=down, shared=shared, to=to
         )
         return
-    moe._check(x, weights, chosen, gate_up, down)
+    check_shapes(x, weights, chosen, gate_up, down)
     tokens, slots = chosen.shape
     _, hidden, intermediate = down.shape
-    assert tokens <= moe.MOST_STEP_TOKENS
+    assert tokens <= MOST_STEP_TOKENS
     between = x.new_empty(tokens, slots, intermediate, dtype=torch.float32)
     _gate_up_few[(tokens * slots, cdiv(intermediate, ROWS))](
         x,
@@ -270,7 +271,7 @@ def add_experts_few(
         INTERMEDIATE=intermediate,
         FORMAT=format_name,
         SPLITS=WARPS,
-        BT=moe.MOST_STEP_TOKENS,
+        BT=MOST_STEP_TOKENS,
         BR=ROWS,
         BC=BLOCK,
         OPERAND=OPERAND,
@@ -306,7 +307,7 @@ def add_experts_few(
         SHARED=size,
         SHARED_FORMAT=shared_format,
         SPLITS=WARPS,
-        BT=moe.MOST_STEP_TOKENS,
+        BT=MOST_STEP_TOKENS,
         BR=DOWN_ROWS,
         BC=BLOCK,
         OPERAND=OPERAND,

@@ -21,7 +21,8 @@ from qcn_kernels.groupwise.triton import is_groupwise
 from qcn_kernels.matrices import Matrices
 from qcn_kernels.matrices.triton import stored
 from qcn_kernels.moe.tiles import SHIPPED, Tile, Tiles, candidates
-from qcn_kernels.moe.triton import experts_in, route
+from qcn_kernels.moe.triton import experts_in
+from qcn_kernels.moe.triton_router import route
 from qcn_kernels.moe.tuned import file_of, write
 
 EXPERTS, TOP_K, HIDDEN, INTERMEDIATE = 512, 10, 2048, 512

@@ -311,7 +311,7 @@ def test_a_step_that_lacks_memory_is_taken_again_and_the_answer_is_the_same(
     """Between two layers, when half of the state has the token; all pages are free afterwards."""
     write_tokenizer(tmp_path)
     folder = random_checkpoint(tmp_path, 8, **DENSE | {"vocab_size": VOCAB_SIZE})
-    # Given, not drawn: behind one prompt in fifty the end of text is drawn before both layers are met.
+    # Given, not drawn: behind one prompt in fifty the text ends before both layers are met.
     ids = torch.arange(20, 40)
     arguments = {"folder": str(folder), "ids": ids, "layer": layer}
     got, want, given_back = call(answer_short_of_memory, **arguments)

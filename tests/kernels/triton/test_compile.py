@@ -33,8 +33,11 @@ from qcn_kernels.linear.triton import linear
 from qcn_kernels.linear.triton_step import add_linear_step, linear_step
 from qcn_kernels.linear.triton_verify import MOST_TOKENS, add_linear_few, linear_few
 from qcn_kernels.matrices import Matrices
-from qcn_kernels.moe import triton as moe
+from qcn_kernels.moe import triton_step
 from qcn_kernels.moe.shared import SharedExpert
+from qcn_kernels.moe.triton import experts
+from qcn_kernels.moe.triton_plan import plan_tiles
+from qcn_kernels.moe.triton_router import route
 from qcn_kernels.moe.triton_verify import add_experts_few
 from qcn_kernels.paged_attention import PagedKv
 from qcn_kernels.paged_attention.triton import (
@@ -195,19 +198,19 @@ def run_experts(
 
 
 def experts_few() -> None:
-    run_experts(moe.experts, 1, bf16)
+    run_experts(experts, 1, bf16)
 
 
 def experts_many() -> None:
-    run_experts(moe.experts, MANY, bf16)
+    run_experts(experts, MANY, bf16)
 
 
 def experts_few_fp8() -> None:
-    run_experts(moe.experts, 1, fp8)
+    run_experts(experts, 1, fp8)
 
 
 def experts_many_fp8() -> None:
-    run_experts(moe.experts, MANY, fp8)
+    run_experts(experts, MANY, fp8)
 
 
 def experts_step() -> None:
@@ -225,7 +228,7 @@ def step_with(down: Tensor | Stacked) -> Callable[..., Tensor]:
         now = Normed(x.float(), torch.zeros(HIDDEN), 1e-6)
         projected = in_a_layer(1)
         shared = SharedExpert(projected[:, 1536:], projected[:, :1024], down)
-        return moe.experts_step(now, **given, shared=shared, to=torch.zeros(1, HIDDEN))
+        return triton_step.experts_step(now, **given, shared=shared, to=torch.zeros(1, HIDDEN))
 
     return launcher
 
@@ -235,37 +238,37 @@ def one_fp8(*shape: int) -> Stacked:
 
 
 def experts_many_int4() -> None:
-    run_experts(moe.experts, MANY, four_bit)
+    run_experts(experts, MANY, four_bit)
 
 
 def experts_step_int4() -> None:
-    run_experts(moe.experts_step, 1, four_bit)
+    run_experts(triton_step.experts_step, 1, four_bit)
     run_experts(step_with(one_fp8(HIDDEN, INTERMEDIATE)), 1, four_bit)
 
 
 def experts_few_groupwise() -> None:
     for stack in (four_bit, eight_bit, mxfp4):
-        run_experts(moe.experts, 1, stack)
+        run_experts(experts, 1, stack)
 
 
 def experts_many_groupwise() -> None:
     for stack in (eight_bit, mxfp4):
-        run_experts(moe.experts, MANY, stack)
+        run_experts(experts, MANY, stack)
 
 
 def experts_step_groupwise() -> None:
     for stack in (eight_bit, mxfp4):
-        run_experts(moe.experts_step, 1, stack)
+        run_experts(triton_step.experts_step, 1, stack)
 
 
 def plans() -> None:
     """Where experts lie in host memory, slots of all layers together; and of many tokens."""
-    moe._plan(torch.zeros(TOKENS, TOP_K, dtype=torch.int64), 23_000, 64)
-    moe._plan(torch.zeros(2000, TOP_K, dtype=torch.int64), 512, 64)
+    plan_tiles(torch.zeros(TOKENS, TOP_K, dtype=torch.int64), 23_000, 64)
+    plan_tiles(torch.zeros(2000, TOP_K, dtype=torch.int64), 512, 64)
 
 
 def router() -> None:
-    moe.route(in_a_layer(TOKENS)[:, 1024:1536], top_k=TOP_K, normalise=True)
+    route(in_a_layer(TOKENS)[:, 1024:1536], top_k=TOP_K, normalise=True)
 
 
 def linears_fp8() -> None:

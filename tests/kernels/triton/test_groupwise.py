@@ -10,7 +10,8 @@ from kernel_tolerances import assert_agrees
 from qcn_kernels.groupwise import GroupwiseMatrices
 from qcn_kernels.moe import route
 from qcn_kernels.moe.reference import mixture
-from qcn_kernels.moe.triton import experts, experts_step
+from qcn_kernels.moe.triton import experts
+from qcn_kernels.moe.triton_step import experts_step
 from torch import Tensor
 
 EXPERTS, TOP_K = 5, 2

@@ -11,10 +11,12 @@ from interpreted import Caller, as_on
 from kernel_tolerances import assert_agrees
 from qcn_kernels.fp8 import Fp8Matrices
 from qcn_kernels.linear import Stacked
-from qcn_kernels.moe import triton as moe
+from qcn_kernels.moe import triton_plan
 from qcn_kernels.moe.reference import mixture
 from qcn_kernels.moe.shared import SharedExpert
-from qcn_kernels.moe.triton import experts, experts_step, route
+from qcn_kernels.moe.triton import experts
+from qcn_kernels.moe.triton_router import route
+from qcn_kernels.moe.triton_step import experts_step
 from qcn_kernels.moe.triton_verify import add_experts_few
 from qcn_kernels.rms_norm import Normed
 from qcn_kernels.rms_norm.reference import rms_norm
@@ -248,20 +250,20 @@ def test_only_chosen_experts_are_read(call: Caller, function: Any, kind: str) ->
 def plan_in_pieces(chosen: Tensor, count: int, rows: int) -> tuple[int, *tuple[Tensor, ...]]:
     """The plan, found by looking at few experts and few blocks of few pairs at once."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(moe, "CUT_EXPERTS", 16)
-        patch.setattr(moe, "SORTED_BLOCKS", 2)
-        patch.setattr(moe, "SHORT_BLOCK", 32)
-        plan = moe._plan(chosen, count, rows)
+        patch.setattr(triton_plan, "EXPERTS_AT_ONCE", 16)
+        patch.setattr(triton_plan, "BLOCKS_AT_ONCE", 2)
+        patch.setattr(triton_plan, "SHORT_BLOCK", 32)
+        plan = triton_plan.plan_tiles(chosen, count, rows)
     return plan.tiles, *plan.tensors
 
 
 def plan_of_many(chosen: Tensor, count: int, rows: int) -> tuple[int, *tuple[Tensor, ...]]:
     """The plan, found as that of many pairs is: a block is ranked by several programs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(moe, "SHORT_SORT", 0)
-        patch.setattr(moe, "SHORT_BLOCK", 16)
-        patch.setattr(moe, "LONG_BLOCK", 64)
-        plan = moe._plan(chosen, count, rows)
+        patch.setattr(triton_plan, "SHORT_SORT", 0)
+        patch.setattr(triton_plan, "SHORT_BLOCK", 16)
+        patch.setattr(triton_plan, "LONG_BLOCK", 64)
+        plan = triton_plan.plan_tiles(chosen, count, rows)
     return plan.tiles, *plan.tensors
 
 

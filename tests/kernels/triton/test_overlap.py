@@ -20,7 +20,8 @@ from qcn_kernels.gated_delta_net.weights import DeltaNetWeights
 from qcn_kernels.linear import Stacked
 from qcn_kernels.linear.triton_step import add_linear_step, linear_step
 from qcn_kernels.moe.shared import SharedExpert
-from qcn_kernels.moe.triton import experts_step, route
+from qcn_kernels.moe.triton_router import route
+from qcn_kernels.moe.triton_step import experts_step
 from qcn_kernels.overlap import triton as overlap
 from qcn_kernels.paged_attention import PagedKv
 from qcn_kernels.paged_attention.triton import append, paged_attention_decode
