@@ -6,8 +6,12 @@ after each change; from any other, the settings are taken out of `didChangeConfi
 
 Where there are several workspace folders, a client that is asked is asked for each one's as well.
 One that knows no difference answers the same for all.
+
+While a question is open, what the user chose is not known here: a completion that is asked for
+behind a change waits for the answer, so that whoever turns qcn off is offered nothing more.
 """
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -25,6 +29,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# How long a completion waits for the answer of a client that has been asked.
+PATIENCE_SECONDS = 1.0
+
 
 class Configuration:
     """Keeps `QcnServer.settings` up to date with the client."""
@@ -33,6 +40,17 @@ class Configuration:
         self._server = server
         self._initial: object = None
         self._questions = 0
+        self._settled = asyncio.Event()
+        self._settled.set()
+
+    async def settled(self) -> None:
+        """Return when the client has answered; a question it leaves open is waited for once."""
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await self._settled.wait()
+        except TimeoutError:
+            logger.warning("the client has not told its settings: those known hold until it does")
+            self._settled.set()
 
     def on_initialize(self, params: types.InitializeParams) -> None:
         """Work with the options the client starts us with; problems are told once we may speak."""
@@ -85,6 +103,7 @@ class Configuration:
         behind it is looked at.
         """
         self._questions += 1
+        self._settled.clear()
         roots = self._server.workspace_roots
         folders = roots if len(roots) > 1 else []
         scopes = [None, *(root.as_uri() for root in folders)]
@@ -96,7 +115,10 @@ class Configuration:
     def _take_answer(
         self, question: int, folders: Sequence[Path], answer: "Future[Sequence[object]]"
     ) -> None:
-        if question != self._questions or answer.cancelled():
+        if question != self._questions:
+            return
+        self._settled.set()
+        if answer.cancelled():
             return
         if error := answer.exception():
             logger.warning("the client did not tell its settings: %s", error)

@@ -128,6 +128,10 @@ class QcnServer(LanguageServer):
         path = file_path(uri)
         return self.settings_in(None if path is None else root_of(path, self.workspace_roots))
 
+    async def settled(self) -> None:
+        """Return when the settings are what the client last told a change of."""
+        await self._configuration.settled()
+
     def apply_settings(
         self, settings: Settings, in_folders: Mapping[Path, Settings] | None = None
     ) -> None:

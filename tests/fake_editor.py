@@ -197,17 +197,21 @@ class FakeEditor:
 
         A folder that has none of its own has the general ones.
         """
+        self.change_settings(settings, folder)
+        workspace = self.client.capabilities and self.client.capabilities.workspace
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            if workspace and workspace.configuration:
+                await self.asked_for_settings.wait()
+            await self.caught_up()
+
+    def change_settings(self, settings: dict[str, Any], folder: Path | None = None) -> None:
+        """As `configure`, without waiting."""
         scope = None if folder is None else folder.as_uri()
         self.client.set_configuration(settings, section="qcn", scope_uri=scope)
         self.asked_for_settings.clear()
         self.client.workspace_did_change_configuration(
             types.DidChangeConfigurationParams({"qcn": settings})
         )
-        workspace = self.client.capabilities and self.client.capabilities.workspace
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            if workspace and workspace.configuration:
-                await self.asked_for_settings.wait()
-            await self.caught_up()
 
     async def caught_up(self) -> None:
         """Return once the server has handled everything sent to it so far.

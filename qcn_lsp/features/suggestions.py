@@ -47,6 +47,7 @@ from qcn_lsp.features.prompt import Surroundings, around, unfit
 from qcn_lsp.features.search_replace import inserted, search_replace_chat
 from qcn_lsp.positions import line_end, plain
 from qcn_lsp.postprocess import Context, clean
+from qcn_lsp.settings import Settings
 
 if TYPE_CHECKING:
     from qcn_lsp.engine.link import EngineLink
@@ -108,6 +109,7 @@ class Suggestions:
         out of place. `may_ask=False`: only what needs no request to the engine. Cancelling the
         caller cancels the request to the engine when nobody else waits for it.
         """
+        await self._server.settled()
         document, cursor = place.document, place.cursor
         if reason := self._refusal(document, cursor):
             logger.debug("nothing is offered in %s: %s", document.uri, reason)
@@ -119,7 +121,7 @@ class Suggestions:
         text = self._cache.find(key, document.text, here)
         if text is None and may_ask:
             text = await self._wait(place, key, here, automatic=automatic)
-            if self._is_outgrown(document):
+            if self._is_outgrown(document, key.settings):
                 return ""
         if not text or (automatic and deleted and text.startswith(deleted)):
             return ""
@@ -141,9 +143,12 @@ class Suggestions:
             return reason
         return None
 
-    def _is_outgrown(self, document: Document) -> bool:
+    def _is_outgrown(self, document: Document, settings: Settings) -> bool:
+        """Whether the text, or what the user wants to have done, is no longer what it was."""
         now = self._server.documents.get(document.uri)
-        return now is None or now.version != document.version
+        if now is None or now.version != document.version:
+            return True
+        return self._server.settings_for(document.uri) != settings
 
     async def _judge_others(self, document: Document) -> None:
         """Learn which open files may be shown, where they will be."""
@@ -176,9 +181,11 @@ class Suggestions:
         if automatic:
             typed_ago = self._server.documents.quiet_for(place.document.uri)
             await asyncio.sleep(max(DEBOUNCE_SECONDS, PAUSE_SECONDS - typed_ago))
-            if self._is_outgrown(place.document):
+            if self._is_outgrown(place.document, key.settings):
                 return ""
         if not await self._ready(TYPING_PATIENCE_SECONDS if automatic else ASKED_PATIENCE_SECONDS):
+            return ""
+        if self._is_outgrown(place.document, key.settings):
             return ""
         try:
             with self._server.status.working():

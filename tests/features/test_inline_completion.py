@@ -171,6 +171,44 @@ async def test_the_user_can_turn_it_off(
     assert model.prompts == []
 
 
+async def test_turned_off_it_asks_for_nothing_more(start: Start, model: ScriptedModel) -> None:
+    """Not even before the client has told the server what was changed."""
+    editor = await start("vscode")
+    model.text = "1"
+    buffer = editor.open("a.py", "a = ‸\n")
+    editor.change_settings({"enable": False, "engine": {"url": model.url}})
+    assert await buffer.inline() == []
+    assert model.prompts == []
+
+
+async def test_turned_off_while_the_model_writes_nothing_is_shown(
+    start: Start, model: ScriptedModel
+) -> None:
+    editor = await start("vscode")
+    shown = asyncio.create_task(editor.open("a.py", "a = ‸\n").inline())
+    asked = await model.asked.get()
+    await editor.configure({"enable": False, "engine": {"url": model.url}})
+    asked.answer("1")
+    assert await shown == []
+
+
+async def test_a_client_that_does_not_tell_its_settings_is_waited_for_once(
+    start: Start, model: ScriptedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor = await start("vscode")
+    model.text = "1"
+    test_ends = asyncio.Event()
+
+    async def tell(_params: types.ConfigurationParams) -> list[Any]:
+        await test_ends.wait()
+        return []
+
+    monkeypatch.setitem(editor.client.protocol.fm.features, types.WORKSPACE_CONFIGURATION, tell)
+    editor.change_settings({"enable": False})
+    assert await editor.open("a.py", "a = ‸\n").ghost() == "a = 1‸\n"
+    test_ends.set()
+
+
 async def test_a_document_that_is_not_open_gets_nothing(start: Start, model: ScriptedModel) -> None:
     editor = await start()
     model.text = "1"
