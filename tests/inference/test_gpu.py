@@ -12,16 +12,22 @@ from typing import Any
 
 import pytest
 import torch
-from engine_support import finish
+from disk_support import leave, logits_behind, new_session, refresh
+from engine_support import finish, write_tokenizer
 from qcn_inference.checkpoint import load_model
 from qcn_inference.device_memory import DeviceMemory
 from qcn_inference.errors import DeviceMemoryError
+from qcn_inference.generate import Loaded
+from qcn_inference.grid import Grid
 from qcn_inference.model import Model
 from qcn_inference.passes import Pass
 from qcn_inference.planning.machine import measure
 from qcn_inference.state import State
+from qcn_inference.state_cache import SPACING, StateCache
 from qcn_inference.step_cost import ROWS
+from qcn_inference.tokenizer import FILE_SEP, Tokenizer
 from random_checkpoints import draw_config, draw_tensors, write_checkpoint
+from whole_model import parts_of
 
 pytestmark = pytest.mark.gpu
 
@@ -168,6 +174,27 @@ def test_what_is_resumed_goes_on_bit_for_bit(model: Model, resident: bool) -> No
     resumed = model.new_state()
     resumed.put_together(blocks, checkpoint, 3000)
     assert torch.equal(model.prefill(behind, resumed), want)
+
+
+def test_a_long_text_comes_back_from_disk_bit_for_bit(model: Model, tmp_path: Path) -> None:
+    """Copied and written beside the work of the device: files that end anywhere in pages."""
+    tokenizer = Tokenizer(write_tokenizer(tmp_path), WIDE["vocab_size"])
+    text, tail = text_of(2 * SPACING), text_of(30)
+    for start in (0, 700, 1301, SPACING + 65):
+        text[start] = tokenizer.control_id(FILE_SEP)
+    before = new_session(model, tokenizer, tmp_path / "contexts")
+    assert refresh(before, text, [700]).computed == len(text)
+    leave(before)
+    model.give_back()  # what is still resident of it
+    after = new_session(model, tokenizer, tmp_path / "contexts")
+    refreshed = refresh(after, text, ())
+    assert (refreshed.restored, refreshed.computed) == (len(text), 0)
+    kept, back = (parts_of(session.cache.stretches(text)) for session in (before, after))
+    assert kept.keys() == back.keys()
+    assert all(torch.equal(part, back[name]) for name, part in kept.items())
+    fresh = Loaded(model, tokenizer, StateCache(model.config, Grid(tokenizer), 1 << 30))
+    assert torch.equal(logits_behind(after, text, tail), logits_behind(fresh, text, tail))
+    leave(after)
 
 
 def test_a_read_that_is_dropped_gives_its_pages_back(model: Model) -> None:
