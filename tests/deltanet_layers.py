@@ -6,6 +6,10 @@ import torch
 from qcn_kernels.gated_delta_net.weights import DeltaNetWeights
 from torch import Tensor
 
+# As large as the square of a small output of the recurrence: with less, a token of which nothing
+# but rounding is left is normalised to the size of all others.
+EPS = 1e-3
+
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
@@ -38,7 +42,7 @@ def draw(key_heads: int, shared: int, key_dim: int, value_dim: int, kernel: int 
         neg_a=-torch.empty(heads).uniform_(1, 16),
         dt_bias=torch.empty(heads).uniform_(-7, 1),
         norm=torch.randn(value_dim),
-        eps=1e-6,
+        eps=EPS,
         key_heads=key_heads,
         key_dim=key_dim,
     )

@@ -33,6 +33,7 @@ class Caller:
     """Calls a launcher with tensors of the CPU, as if it ran there."""
 
     hardware: bool
+    # Returns what a function returned, and the arguments that are tensors as it left them.
     _run: Callable[[Callable[..., Any], Arguments], tuple[Any, Arguments]]
 
     def __call__(self, function: Callable[..., Any], **arguments: Any) -> Any:
@@ -119,7 +120,9 @@ def _unpacked(packed: bytes) -> Any:
 
 def _run(function: Callable[..., Any], arguments: Arguments, device: str) -> tuple[Any, Arguments]:
     there = {name: _moved(value, device) for name, value in arguments.items()}
-    return _moved(function(**there), "cpu"), _moved(there, "cpu")
+    result = _moved(function(**there), "cpu")
+    tensors = {name: value for name, value in there.items() if isinstance(value, Tensor)}
+    return result, _moved(tensors, "cpu")
 
 
 def _is_bound(value: Any) -> bool:
@@ -135,7 +138,7 @@ def _is_bound(value: Any) -> bool:
 
 def _moved(value: Any, device: str) -> Any:
     if isinstance(value, Tensor):
-        return value.to(device)
+        return _moved_as_it_lies(value, device)
     if isinstance(value, tuple):
         return tuple(_moved(part, device) for part in value)
     if isinstance(value, dict):
@@ -144,3 +147,11 @@ def _moved(value: Any, device: str) -> Any:
         parts = {f.name: _moved(getattr(value, f.name), device) for f in dataclasses.fields(value)}
         return dataclasses.replace(value, **parts)
     return value
+
+
+def _moved_as_it_lies(x: Tensor, device: str) -> Tensor:
+    """Move a tensor with what stands between its elements; it begins aligned, whatever it did."""
+    if x.device.type == device or not x.numel():
+        return x.to(device)
+    length = 1 + sum((size - 1) * step for size, step in zip(x.shape, x.stride(), strict=True))
+    return x.as_strided((length,), (1,)).to(device).as_strided(x.shape, x.stride())

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from disk_support import leave, logits_behind, new_session, refresh
 from engine_support import VOCAB_SIZE, answer_of, request_of
 from launches import Launches
 from qcn_inference.checkpoint import load_model
@@ -28,7 +29,7 @@ from qcn_inference.page_table import PageTable
 from qcn_inference.passes import Pass
 from qcn_inference.request import SamplingParams
 from qcn_inference.state import State
-from qcn_inference.state_cache import Reading, StateCache
+from qcn_inference.state_cache import Reading, StateCache, Stretch
 from qcn_inference.tokenizer import FILE_SEP, Tokenizer
 from qcn_kernels.fp8 import Fp8Matrices
 from qcn_kernels.linear import Stacked
@@ -375,6 +376,47 @@ def follow_edits(*, folder: str, ids: Tensor) -> tuple[Tensor, Tensor, list[int]
     return torch.stack(got), torch.stack(want), known
 
 
+def go_on_from_disk(
+    *, folder: str, contexts: str, ids: Tensor
+) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """Read two files and leave; another engine brings them back from disk and completes.
+
+    Returns:
+        Logits behind a completion's own text from disk and from a fresh engine [V]; all that was
+        kept of the files, and all that came back.
+    """
+    tokenizer = Tokenizer(Path(folder), VOCAB_SIZE)
+    file = tokenizer.control_id(FILE_SEP)
+    first = [file, *range(20, 50)]
+    text, tail = [*first, file, *range(50, 90)], [file, 7, 8]
+
+    def engine() -> Loaded:
+        return new_session(loaded_beside(ids, folder), tokenizer, Path(contexts))
+
+    before, fresh = engine(), engine()
+    want = logits_behind(fresh, text, tail)
+    assert refresh(before, text, [len(first)]).computed == len(text)
+    leave(before)
+    after = engine()
+    refreshed = refresh(after, text, ())
+    assert (refreshed.restored, refreshed.computed) == (len(text), 0)
+    got = logits_behind(after, text, tail)
+    for session in (fresh, after):
+        leave(session)
+        check_integrity(session.model)
+    kept, back = (parts_of(session.cache.stretches(text)) for session in (before, after))
+    return got[-1], want[-1], kept, back
+
+
+def parts_of(stretches: Sequence[Stretch]) -> dict[str, Tensor]:
+    """All that a cache holds of a text, by name."""
+    parts: dict[str, Tensor] = {}
+    for number, stretch in enumerate(stretches):
+        for at, (_, kv) in enumerate(stretch.blocks):
+            parts |= named(f"{number}, block {at}", kv, stretch.checkpoint)
+    return parts
+
+
 def answer(model: Model, cache: StateCache, prompt: list[int]) -> Tensor:
     """The logits behind a prompt."""
     return read(model, cache.read(prompt), prompt)
@@ -390,13 +432,13 @@ def read(model: Model, reading: Reading, text: list[int]) -> Tensor:
     return logits
 
 
-def named(end: int, kv: KvBlock, checkpoint: Sequence[DeltaNetState]) -> dict[str, Tensor]:
-    """The parts of a cache behind `end` tokens, by name."""
-    parts = {f"{end} keys {slot}": keys for slot, keys in enumerate(kv.keys)}
-    parts |= {f"{end} values {slot}": values for slot, values in enumerate(kv.values)}
+def named(place: int | str, kv: KvBlock, checkpoint: Sequence[DeltaNetState]) -> dict[str, Tensor]:
+    """The parts of a cache at a place of a text, by name."""
+    parts = {f"{place} keys {slot}": keys for slot, keys in enumerate(kv.keys)}
+    parts |= {f"{place} values {slot}": values for slot, values in enumerate(kv.values)}
     for slot, layer in enumerate(checkpoint):
-        parts[f"{end} convolution {slot}"] = layer.convolution
-        parts[f"{end} recurrent {slot}"] = layer.recurrent
+        parts[f"{place} convolution {slot}"] = layer.convolution
+        parts[f"{place} recurrent {slot}"] = layer.recurrent
     return parts
 
 

@@ -38,7 +38,6 @@ from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -87,11 +86,13 @@ def _kernels(model: Model) -> tuple[str, ...]:
     """What the bits of our kernels depend on, where the model runs by them."""
     if not model.runs_kernels:
         return ()
+    import triton  # there is none for macOS and Windows
+
     chip = "interpreted"
     if model.device.type == "cuda":
         capability = torch.cuda.get_device_capability(model.device)
         chip = f"{torch.cuda.get_device_name(model.device)} {capability} CUDA {torch.version.cuda}"
-    return (version("triton"), chip)
+    return (triton.__version__, chip)
 
 
 def _processor() -> str:

@@ -46,6 +46,10 @@ def build_model(
     """
     model = declared_model(config, tensors, fingerprint, mtp=mtp, offload=offload)
     tensors.load()
+    if model.device.type == "cuda":
+        # Kernels that overlap read weights before what was launched in front of them has ended
+        # (`qcn_kernels/overlap`). So all that writes any ends here, before there is a model.
+        torch.cuda.synchronize(model.device)
     return model
 
 

@@ -12,16 +12,23 @@ from typing import Any
 
 import pytest
 import torch
-from engine_support import finish
+from disk_support import leave, logits_behind, new_session, refresh
+from engine_support import finish, write_tokenizer
 from qcn_inference.checkpoint import load_model
 from qcn_inference.device_memory import DeviceMemory
 from qcn_inference.errors import DeviceMemoryError
+from qcn_inference.generate import Loaded
+from qcn_inference.grid import Grid
+from qcn_inference.loading import Loader
 from qcn_inference.model import Model
 from qcn_inference.passes import Pass
 from qcn_inference.planning.machine import measure
 from qcn_inference.state import State
+from qcn_inference.state_cache import SPACING, StateCache
 from qcn_inference.step_cost import ROWS
-from random_checkpoints import draw_config, draw_tensors, write_checkpoint
+from qcn_inference.tokenizer import FILE_SEP, Tokenizer
+from random_checkpoints import draw_config, draw_tensors, random_checkpoint, write_checkpoint
+from whole_model import parts_of
 
 pytestmark = pytest.mark.gpu
 
@@ -73,6 +80,21 @@ def read(model: Model, ids: list[int]) -> State:
     state = model.new_state()
     model.prefill(ids, state)
     return state
+
+
+def test_a_model_is_loaded_when_all_its_weights_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels that overlap read them before what was launched in front has ended."""
+    load = Loader.load
+
+    def load_and_be_slow(loader: Loader) -> None:
+        load(loader)
+        torch.cuda._sleep(100_000_000)  # type: ignore[no-untyped-call] # cycles: some 50 ms
+
+    monkeypatch.setattr(Loader, "load", load_and_be_slow)
+    load_model(random_checkpoint(tmp_path, 3), device="cuda")
+    assert torch.cuda.current_stream().query()
 
 
 def test_a_graph_gives_what_single_launches_give(model: Model) -> None:
@@ -170,10 +192,32 @@ def test_what_is_resumed_goes_on_bit_for_bit(model: Model, resident: bool) -> No
     assert torch.equal(model.prefill(behind, resumed), want)
 
 
+def test_a_long_text_comes_back_from_disk_bit_for_bit(model: Model, tmp_path: Path) -> None:
+    """Copied and written beside the work of the device: files that end anywhere in pages."""
+    tokenizer = Tokenizer(write_tokenizer(tmp_path), WIDE["vocab_size"])
+    text, tail = text_of(2 * SPACING), text_of(30)
+    for start in (0, 700, 1301, SPACING + 65):
+        text[start] = tokenizer.control_id(FILE_SEP)
+    before = new_session(model, tokenizer, tmp_path / "contexts")
+    assert refresh(before, text, [700]).computed == len(text)
+    leave(before)
+    model.give_back()  # what is still resident of it
+    after = new_session(model, tokenizer, tmp_path / "contexts")
+    refreshed = refresh(after, text, ())
+    assert (refreshed.restored, refreshed.computed) == (len(text), 0)
+    kept, back = (parts_of(session.cache.stretches(text)) for session in (before, after))
+    assert kept.keys() == back.keys()
+    assert all(torch.equal(part, back[name]) for name, part in kept.items())
+    fresh = Loaded(model, tokenizer, StateCache(model.config, Grid(tokenizer), 1 << 30))
+    assert torch.equal(logits_behind(after, text, tail), logits_behind(fresh, text, tail))
+    leave(after)
+
+
 def test_a_read_that_is_dropped_gives_its_pages_back(model: Model) -> None:
     memory = model.memory
     assert isinstance(memory, DeviceMemory)
-    gc.collect()  # what other tests left
+    gc.collect()
+    memory.drop_resident()  # what other tests left
     free = memory.pool.free
     steps = model.prefill_steps(text_of(2000), model.new_state())
     next(steps)

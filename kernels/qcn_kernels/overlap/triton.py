@@ -11,9 +11,9 @@ What makes it sound, and holds for every kernel that is launched with `overlappi
 - Each of its programs calls `await_previous` before it reads or writes anything that a kernel
   reads or writes. Before that it loads **weights only**, which nothing writes once they are there;
   all else it may only `prefetch`, which is a hint and leaves no value.
-- Between what writes weights and the first such launch that reads them stands another launch, which
-  does not overlap, or the host has waited, or a graph is launched. A kernel that does not let the
-  next one begin does so as its programs end, which is not yet when all it wrote is visible.
+- Before the first such launch the host has waited for all that writes weights: a model that is
+  loaded has. Experts that are copied to slots later are read behind `await_previous` alone, for
+  which are wanted is computed by the launch in front.
 - `await_previous` returns when the launch in front has ended and what it wrote is visible. That
   launch has itself awaited the one before: so all of them have ended, and no memory that is used
   again is overwritten too early.

@@ -34,6 +34,7 @@ from whole_model import (
     follow_edits,
     formats_of,
     from_nothing,
+    go_on_from_disk,
     launches_by_layer,
     read_and_step,
     read_and_step_offloaded,
@@ -311,7 +312,7 @@ def test_a_step_that_lacks_memory_is_taken_again_and_the_answer_is_the_same(
     """Between two layers, when half of the state has the token; all pages are free afterwards."""
     write_tokenizer(tmp_path)
     folder = random_checkpoint(tmp_path, 8, **DENSE | {"vocab_size": VOCAB_SIZE})
-    # Given, not drawn: behind one prompt in fifty the text ends before both layers are met.
+    # Not drawn: behind one prompt in fifty the text ends before both layers are met.
     ids = torch.arange(20, 40)
     arguments = {"folder": str(folder), "ids": ids, "layer": layer}
     got, want, given_back = call(answer_short_of_memory, **arguments)
@@ -328,3 +329,19 @@ def test_completions_behind_edits_are_those_of_a_fresh_engine_bit_for_bit(
     got, want, known = call(follow_edits, folder=str(folder), ids=torch.zeros(1))
     assert torch.equal(got, want)
     assert known == [0, 31, 52]
+
+
+def test_what_was_read_comes_back_from_disk_bit_for_bit(call: Caller, tmp_path: Path) -> None:
+    """From the device by the host's memory into files, and back: pages and checkpoints.
+
+    An engine copies an empty state to the host when it starts, whose shapes the files have.
+    """
+    write_tokenizer(tmp_path)
+    folder = random_checkpoint(tmp_path, 8, **DENSE | {"vocab_size": VOCAB_SIZE})
+    arguments = {"folder": str(folder), "contexts": str(tmp_path / "contexts")}
+    got, want, kept, back = call(go_on_from_disk, **arguments, ids=torch.zeros(1))
+    assert torch.equal(got, want)
+    assert len(kept) == 8  # of a layer of each kind, for either file
+    assert kept.keys() == back.keys()
+    for name, part in kept.items():
+        assert torch.equal(part, back[name]), name

@@ -69,7 +69,7 @@ def check(
 @pytest.mark.parametrize(
     ("parts", "kept", "shape", "dtype"),
     [
-        ([1], [], (1, 1, 8, 8), torch.float32),
+        ([1], [], (4, 2, 8, 8), torch.float32),  # one head's output may be small by chance
         ([63], [], (2, 3, 20, 12), torch.float32),
         ([64, 1], [64], (1, 1, 60, 75), torch.float32),
         # Rows of an odd number of bf16 are read amiss on an H200 by Triton 3.6: none is tried here.
@@ -91,14 +91,14 @@ def test_outputs_state_and_checkpoints_are_those_of_the_recurrence(
     check(call, drawn, torch.randn(key_heads * shared, key_dim, value_dim), parts, kept)
 
 
-@pytest.mark.parametrize("spread", [0.0, 0.1])
-def test_keys_that_are_alike_are_solved(call: Caller, spread: float) -> None:
+@pytest.mark.parametrize(("spread", "tolerance"), [(0.0, "keys_equal"), (0.1, "keys_alike")])
+def test_keys_that_are_alike_are_solved(call: Caller, spread: float, tolerance: str) -> None:
     """The hardest systems: nothing is forgotten and every token corrects every other in full."""
     drawn = draw(100, 1, 1, 16, 16)
     drawn["k"] = l2_norm(drawn["k"][:1] + spread * drawn["k"])
     drawn["beta"].fill_(1.0)
     drawn["g"].fill_(0.0)
-    check(call, drawn, torch.randn(1, 16, 16), [100], [], "keys_alike")
+    check(call, drawn, torch.randn(1, 16, 16), [100], [], tolerance)
 
 
 def test_total_forgetting_stays_finite(call: Caller) -> None:

@@ -132,6 +132,9 @@ def run_experts(
     shared_down: Tensor,
     to: Tensor,
 ) -> Tensor:
+    """The experts are held too: where they lie in slots, they are copied there between steps."""
+    for matrices in (gate_up, down):
+        hold(matrices.values, matrices.scale_inv)
     hold(x, weights, chosen, projected, to)
     shared = SharedExpert(projected[-1:], projected[:-1], shared_down)
     return experts_step(
