@@ -7,7 +7,7 @@ import pytest
 from deadlines import DEADLINE_SECONDS
 
 from qcn_lsp.scan.process import ScanFailed, ScanProcess
-from qcn_lsp.scan.scanner import scan_text
+from qcn_lsp.scan.scanner import LONGEST, scan_text
 from qcn_lsp.scan.worker import read, written
 
 TEXT = "import hashlib\nx = '\U0001f600\u2028'; hashlib.md5(x)\nimport yaml\nyaml.load(x)\n"
@@ -41,6 +41,12 @@ async def test_a_text_that_takes_too_long_is_given_up_and_the_next_is_scanned() 
         assert await process.scan(TEXT, "python") == scan_text(TEXT, "python")
     finally:
         await process.close()
+
+
+async def test_a_text_that_is_too_long_is_not_sent() -> None:
+    process = ScanProcess()
+    assert await process.scan("eval(x)\n" + "#" * LONGEST, "python") == ()
+    assert process._process is None
 
 
 async def test_whoever_gives_up_leaves_no_answer_for_the_next() -> None:
