@@ -485,7 +485,7 @@ def test_where_not_even_the_shortest_text_fits_the_cache_is_off_and_says_why(
     opened: Callable[..., Loaded], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = shutil.disk_usage(root.parent)._replace(free=4096)
-    monkeypatch.setattr(disk_files.shutil, "disk_usage", lambda _folder: full)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: full)
     session = opened(disk=None)
     refresh(session, TEXT, KEEP)
     flush(session)
