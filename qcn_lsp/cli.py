@@ -409,7 +409,9 @@ def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="N",
         help="take no more of the GPU's memory: as on a smaller card",
     )
-    bench.add_argument("--lengths", type=int, nargs="+", metavar="N", help="tokens of the prompts")
+    bench.add_argument(
+        "--lengths", type=_count, nargs="+", metavar="N", help="tokens of the prompts"
+    )
     bench.add_argument(
         "--output", type=Path, metavar="DIR", help="write bench.json and bench.svg there"
     )

@@ -48,6 +48,7 @@ async def scan(paths: Sequence[Path], show: Show | None = None) -> Report:
     skipped: list[tuple[str, str]] = []
     failed: list[tuple[str, str]] = []
     files = list(dict.fromkeys(_files(paths, skipped, failed)))
+    named = frozenset(paths)
     scanned: dict[Path, ScannedFile] = {}
     left = iter(enumerate(files))
 
@@ -65,7 +66,8 @@ async def scan(paths: Sequence[Path], show: Show | None = None) -> Report:
         name = _name(path)
         read = read_text(path, with_secrets=True)
         if not isinstance(read, Text):
-            (failed if read.unread else skipped).append((name, read.reason))
+            asked_for = path in named and read.reason != EMPTY_FILE
+            (failed if read.unread or asked_for else skipped).append((name, read.reason))
             return
         try:
             found = await process.scan(read.text, language_of(path.name) or "")

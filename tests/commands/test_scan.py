@@ -96,6 +96,20 @@ def test_wrong_usage_and_what_cannot_be_scanned_have_codes_of_their_own(shop: Pa
     assert "lib/run.py:5:10: error:" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [(b"x = 1\n" * 50_000, "it is longer than 256 KiB"), (b"\0", "it is binary")],
+)
+def test_a_file_that_is_named_and_not_scanned_is_no_clean_bill(
+    shop: Path, content: bytes, why: str
+) -> None:
+    (shop / "named.py").write_bytes(content)
+    (shop / "empty.py").touch()
+    done = qcn("scan", "named.py", "empty.py", cwd=shop)
+    assert (done.returncode, done.stderr) == (3, f"qcn: named.py was not scanned: {why}\n")
+    assert qcn("scan", "empty.py", cwd=shop).returncode == 0
+
+
 def test_what_cannot_be_read_is_no_clean_bill(shop: Path) -> None:
     (shop / "lib" / ".gitignore").write_text("a/**/b/**/c/**/d/**/e\n")  # too costly to follow
     done = qcn("scan", "--format", "json", cwd=shop)
