@@ -36,7 +36,9 @@ class ScanProcess:
             return ()
         question = json.dumps({"language": language, "text": text}).encode("ascii") + b"\n"
         async with self._turn:
-            process = self._process or await self._start()
+            process = self._process
+            if process is None or process.returncode is not None:  # killed while nobody asked it
+                process = await self._start()
             try:
                 async with asyncio.timeout(self._seconds):
                     answer = await _ask(process, question)

@@ -63,16 +63,21 @@ async def test_whoever_gives_up_leaves_no_answer_for_the_next() -> None:
         await process.close()
 
 
-async def test_one_that_ended_is_replaced() -> None:
+@pytest.mark.parametrize("asked", [False, True])
+async def test_one_that_ended_is_replaced(asked: bool) -> None:
+    """Only the text that it was working on, if any, has no findings: it may be the cause."""
     process = ScanProcess(seconds=DEADLINE_SECONDS)
     try:
         await process.scan("", "python")
         running = process._process
         assert running is not None
+        lost = asyncio.ensure_future(process.scan(ENDLESS, "python")) if asked else None
+        await asyncio.sleep(0)  # until it has been asked
         running.kill()
         await running.wait()
-        with pytest.raises(ScanFailed, match="broke off"):
-            await process.scan(TEXT, "python")
+        if lost is not None:
+            with pytest.raises(ScanFailed, match="broke off"):
+                await lost
         assert await process.scan(TEXT, "python") == scan_text(TEXT, "python")
     finally:
         await process.close()
