@@ -210,7 +210,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_bench(commands)
     _add_scan(commands)
 
-    doctor = commands.add_parser("doctor", help="say what is wrong on this machine, and the remedy")
+    doctor = commands.add_parser(
+        "doctor",
+        help="say what is wrong on this machine, and the remedy",
+        description="Say what this machine has, what is missing, and what to do about it; and what "
+        "the published models could do on it at best, before anything is downloaded.",
+    )
     _add_json(doctor)
     return parser
 
@@ -283,9 +288,9 @@ def _add_scan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     scan = commands.add_parser(
         "scan",
         help="find weaknesses and secrets in source files",
-        description="Look through folders, as far as their ignore rules let one, and files. Exit "
-        "codes: 0 nothing was found, 1 something was, 2 wrong usage, 3 not everything could be "
-        "scanned.",
+        description="Look for weaknesses and secrets in folders, as far as their ignore rules let "
+        "one, and in files that are named. Exit codes: 0 nothing was found, 1 something was, 2 "
+        "wrong usage, 3 a file or folder could not be scanned.",
     )
     scan.add_argument(
         "paths", nargs="*", type=Path, metavar="PATH", help="folders and files (default: .)"
@@ -317,7 +322,12 @@ def _tokens(text: str) -> int:
 def _add_engine(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     engine = commands.add_parser("engine", help="start, stop or show the engine by hand")
     actions = engine.add_subparsers(dest="action", required=True, metavar="start|stop|status")
-    start = actions.add_parser("start", help="start the engine and wait until it is ready")
+    start = actions.add_parser(
+        "start",
+        help="start the engine and wait until it is ready",
+        description="Start the engine of a model where editors look for it, or at an address of "
+        "your choice, and wait until it is ready.",
+    )
     start.add_argument(
         "--model",
         default="qcn-nano",
@@ -328,8 +338,18 @@ def _add_engine(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     start.add_argument(
         "--foreground", action="store_true", help="run it in this terminal until it is ended"
     )
-    stop = actions.add_parser("stop", help="end the engines of this user")
-    status = actions.add_parser("status", help="show the engines of this user")
+    stop = actions.add_parser(
+        "stop",
+        help="end the engines of this user",
+        description="End the engines that editors have started or would find, of every model; or "
+        "the one at an address.",
+    )
+    status = actions.add_parser(
+        "status",
+        help="show the engines of this user",
+        description="Show the engines that editors would find, of every model; or the one at an "
+        "address.",
+    )
     _add_json(status)
     for parser in (start, stop, status):
         where = parser.add_argument_group("an engine elsewhere than where windows look for it")
@@ -342,7 +362,9 @@ def _add_engine(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 
 def _add_models(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    models = commands.add_parser("models", help="make a checkpoint fit a small card")
+    models = commands.add_parser(
+        "models", help="convert a checkpoint: experts to 4 bits, or from GGUF, GPTQ or AWQ"
+    )
     actions = models.add_subparsers(dest="action", required=True, metavar="convert")
     convert = actions.add_parser(
         "convert",
@@ -387,7 +409,9 @@ def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="N",
         help="take no more of the GPU's memory: as on a smaller card",
     )
-    bench.add_argument("--lengths", type=int, nargs="+", metavar="N", help="tokens of the prompts")
+    bench.add_argument(
+        "--lengths", type=_count, nargs="+", metavar="N", help="tokens of the prompts"
+    )
     bench.add_argument(
         "--output", type=Path, metavar="DIR", help="write bench.json and bench.svg there"
     )

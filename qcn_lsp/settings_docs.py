@@ -25,9 +25,10 @@ _INTRODUCTION = f"""# Settings
 
 <!-- Generated from qcn_lsp/settings.py by `python -m qcn_lsp.settings_docs`. -->
 
-All settings stand in the section `{SECTION}`. An editor sends them as `initializationOptions`, and
-later through `workspace/configuration`. What is not set has its default. A setting that is unknown
-or malformed is reported, and only that one falls back to its default.
+All settings stand in the section `{SECTION}`. An editor sends them as `initializationOptions` (with
+or without `{SECTION}` around them), and later through `workspace/configuration`. What is not set
+has its default. A setting that is unknown or malformed is reported, and only that one falls back to
+its default.
 
 **Scope** says whose configuration may set it: `user` settings name a model, an endpoint or a token
 and belong in the user's own configuration, never in a file of a workspace; `window` settings hold

@@ -27,7 +27,7 @@ def new_session(
     root: Path,
     *,
     memory: int = 2**30,
-    disk: int = 2**30,
+    disk: int | None = 2**30,
     salt: bytes = b"",
 ) -> Loaded:
     """An engine as it is after its start, with what is on disk; `salt` makes it another model's."""

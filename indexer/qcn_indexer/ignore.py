@@ -56,6 +56,8 @@ class Ignore:
     _path: bytes
     _kinds: _Kinds
     _ignore_case: bool
+    unread: bool = False
+    """Whether that is because its rules, and so perhaps the folder, cannot be read."""
 
     def reason(self, name: str, *, is_folder: bool) -> str | None:
         """Return which line ignores `name` of this folder, or None."""
@@ -72,7 +74,7 @@ class Ignore:
         """Return the rules for what lies in the folder `name` of this one."""
         whole = self.whole or self.reason(name, is_folder=True)
         path = self._path + os.fsencode(name) + b"/"
-        below = Ignore(self.folder / name, whole, path, self._kinds, self._ignore_case)
+        below = Ignore(self.folder / name, whole, path, self._kinds, self._ignore_case, self.unread)
         return below if whole else _with_own_rules(below)
 
 
@@ -119,7 +121,7 @@ def _with_file(rules: Ignore, kind: int, file: Path, source: str, *, follow: boo
         return rules
     except (OSError, UnreadableRulesError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        return replace(rules, whole=f"its rules in {source} cannot be read: {why}")
+        return replace(rules, whole=f"its rules in {source} cannot be read: {why}", unread=True)
     kinds = list(rules._kinds)
     kinds[kind] = (_Placed(added, len(rules._path)), *kinds[kind])
     return replace(rules, _kinds=tuple(kinds))

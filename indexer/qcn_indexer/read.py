@@ -69,6 +69,7 @@ class Unfit:
     """Why the file is not shown."""
 
     reason: str
+    unread: bool = False  # the system does not let us read it, whatever it holds
 
 
 def read_text(path: Path, *, with_secrets: bool = False) -> Text | Unfit:
@@ -85,7 +86,7 @@ def read_text(path: Path, *, with_secrets: bool = False) -> Text | Unfit:
     except FileNotFoundError:
         return Unfit("it is gone")
     except OSError as error:
-        return Unfit(f"it cannot be read: {error.strerror or error}")
+        return Unfit(f"it cannot be read: {error.strerror or error}", unread=True)
     decoded = _decoded(content)
     if isinstance(decoded, Unfit):
         return decoded

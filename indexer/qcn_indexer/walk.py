@@ -45,6 +45,7 @@ class Skipped:
 
     path: PurePosixPath
     reason: str
+    unread: bool = False  # no rule leaves it out: it, or its rules, could not be read
 
 
 def walk(
@@ -67,14 +68,14 @@ class _Way:
     def __init__(self, root: Path, rules: Ignore) -> None:
         self._root = root
         self._rules = {TOP: rules}
-        self._unfit: dict[PurePosixPath, str | None] = {}
+        self._unfit: dict[PurePosixPath, Skipped | None] = {}
 
     def rules(self, folder: PurePosixPath) -> Ignore:
         if folder not in self._rules:
             self._rules[folder] = self.rules(folder.parent).inside(folder.name)
         return self._rules[folder]
 
-    def unfit(self, folder: PurePosixPath) -> str | None:
+    def unfit(self, folder: PurePosixPath) -> Skipped | None:
         if folder not in self._unfit:
             self._unfit[folder] = _unfit_as_a_whole(self._root, folder, self.rules(folder))
         return self._unfit[folder]
@@ -83,8 +84,8 @@ class _Way:
 def _at(root: Path, place: PurePosixPath, way: _Way) -> Iterator[Found | Skipped]:
     path = TOP
     for name in place.parts:
-        if reason := way.unfit(path):
-            yield Skipped(path, reason)
+        if unfit := way.unfit(path):
+            yield unfit
             return
         try:
             status = os.lstat(root / path / name)
@@ -116,8 +117,8 @@ def _directly_in(
     root: Path, path: PurePosixPath, rules: Ignore
 ) -> Iterator[Found | Skipped | PurePosixPath]:
     """Yield what one folder holds; a folder to go into by its path alone."""
-    if reason := _unfit_as_a_whole(root, path, rules):
-        yield Skipped(path, reason)
+    if unfit := _unfit_as_a_whole(root, path, rules):
+        yield unfit
         return
     try:
         with os.scandir(root / path) as listing:
@@ -125,7 +126,7 @@ def _directly_in(
     except FileNotFoundError:
         return
     except OSError as error:
-        yield Skipped(path, f"it cannot be read: {error.strerror}")
+        yield Skipped(path, f"it cannot be read: {error.strerror}", unread=True)
         return
     while entries:
         entry = entries.pop()  # dropped one by one, as each keeps what it was asked
@@ -134,14 +135,17 @@ def _directly_in(
         except FileNotFoundError:
             continue
         except OSError as error:
-            yield Skipped(path / entry.name, f"it cannot be read: {error.strerror}")
+            reason = f"it cannot be read: {error.strerror}"
+            yield Skipped(path / entry.name, reason, unread=True)
             continue
         yield _judge(root, path, entry.name, status, rules) or path / entry.name
 
 
-def _unfit_as_a_whole(root: Path, folder: PurePosixPath, rules: Ignore) -> str | None:
+def _unfit_as_a_whole(root: Path, folder: PurePosixPath, rules: Ignore) -> Skipped | None:
+    if rules.whole:
+        return Skipped(folder, rules.whole, rules.unread)
     marker = next((name for name in MARKERS if os.path.lexists(root / folder / name)), None)
-    return rules.whole or (f"{MARKERS[marker]} (it holds {marker})" if marker else None)
+    return Skipped(folder, f"{MARKERS[marker]} (it holds {marker})") if marker else None
 
 
 def _judge(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from qcn_inference.errors import CheckpointError
+from qcn_inference.errors import CheckpointError, not_converted, unreadable
 
 LayerType = Literal["linear_attention", "full_attention"]
 FimOrder = Literal["prefix_first", "suffix_first"]
@@ -32,6 +32,7 @@ _FAMILIES: dict[str, dict[str, object]] = {
 }
 # What a wrapped text model may leave to the configuration around it.
 _SHARED_KEYS = ("model_type", "tie_word_embeddings", "eos_token_id", "quantization_config")
+LONGEST_FOUND = 80  # characters shown of a value that is refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +119,17 @@ def load_config(folder: Path) -> ModelConfig:
             the wrong type, or a value that the runtime does not implement.
     """
     if not folder.is_dir():
+        if folder.suffix == ".gguf" and folder.is_file():
+            raise not_converted(folder)
+        problem = "is no folder" if folder.exists() else "no such folder"
         raise CheckpointError(
             folder,
-            "no such folder; expected a checkpoint with config.json and *.safetensors",
+            f"{problem}; expected a checkpoint with config.json and *.safetensors",
             "Name a folder that holds one, or qcn-nano for the embedded model",
         )
+    ggufs = sorted(folder.glob("*.gguf"))
+    if ggufs and not (folder / "config.json").exists():
+        raise not_converted(ggufs[0])
     config = _parse(_text_model(_Keys.read(folder / "config.json")))
     generation = folder / "generation_config.json"
     if generation.is_file():
@@ -154,7 +161,9 @@ class _Keys:
                 "no such file; a checkpoint folder holds config.json beside its *.safetensors",
                 "Download it from where the weights came from",
             ) from error
-        except (OSError, ValueError, RecursionError) as error:
+        except OSError as error:
+            raise unreadable(path, error) from error
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(
                 path, f"cannot be read as JSON ({error})", "Download the file again"
             ) from error
@@ -198,7 +207,9 @@ class _Keys:
         return _Keys(self.path, value)
 
     def refuse(self, key: str, expected: str, remedy: str = "Mend the file") -> NoReturn:
-        found = json.dumps(self.values.get(key))[:80] if key in self.values else "nothing"
+        found = json.dumps(self.values[key]) if key in self.values else "nothing"
+        if len(found) > LONGEST_FOUND:
+            found = f"{found[:LONGEST_FOUND]}…"
         raise CheckpointError(self.path, f'"{key}" is {found}; expected {expected}', remedy)
 
     def _get(self, key: str, default: Any) -> Any:
@@ -295,7 +306,10 @@ def _layer_types(keys: _Keys) -> tuple[LayerType, ...]:
         or len(listed) != count
         or not all(layer_type in known for layer_type in listed)
     ):
-        keys.refuse("layer_types", f"{count} times linear_attention or full_attention")
+        keys.refuse(
+            "layer_types",
+            f"linear_attention or full_attention for each of num_hidden_layers, {count}",
+        )
     return tuple(listed)
 
 

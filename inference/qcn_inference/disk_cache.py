@@ -274,6 +274,11 @@ class DiskCache:
                 max_bytes = disk_files.default_budget(self.root)
             self.max_bytes = max_bytes
             self.nbytes = disk_files.sweep(self.root, max_bytes)
+            if max_bytes < (least := self._format.nbytes(())):
+                raise OSError(
+                    f"at most {max_bytes >> 10:,} KiB may be taken there (unless it is set, a "
+                    f"tenth of what is free), and a text takes more than {least >> 10:,} KiB"
+                )
             while (waiting := self._next()) is not None:
                 self._write(*waiting)
         except Exception as error:  # whatever it is, the engine goes on without

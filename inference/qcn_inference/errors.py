@@ -16,6 +16,24 @@ class CheckpointError(Exception):
         self.remedy = remedy
 
 
+def unreadable(path: Path, error: OSError) -> CheckpointError:
+    """The error of a file that is there and that the system does not let us read."""
+    return CheckpointError(
+        path,
+        f"cannot be read ({error.strerror or error})",
+        "See to it that you may read it, and that its disk is in order",
+    )
+
+
+def not_converted(gguf: Path) -> CheckpointError:
+    """The error of a GGUF file that is named where a checkpoint's folder is expected."""
+    return CheckpointError(
+        gguf,
+        "GGUF files are converted once, not served as they are",
+        f"Run `qcn models convert {gguf} FOLDER` and serve FOLDER",
+    )
+
+
 class DeviceError(Exception):
     """A GPU that cannot be used, or not any more; `str()` says why and what to do."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from qcn_inference.errors import CheckpointError
+from qcn_inference.errors import CheckpointError, not_converted, unreadable
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -124,11 +124,7 @@ def find_files(folder: Path) -> list[Path]:
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     if ggufs := sorted(folder.glob("*.gguf")):
-        raise CheckpointError(
-            ggufs[0],
-            "GGUF files are converted once, not served as they are",
-            f"Run `qcn models convert {ggufs[0]} FOLDER` and serve FOLDER",
-        )
+        raise not_converted(ggufs[0])
     pickles = sorted(path for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
         raise CheckpointError(
@@ -147,12 +143,14 @@ def find_files(folder: Path) -> list[Path]:
 def _read_header(path: Path) -> list[StoredTensor]:
     """Return what a file holds, in the order it lies there; safetensors checks the header."""
     try:
-        with safe_open(path, framework="pt"):
-            pass
         with path.open("rb") as file:
+            with safe_open(path, framework="pt"):
+                pass
             start = 8 + int.from_bytes(file.read(8), "little")
             header: dict[str, Any] = json.loads(file.read(start - 8))
-    except (SafetensorError, OSError, ValueError) as error:
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (SafetensorError, ValueError) as error:
         raise CheckpointError(
             path, f"is no whole safetensors file ({error})", DOWNLOAD_AGAIN
         ) from error

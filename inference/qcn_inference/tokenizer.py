@@ -27,7 +27,7 @@ from typing import Any
 
 import tokenizers
 
-from qcn_inference.errors import CheckpointError
+from qcn_inference.errors import CheckpointError, unreadable
 
 FIM_PREFIX = "<|fim_prefix|>"
 FIM_SUFFIX = "<|fim_suffix|>"
@@ -163,7 +163,9 @@ def _read(path: Path) -> dict[str, Any]:
         described = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise CheckpointError(path, "is missing", REMEDY) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(path, f"cannot be read as JSON ({error})", REMEDY) from error
     if not isinstance(described, dict) or not isinstance(described.get("added_tokens"), list):
         raise CheckpointError(path, "is not a tokenizer of the tokenizers library", REMEDY)

@@ -112,8 +112,7 @@ def _show(console: Console, view: dict[str, Any], skipped: list[tuple[str, str]]
     _say(
         console,
         f"{view['tokens']:,} of {view['budget']:,} tokens, the rest kept free for changes; the "
-        f"model takes {view['limit']:,}. Reading can go on from the {len(view['checkpoints']):,} "
-        "places in them marked with *, those in front of a file.",
+        f"model takes {view['limit']:,}. {_places(view)}",
     )
     console.print(_segments(view))
     kept = view["bytes"]
@@ -138,6 +137,15 @@ def _of(used: int | None, budget: int | None) -> str:
     if used is None:
         return ""
     return f"{used / 2**20:.0f}" + (f" of {budget / 2**20:.0f} MiB" if budget else " MiB")
+
+
+def _places(view: dict[str, Any]) -> str:
+    """Return from where reading can go on, which `_segments` marks where that begins a file."""
+    count = len(view["checkpoints"])
+    marked = {segment["start"] for segment in view["segments"]} & set(view["checkpoints"])
+    return f"Reading can go on from {count:,} place{'s' * (count != 1)} in them" + (
+        ", those in front of a file marked with *." if marked else "."
+    )
 
 
 def _segments(view: dict[str, Any]) -> Table:

@@ -15,7 +15,7 @@ from qcn_indexer.files import NotAFileError, TooLongError
 from qcn_indexer.languages import language_of
 from qcn_indexer.open_files import withheld
 from qcn_indexer.secrets import looks_secret
-from qcn_indexer.walk import Found, walk
+from qcn_indexer.walk import Found, Skipped, walk
 
 from qcn_lsp.commands.complete import workspace_of
 from qcn_lsp.commands.console import make_console, progress_on
@@ -275,6 +275,8 @@ def _files(path: Path) -> Iterator[tuple[Path, PurePosixPath]]:
         yield root, below
         return
     for one in walk(root, [below]):
+        if isinstance(one, Skipped) and one.unread:
+            raise CommandError(f"{root / one.path}: {one.reason}")
         if isinstance(one, Found) and language_of(one.path.name) in languages():
             yield root, one.path
 

@@ -48,6 +48,7 @@ async def scan(paths: Sequence[Path], show: Show | None = None) -> Report:
     skipped: list[tuple[str, str]] = []
     failed: list[tuple[str, str]] = []
     files = list(dict.fromkeys(_files(paths, skipped, failed)))
+    named = frozenset(paths)
     scanned: dict[Path, ScannedFile] = {}
     left = iter(enumerate(files))
 
@@ -65,7 +66,8 @@ async def scan(paths: Sequence[Path], show: Show | None = None) -> Report:
         name = _name(path)
         read = read_text(path, with_secrets=True)
         if not isinstance(read, Text):
-            skipped.append((name, read.reason))
+            asked_for = path in named and read.reason != EMPTY_FILE
+            (failed if read.unread or asked_for else skipped).append((name, read.reason))
             return
         try:
             found = await process.scan(read.text, language_of(path.name) or "")
@@ -85,16 +87,23 @@ def _files(
 ) -> Iterator[Path]:
     """Yield the files to scan; those named themselves whatever any ignore rule says."""
     for path in paths:
-        if path.is_dir():
+        try:
+            path.lstat()
+            is_folder = path.is_dir()
+        except OSError as error:
+            gone = isinstance(error, FileNotFoundError | NotADirectoryError)
+            why = "there is no such file or folder"
+            failed.append((str(path), why if gone else f"it cannot be read: {error.strerror}"))
+            continue
+        if is_folder:
             for item in walk(path):
                 if isinstance(item, Found):
                     yield path / item.path
                 elif isinstance(item, Skipped) and item.reason != EMPTY_FILE:
-                    skipped.append((_name(path / item.path), item.reason))
-        elif os.path.lexists(path):
-            yield path
+                    told = failed if item.unread else skipped
+                    told.append((_name(path / item.path), item.reason))
         else:
-            failed.append((str(path), "there is no such file or folder"))
+            yield path
 
 
 def _name(path: Path) -> str:

@@ -61,7 +61,7 @@ MOST_LOOKED_AT = 32
 
 NOTHING_KEPT = (
     "{problem}. All works without; the next engine reads the workspace anew. Set XDG_CACHE_HOME to "
-    "a folder that you can write to, or qcn.context.diskMiB to 0."
+    "a folder that you can write to and that has room, or qcn.context.diskMiB to 0."
 )
 
 

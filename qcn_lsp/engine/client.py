@@ -130,7 +130,8 @@ class HttpClient:
             ) as response:
                 yield response
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
-            raise Unreachable(f"{self.name} cannot be reached ({_reason(error)}).") from error
+            unreachable = f"{self.name} cannot be reached ({_reason(error)}): check that it runs."
+            raise Unreachable(unreachable) from error
         except httpx.TimeoutException as error:
             limit = patience.read
             raise NoAnswer(f"{self.name} did not answer within {limit:g} seconds.") from error

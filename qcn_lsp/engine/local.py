@@ -124,7 +124,10 @@ class LocalEngine:
         try:
             health = await engine_health(client)
             if health is None:
-                raise EngineUnavailable(f"Something that is not our engine answers at {address}.")
+                raise EngineUnavailable(
+                    f"Something that is not our engine answers at {address}: end it, or name "
+                    "another address."
+                )
             if await self._keep(client, health):
                 return client
         except (Unreachable, ConnectionLost):

@@ -8,6 +8,7 @@ from asyncio.subprocess import PIPE, Process
 from contextlib import suppress
 
 from qcn_lsp.scan.finding import Finding
+from qcn_lsp.scan.scanner import LONGEST
 from qcn_lsp.scan.worker import read
 
 logger = logging.getLogger(__name__)
@@ -31,9 +32,13 @@ class ScanProcess:
 
     async def scan(self, text: str, language: str) -> tuple[Finding, ...]:
         """Return the findings of a text; raises `ScanFailed`."""
+        if len(text) > LONGEST:  # what the scanner would say, without a copy sent at each keystroke
+            return ()
         question = json.dumps({"language": language, "text": text}).encode("ascii") + b"\n"
         async with self._turn:
-            process = self._process or await self._start()
+            process = self._process
+            if process is None or process.returncode is not None:  # killed while nobody asked it
+                process = await self._start()
             try:
                 async with asyncio.timeout(self._seconds):
                     answer = await _ask(process, question)

@@ -24,6 +24,7 @@ def test_the_version_is_the_packages() -> None:
         ("engine", "explode"),
         ("complete",),
         ("doctor", "--no-such-option"),
+        *[("bench", "--lengths", tokens) for tokens in ("many", "0", "-1")],
         *[("engine", "start", "--port", port) for port in ("many", "0", "65536", "-1", "9" * 5000)],
     ],
 )

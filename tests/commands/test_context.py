@@ -52,6 +52,10 @@ def test_it_shows_what_is_read_and_why_the_rest_is_not(runtime: Path, shop: Path
     assert "lib/prices.py" in done.stdout
     assert "edited lately, imported by many" in done.stdout
     assert "MiB in memory" in done.stdout
+    places = f"Reading can go on from {len(view['checkpoints'])} places in them, those in front of"
+    assert places in " ".join(done.stdout.split())
+    marks = [line.split()[2] for line in done.stdout.splitlines() if line.startswith(" *")]
+    assert marks == [one["path"] for one in segments if one["start"] in view["checkpoints"]] != []
     [row] = [line.split() for line in done.stdout.splitlines() if _is_refresh(line)]
     assert row[0] == f"{view['tokens']:,}"  # all was known already
     assert row[2] == "0"  # and nothing read

@@ -252,3 +252,14 @@ def test_what_stands_before_a_file_that_cannot_be_read_is_fixed(
     assert main(["fix", str(source.parent), "--apply"]) == 1
     assert "not UTF-8" in capsys.readouterr().err
     assert source.read_text() == FIXED
+
+
+def test_a_folder_that_cannot_be_read_is_told(
+    source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    closed = source.parent / "zz"
+    closed.mkdir()
+    (closed / ".gitignore").write_text("a/**/b/**/c/**/d/**/e\n")  # too costly to follow
+    assert main(["fix", str(source.parent), "--apply"]) == 1
+    assert f"qcn: {closed}: its rules in" in capsys.readouterr().err
+    assert source.read_text() == FIXED

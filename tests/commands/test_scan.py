@@ -96,6 +96,54 @@ def test_wrong_usage_and_what_cannot_be_scanned_have_codes_of_their_own(shop: Pa
     assert "lib/run.py:5:10: error:" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [(b"x = 1\n" * 50_000, "it is longer than 256 KiB"), (b"\0", "it is binary")],
+)
+def test_a_file_that_is_named_and_not_scanned_is_no_clean_bill(
+    shop: Path, content: bytes, why: str
+) -> None:
+    (shop / "named.py").write_bytes(content)
+    (shop / "empty.py").touch()
+    done = qcn("scan", "named.py", "empty.py", cwd=shop)
+    assert (done.returncode, done.stderr) == (3, f"qcn: named.py was not scanned: {why}\n")
+    assert qcn("scan", "empty.py", cwd=shop).returncode == 0
+
+
+def test_what_cannot_be_read_is_no_clean_bill(shop: Path) -> None:
+    (shop / "lib" / ".gitignore").write_text("a/**/b/**/c/**/d/**/e\n")  # too costly to follow
+    done = qcn("scan", "--format", "json", cwd=shop)
+    assert done.returncode == 3
+    assert "qcn: lib was not scanned: its rules in lib/.gitignore cannot be read" in done.stderr
+    assert [one["path"] for one in json.loads(done.stdout)["failed"]] == ["lib"]
+    assert qcn("scan", "lib", cwd=shop).returncode == 3
+
+
+@pytest.mark.parametrize(
+    ("closed", "asked"),
+    [
+        ("lib", "."),
+        ("lib", "lib"),
+        ("lib", "lib/run.py"),
+        ("lib/run.py", "."),
+        ("page.js", "page.js"),
+    ],
+)
+def test_what_the_system_does_not_let_it_read_is_no_clean_bill(
+    shop: Path, closed: str, asked: str
+) -> None:
+    (shop / closed).chmod(0)
+    try:
+        if os.access(shop / closed, os.R_OK):
+            pytest.skip("no mode keeps this user out")
+        done = qcn("scan", asked, cwd=shop)
+    finally:
+        (shop / closed).chmod(0o755)
+    assert done.returncode == 3
+    assert f"qcn: {closed if asked == '.' else asked} was not scanned: " in done.stderr
+    assert "Permission denied" in done.stderr
+
+
 def test_the_text_says_where_what_and_why(shop: Path) -> None:
     done = qcn("scan", cwd=shop)
     assert done.returncode == 1

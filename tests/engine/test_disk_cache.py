@@ -481,6 +481,19 @@ def test_a_text_larger_than_the_budget_is_kept_as_far_as_it_fits(
     assert refresh(opened(disk=sizes(root), salt=b"another"), TEXT, KEEP).restored == BLOCK
 
 
+def test_where_not_even_the_shortest_text_fits_the_cache_is_off_and_says_why(
+    opened: Callable[..., Loaded], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = shutil.disk_usage(root.parent)._replace(free=4096)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: full)
+    session = opened(disk=None)
+    refresh(session, TEXT, KEEP)
+    flush(session)
+    assert not disk_of(session).on
+    assert "at most 0 KiB may be taken there" in str(disk_of(session).problem)
+    assert not files_of(root)
+
+
 def test_what_nobody_has_used_for_a_month_goes(opened: Callable[..., Loaded], root: Path) -> None:
     for salt in (b"", b"another"):
         session = opened(salt=salt)

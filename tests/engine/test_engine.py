@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import shutil
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from qcn_inference.service.app import create_app
 from qcn_inference.service.engine import CacheBudgets, Engine, EngineState
 from qcn_inference.service.errors import ApiError
 from qcn_inference.state_cache import Reading, StateCache
+from safetensors.torch import load_file, save_file
 
 SECRET = "text of the user's"
 
@@ -78,6 +80,21 @@ async def test_a_failure_of_the_models_thread_is_told_and_nobody_waits(
         await complete(engine)
     async with client_of(engine) as client:
         assert "restart it" in (await client.get("/health")).json()["error"]
+
+
+@pytest.mark.parametrize("name", ["lm_head.weight", "model.layers.1.mlp.gate.weight"])
+async def test_weights_that_give_no_numbers_are_told_before_anything_is_asked(
+    name: str, model_folder: Path, tmp_path: Path
+) -> None:
+    damaged = shutil.copytree(model_folder, tmp_path / "damaged")
+    tensors = load_file(damaged / "model.safetensors")
+    tensors[name][-1, -1] = float("nan")
+    save_file(tensors, damaged / "model.safetensors")
+    engine = await ready_engine(damaged)
+    assert engine.state is EngineState.ERRORED
+    assert str(damaged) in str(engine.error)
+    assert "no finite numbers" in str(engine.error)
+    await asyncio.to_thread(engine.close)
 
 
 def prefills_raise(engine: Engine, monkeypatch: pytest.MonkeyPatch, *raised: Exception) -> None:

@@ -148,7 +148,7 @@ def test_a_folder_that_cannot_be_read_does_not_end_the_walk(
 
     monkeypatch.setattr(os, "scandir", refuse)
     assert next(iter(walk(root))) == Skipped(
-        PurePosixPath("a"), "it cannot be read: Permission denied"
+        PurePosixPath("a"), "it cannot be read: Permission denied", unread=True
     )
     assert found(root) == ["b/x.py"]
 

@@ -58,6 +58,36 @@ class TestFolder:
     def test_that_is_missing(self, tmp_path: Path) -> None:
         refused(tmp_path / "nowhere", "", "no such folder")
 
+    def test_that_is_a_file(self, tmp_path: Path) -> None:
+        (tmp_path / MODEL).touch()
+        refused(tmp_path / MODEL, "", "is no folder; expected a checkpoint")
+
+    @pytest.mark.parametrize("named", [".", "model-Q4_K_M.gguf"])
+    def test_that_is_or_holds_a_gguf(self, named: str, tmp_path: Path) -> None:
+        gguf = tmp_path / "model-Q4_K_M.gguf"
+        gguf.touch()
+        with pytest.raises(CheckpointError, match=rf"qcn models convert {re.escape(str(gguf))} "):
+            load_model(tmp_path / named)
+
+    @pytest.mark.parametrize("file", ["config.json", MODEL])
+    def test_with_a_file_that_may_not_be_read(
+        self,
+        file: str,
+        tensors: dict[str, Tensor],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        folder = write_checkpoint(tmp_path, CONFIG, tensors)
+        opened = Path.open
+
+        def refuse(path: Path, *arguments: Any, **named: Any) -> Any:
+            if path == folder / file:  # the tests may run as root, whom no mode keeps out
+                raise PermissionError(13, "Permission denied", str(path))
+            return opened(path, *arguments, **named)
+
+        monkeypatch.setattr(Path, "open", refuse)  # Path.read_text opens with it, too
+        refused(folder, file, r"cannot be read \(Permission denied\)")
+
     def test_without_config(self, tmp_path: Path) -> None:
         refused(tmp_path, "config.json", "no such file")
 

@@ -7,7 +7,7 @@ import pytest
 from deadlines import DEADLINE_SECONDS
 
 from qcn_lsp.scan.process import ScanFailed, ScanProcess
-from qcn_lsp.scan.scanner import scan_text
+from qcn_lsp.scan.scanner import LONGEST, scan_text
 from qcn_lsp.scan.worker import read, written
 
 TEXT = "import hashlib\nx = '\U0001f600\u2028'; hashlib.md5(x)\nimport yaml\nyaml.load(x)\n"
@@ -43,6 +43,12 @@ async def test_a_text_that_takes_too_long_is_given_up_and_the_next_is_scanned() 
         await process.close()
 
 
+async def test_a_text_that_is_too_long_is_not_sent() -> None:
+    process = ScanProcess()
+    assert await process.scan("eval(x)\n" + "#" * LONGEST, "python") == ()
+    assert process._process is None
+
+
 async def test_whoever_gives_up_leaves_no_answer_for_the_next() -> None:
     process = ScanProcess(seconds=DEADLINE_SECONDS)
     try:
@@ -57,16 +63,21 @@ async def test_whoever_gives_up_leaves_no_answer_for_the_next() -> None:
         await process.close()
 
 
-async def test_one_that_ended_is_replaced() -> None:
+@pytest.mark.parametrize("asked", [False, True])
+async def test_one_that_ended_is_replaced(asked: bool) -> None:
+    """Only the text that it was working on, if any, has no findings: it may be the cause."""
     process = ScanProcess(seconds=DEADLINE_SECONDS)
     try:
         await process.scan("", "python")
         running = process._process
         assert running is not None
+        lost = asyncio.ensure_future(process.scan(ENDLESS, "python")) if asked else None
+        await asyncio.sleep(0)  # until it has been asked
         running.kill()
         await running.wait()
-        with pytest.raises(ScanFailed, match="broke off"):
-            await process.scan(TEXT, "python")
+        if lost is not None:
+            with pytest.raises(ScanFailed, match="broke off"):
+                await lost
         assert await process.scan(TEXT, "python") == scan_text(TEXT, "python")
     finally:
         await process.close()

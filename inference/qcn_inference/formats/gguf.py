@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qcn_inference.errors import CheckpointError
+from qcn_inference.errors import CheckpointError, unreadable
 from qcn_inference.formats.gguf_blocks import TYPES, TensorType
 
 MAGIC = b"GGUF"
@@ -111,7 +111,9 @@ class _Reader:
             with path.open("rb") as file:
                 # Copy-on-write, because torch takes no read-only memory; nothing writes to it.
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        except (OSError, ValueError) as error:  # ValueError: an empty file
+        except OSError as error:
+            raise unreadable(path, error) from error
+        except ValueError as error:  # an empty file
             raise CheckpointError(path, f"cannot be read ({error})", DOWNLOAD_AGAIN) from error
 
     def read(self) -> tuple[dict[str, Any], dict[str, Place]]:

@@ -499,7 +499,7 @@ class Engine:
         return model
 
     def _make_ready(self, device: "torch.device", model: "Model") -> None:
-        """Give a model memory for states, as much as leaves enough for its work."""
+        """Give a model memory for states, as much as leaves enough for its work, and try it."""
         from qcn_inference import device as devices
 
         room = devices.room_for_states(device, devices.working_bytes(model.config))
@@ -511,6 +511,23 @@ class Engine:
             model.warm_up()  # here, since another program may have taken what was left for work
 
         devices.take_most(room, take)
+        self._try(model)
+
+    def _try(self, model: "Model") -> None:
+        """Refuse weights that give no numbers: they would answer all the same, with anything.
+
+        Two tokens show it of all layers and the head, but not of the experts that they pass by.
+        """
+        import torch
+
+        logits = model.prefill([0, 0], model.new_state())
+        if not torch.isfinite(logits).all():
+            raise CheckpointError(
+                self.folder,
+                "what the model computes are no finite numbers: its weights are damaged, or not "
+                "those of its config.json",
+                "Download them again; compare their checksums with the publisher's",
+            )
 
     def _most_of(self, device: "torch.device") -> int | None:
         """Bytes that may be taken of a GPU in all; None: what is free."""
