@@ -53,6 +53,7 @@ _GENERATED = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _HEADER_LINES = 12
+BINARY = "it is binary"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ def _decoded(content: bytes) -> tuple[str, str] | Unfit:
                 else (text, encoding)
             )
     if b"\0" in content:
-        return Unfit("it is binary")
+        return Unfit(BINARY)
     head = content[:_HEAD]
     declared = next((found[1].decode() for shape in _DECLARED if (found := shape.search(head))), "")
     # What is UTF-8 beyond ASCII is so by no accident, and a sample in it may declare anything. An
@@ -139,7 +140,7 @@ def _unfit(text: str) -> str | None:
     if not text.strip():
         return "it is empty"
     if "\0" in text:
-        return "it is binary"
+        return BINARY
     long = sum(len(line) for line in text.split("\n") if len(line) > LONG_LINE)
     if 2 * long > len(text):
         return f"minified, or data: most of it stands in lines of over {LONG_LINE} characters"

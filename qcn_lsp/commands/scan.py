@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from qcn_indexer.languages import language_of
-from qcn_indexer.read import Text, read_text
+from qcn_indexer.read import BINARY, Text, read_text
 from qcn_indexer.walk import EMPTY_FILE, Found, Skipped, walk
 
 from qcn_lsp.commands.console import Show, make_console, progress_on
@@ -66,8 +66,8 @@ async def scan(paths: Sequence[Path], show: Show | None = None) -> Report:
         name = _name(path)
         read = read_text(path, with_secrets=True)
         if not isinstance(read, Text):
-            asked_for = path in named and read.reason != EMPTY_FILE
-            (failed if read.unread or asked_for else skipped).append((name, read.reason))
+            missed = read.unread or (path in named and not _is_no_source(path, read.reason))
+            (failed if missed else skipped).append((name, read.reason))
             return
         try:
             found = await process.scan(read.text, language_of(path.name) or "")
@@ -80,6 +80,11 @@ async def scan(paths: Sequence[Path], show: Show | None = None) -> Report:
     await asyncio.gather(*(work() for _ in range(workers)))
     in_order = [scanned[path] for path in files if path in scanned]
     return Report(in_order, skipped, failed, metadata.version("qcn-lsp"))
+
+
+def _is_no_source(path: Path, reason: str) -> bool:
+    """Whether a file is left out because it holds none: `qcn scan *` may meet a picture."""
+    return reason == EMPTY_FILE or (reason == BINARY and language_of(path.name) is None)
 
 
 def _files(

@@ -107,7 +107,8 @@ def test_a_file_that_is_named_and_not_scanned_is_no_clean_bill(
     (shop / "empty.py").touch()
     done = qcn("scan", "named.py", "empty.py", cwd=shop)
     assert (done.returncode, done.stderr) == (3, f"qcn: named.py was not scanned: {why}\n")
-    assert qcn("scan", "empty.py", cwd=shop).returncode == 0
+    (shop / "picture.png").write_bytes(b"\x89PNG\0")
+    assert qcn("scan", "empty.py", "picture.png", cwd=shop).returncode == 0
 
 
 def test_what_cannot_be_read_is_no_clean_bill(shop: Path) -> None:
