@@ -27,6 +27,7 @@ test-long: $(VENV)/.ready-test ## the long property tests with their full counts
 	OMP_NUM_THREADS=1 QCN_TEST_FULL=1 $(BIN)/python -m pytest -n 2 -m long --timeout 3600
 
 # Kernels are compiled by as many processes at once as GPU_WORKERS says, 5 GB of the GPU for each.
+# They share the cores: with a thread for each in all of them, threads would wait for each other.
 # A test that hangs is ended soon, its process with it, and the others go on; each is named as it
 # ends, for whoever has to stop them in the middle.
 GPU_TESTS = -m pytest -v -m gpu -n $(GPU_WORKERS) --dist worksteal --timeout 240 --timeout-method thread \
@@ -36,11 +37,11 @@ GPU_WORKERS := 2
 
 ifeq ($(wildcard $(WHEELS)/*.whl),)
 gpu: $(VENV)/.ready-test ## what only a GPU shows
-	$(BIN)/python $(GPU_TESTS)
+	OMP_NUM_THREADS=2 $(BIN)/python $(GPU_TESTS)
 else # carried to a machine without a network, whose Python has torch and triton
 gpu:
 	$(PYTHON) -m pip install -q --no-index --no-deps --no-compile --upgrade --target build/carried $(WHEELS)/*.whl
-	PYTHONPATH=$(subst $() ,:,$(addprefix $(CURDIR)/,build/carried indexer inference kernels .)) $(PYTHON) $(GPU_TESTS)
+	OMP_NUM_THREADS=2 PYTHONPATH=$(subst $() ,:,$(addprefix $(CURDIR)/,build/carried indexer inference kernels .)) $(PYTHON) $(GPU_TESTS)
 endif
 
 # For such a machine: what those tests import beside torch, triton and transformers with what they

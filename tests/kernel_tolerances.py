@@ -36,6 +36,7 @@ INTERPRETED = {
     # Where a value between the two products lies on the border of two e4m3 codes, the reference
     # may take the other: one of 128 values of a token is then up to 2^-3 off. Else 5e-7 was seen.
     "moe_e4m3": 3e-2,
+    "offloaded_step": 1e-5,  # 6e-7 (20), of a model's logits: sums in another order
 }
 # On hardware operands of matrix products are rounded to bf16, 2^-9 each. The bounds are at least
 # twice what fp16 operands, 8 times finer, cost under the interpreter, times 8.
@@ -72,6 +73,9 @@ ON_HARDWARE = {
     # As interpreted, and more often: tensor cores cut sums off at 14 bits, which is 2.3e-4 of them.
     # Computed so on the CPU: 4.8e-2 at most in 1,417 draws of one token, 4.3e-2 in 85 of 53.
     "moe_e4m3": 8e-2,
+    # As interpreted, 4e-7, unless an operand of attention falls on the other side of a border of
+    # bf16: one that does costs 4e-5 to 2e-4 (80). Experts with each other's weights: 5e-1.
+    "offloaded_step": 1e-3,
 }
 # Root mean square of the difference of a whole model's logits from transformers' in fp32, against
 # their standard deviation; three layers. Seen under the interpreter: 2e-6, and 2.3 % in bf16, where

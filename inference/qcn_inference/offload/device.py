@@ -76,6 +76,8 @@ class CudaDevice:
         self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         # The slots' memory may have been that of tensors which are still being written.
         self._copies.wait_stream(torch.cuda.current_stream(device))
+        for part in self.slots.parts:  # nor is it others' memory while a copy to it is under way
+            part.record_stream(self._copies)
 
     def copy(self, host: Experts, expert: int, slot: int, after: Event | None) -> Event:
         """Begin to copy one expert to a slot."""

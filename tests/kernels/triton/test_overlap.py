@@ -270,7 +270,8 @@ def chain(x: Tensor, weights: tuple[Tensor, ...], overlaps: bool) -> Tensor:
         products()
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Of this thread alone: another may be taking pinned memory.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             products()
         for _ in range(3):
             graph.replay()
