@@ -77,14 +77,20 @@ ON_HARDWARE = {
     # bf16: one that does costs 4e-5 to 2e-4 (80). Experts with each other's weights: 5e-1.
     "offloaded_step": 1e-3,
 }
-# Root mean square of the difference of a whole model's logits from transformers' in fp32, against
-# their standard deviation; three layers. Seen under the interpreter: 2e-6, and 2.3 % in bf16, where
-# the CPU's way has 1.6 % (2^-8 for each of the products a token passes through, added as squares):
-# the interpreter cuts off what the CPU rounds. Activations in e4m3 are rounded by up to 2^-4, in
-# front of every product: 15 % was seen. Whether scales are in their places is told in fp32.
+# How far a token's logits of a whole model are from transformers' in fp32, as root mean square
+# against the standard deviation of all: of the token in the middle; three layers. Seen under the
+# interpreter: 2e-6, and 2.3 % in bf16, where the CPU's way has 1.6 % (2^-8 for each of the products
+# a token passes through, added as squares): the interpreter cuts off what the CPU rounds.
+# Activations in e4m3 are rounded by up to 2^-4, in front of every product: 15 % was seen. Whether
+# scales are in their places is told in fp32.
 MODEL_INTERPRETED = {torch.float32: 1e-4, torch.bfloat16: 6e-2, torch.float8_e4m3fn: 3e-1}
-# On hardware operands of attention and of the delta rule are bf16 in either case.
+# On hardware operands of attention, of the delta rule and of experts are bf16 in either case. Where
+# the interpreter was made to round them so: 1.1e-2 (24). A mixer that is a tenth off: 2.1e-2 to
+# 1e-1.
 MODEL_ON_HARDWARE = {torch.float32: 2e-2, torch.bfloat16: 3e-2, torch.float8_e4m3fn: 3e-1}
+# Of all tokens together, where that is more. One whose numbers nearly cancel is rounded more than
+# others: of 60 draws one was 2.3e-2 off. One token of 73 that is wrong makes it 1.2e-1.
+MODEL_IN_ALL = 1e-1
 STORED = {
     torch.float32: 0.0,
     # One unit in the last place, of which 0.9 were seen, and more than one there cannot be: the
@@ -105,5 +111,6 @@ def assert_model_agrees(got: Tensor, want: Tensor, dtype: torch.dtype, *, hardwa
     """Compare a whole model's logits, its products in `dtype`, with those in fp32."""
     assert got.shape == want.shape
     allowed = (MODEL_ON_HARDWARE if hardware else MODEL_INTERPRETED)[dtype]
-    error = (got.cpu() - want).square().mean().sqrt() / want.std()
-    assert error < allowed
+    error = (got.cpu() - want).square().mean(-1).sqrt() / want.std()
+    assert error.median() < allowed
+    assert error.square().mean().sqrt() < (max(allowed, MODEL_IN_ALL) if hardware else allowed)
