@@ -55,8 +55,9 @@ for wanted in $parts; do
 	bench) part bench 150 $bench "$model" --lengths 8192 131072 260000 ;;
 	kernels) part kernels 80 env PYTHONPATH="$PYTHONPATH$peers" $python -m benchmarks.gpu_kernels ;;
 	waits) part waits 70 $bench "$model" --waits 131072 --tries 24 ;;
-	# A card of 24,564 MiB, of which CUDA takes some 500 for itself.
-	card) part card 110 $bench qwen3-coder-next-int4 --device-memory-mib 24000 --lengths 65536 ;;
+	# A card of 24,564 MiB, of which CUDA takes some 500 for itself. The short prompt first: if the
+	# long one is cut off, something is known.
+	card) part card 110 $bench qwen3-coder-next-int4 --device-memory-mib 24000 --lengths 8192 65536 ;;
 	lookup)
 		[ -f $texts ] || $python -m benchmarks.gpu_lookup write $texts 2>>"$out/log"
 		part lookup 80 $python -m benchmarks.gpu_lookup measure $texts --synthetic "$model"
