@@ -10,9 +10,11 @@ LATENCIES = 60  # of the last completions: a minute or two of typing
 class Tally:
     """Suggestions since the server's start, by what the client says became of them.
 
-    `milliseconds`: how long the engine's last answers took.
+    `milliseconds`: how long the engine's last answers took. `refused`: why the last request for a
+    suggestion was not taken to the model (a secret, an excluded language), without the file's text.
     """
 
     accepted: int = 0
     rejected: int = 0
     milliseconds: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCIES))
+    refused: str | None = None

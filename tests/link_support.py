@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import socket
 import tempfile
@@ -99,7 +100,7 @@ def standin(runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S
     (package / "__main__.py").write_text(
         f"import runpy\nrunpy.run_path({str(STANDIN)!r}, run_name='__main__')\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(package.parent))
+    monkeypatch.setenv("PYTHONPATH", str(package.parent), prepend=os.pathsep)
     return StandInModel(tmp_path / "model")
 
 

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 LEAST_CAPABILITY = (8, 0)
 """Of our kernels: tensor cores with bf16, asynchronous copies."""
 CPU = torch.device("cpu")
-USE_CPU = 'or set "qcn.engine.device" to "cpu"'
+USE_CPU = 'or set "qcn.engine.device" to "cpu" (of commands: --device cpu)'
 SPARE_BYTES = 512 << 20
 """For what nobody counts: workspaces of libraries, graphs, fragments."""
 STATES_UNDER_WAY = 4

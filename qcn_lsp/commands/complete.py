@@ -26,7 +26,7 @@ class Spot:
 
 
 def run(place: str, options: Mapping[str, Any], *, as_json: bool) -> int:
-    """Print the suggestion at `place`; where there is none, say so on stderr.
+    """Print the suggestion at `place`; where there is none, say so and why on stderr.
 
     `options` are settings for the language server.
     """
@@ -40,13 +40,14 @@ def run(place: str, options: Mapping[str, Any], *, as_json: bool) -> int:
             "line": spot.line,
             "column": spot.column,
             "suggestion": suggestion.text,
+            "reason": suggestion.reason,
             "milliseconds": round(suggestion.milliseconds, 1),
         }
         print(json.dumps(answer, ensure_ascii=False))
     elif suggestion.text is not None:
         print(suggestion.text)
     else:
-        print("no suggestion", file=sys.stderr)
+        print(f"no suggestion: {suggestion.reason}", file=sys.stderr)
     return 0
 
 

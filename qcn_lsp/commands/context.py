@@ -45,9 +45,12 @@ def run(path: Path | None, tokens: int, *, as_json: bool) -> int:
 def purge(path: Path | None, *, as_json: bool) -> int:
     """Have all that was ever read of the repository at `path` forgotten, and removed from disk.
 
-    Where no engine runs, none is started for it: then only the disk holds anything.
+    Where no engine runs, none is started for it: then only the disk holds anything. A folder that
+    is gone goes by its name; raises `CommandError` where nothing is kept under that.
     """
-    root = folder_at(path)
+    root = (path or Path.cwd()).resolve()
+    if not (is_gone := not root.exists()):
+        folder_at(root)
     repo = repository_name(root)
     purged = asyncio.run(_purge_engines(repo))
     if purged is None:
@@ -59,6 +62,8 @@ def purge(path: Path | None, *, as_json: bool) -> int:
             raise CommandError(done.stderr.strip())
         purged = Purged(contexts=0, files=int(done.stdout))
     forget_given(root)
+    if is_gone and purged == Purged(contexts=0, files=0):
+        raise CommandError(_nothing_of(root, repo))
     if as_json:
         print(json.dumps({"repo": repo, "contexts": purged.contexts, "files": purged.files}))
     else:
@@ -67,6 +72,17 @@ def purge(path: Path | None, *, as_json: bool) -> int:
             f"{purged.contexts}, files removed: {purged.files}."
         )
     return 0
+
+
+def _nothing_of(root: Path, repo: str) -> str:
+    import platformdirs
+
+    kept = platformdirs.user_cache_path("qcn", appauthor=False) / "contexts"
+    return (
+        f"there is no folder {root}, and nothing is kept of a repository named {repo}. What was "
+        "read in a linked work tree is kept under the name of its main one's folder: name that. To "
+        f"remove what is kept of all repositories: qcn engine stop, then remove {kept}"
+    )
 
 
 async def _purge_engines(repo: str) -> Purged | None:

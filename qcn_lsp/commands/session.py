@@ -42,10 +42,11 @@ class ServerStatus:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """What was suggested after the cursor (None: nothing), and how long it took."""
+    """What was suggested after the cursor (None: nothing, for a reason), and how long it took."""
 
     text: str | None
     milliseconds: float
+    reason: str | None = None
 
 
 class EditorSession:
@@ -130,8 +131,12 @@ class EditorSession:
             if text is None and self.status.kind != "Normal":
                 raise CommandError(self.status.message)
             if text is not None or not self.status.busy:
-                return Suggestion(text, took)
+                return Suggestion(text, took, await self._why_none() if text is None else None)
             await self._until_not_busy()
+
+    async def _why_none(self) -> str:
+        state = await self.ask("qcn/state", {})
+        return state["completions"]["refused"] or "the model offers nothing that fits here"
 
     async def offered(self, uri: str, line: int, column: int) -> str | None:
         """Ask once, as an editor does by itself while one types; None where nothing is offered."""

@@ -206,8 +206,19 @@ class HttpClient:
             target = response.headers.get("location", "elsewhere")
             text = f"{self.name} redirects to {target}: set `engine.url` to the final address."
         else:
-            text = f"{self.name} answered HTTP {status}" + (f": {said}" if said else ".")
+            remedy = _REMEDIES.get(status, _FAILED if status >= 500 else _REFUSED)
+            reason = f": {said.rstrip('.')}" if said else ""
+            text = f"{self.name} answered HTTP {status}{reason}. {remedy}"
         return Refused(text, status)
+
+
+_REFUSED = "Its own log may say more."
+_FAILED = "Its own log may say why; try again later, or set `engine.url` to another server."
+_REMEDIES = {
+    429: "It is asked too often: try again later, or set `engine.url` to another server.",
+    501: "It does not do what is asked: set `engine.url` to a server that is OpenAI-compatible.",
+}
+"""By HTTP status; of the others, by whose fault it is."""
 
 
 async def load_http_library() -> None:

@@ -183,11 +183,12 @@ class EngineLink:
             return str(error)  # another request has already seen it
         await self._drop(completer)
         message = str(error)
-        if isinstance(error, ConnectionLost):
-            self._failures.record()
-            words = self._source.last_words() if self._source else ""
-            message = f"{message} Its log ends:\n{words}" if words else message
         self._set(EngineStatus(EngineState.EXITED, message, completer.model))
+        if isinstance(error, ConnectionLost) and self._source is not None:
+            self._failures.record()
+            message += await self._source.ending()
+            if self.status.state is EngineState.EXITED:  # no other request has started it anew
+                self._set(EngineStatus(EngineState.EXITED, message, completer.model))
         return message
 
     async def _ready(self) -> Completer:

@@ -42,6 +42,7 @@ from qcn_lsp.engine.process import (
     EngineOptions,
     EngineProcess,
     engine_command,
+    killed_note,
     last_lines,
     log_path,
     require_engine_packages,
@@ -65,6 +66,7 @@ ANSWER_SECONDS = 30.0  # from the start of the process until it answers /health:
 LEAVE_SECONDS = 10.0
 LOADING_SECONDS = 60.0  # an engine deep in reading a file may keep its event loop waiting
 LOCK_SECONDS = ANSWER_SECONDS + LEAVE_SECONDS + 5.0
+END_SECONDS = 1.0  # from the end of an engine's connections until its exit code is known
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
 
 
@@ -109,11 +111,16 @@ class LocalEngine:
             raise
         return OwnEngine(client, health.model, infills=health.infills)
 
-    def last_words(self) -> str:
-        """Return the end of the engine's log, of the part this process started if it did."""
-        if self._process is not None:
-            return self._process.last_words()
-        return last_lines(log_path(self._key))
+    async def ending(self) -> str:
+        """Return what is known of the engine's end, to be added to a message.
+
+        That is whether it was killed, if this process started it, and how its log ends.
+        """
+        if (process := self._process) is not None:
+            async for _ in _pauses(END_SECONDS):
+                if (code := process.exit_code()) is not None:
+                    return killed_note(code) + self._log_note()
+        return self._log_note()
 
     async def _find_usable(self, directory: Path) -> HttpClient | None:
         """Return a client of an engine that is up and may be used; None when one must start."""
@@ -129,6 +136,8 @@ class LocalEngine:
                     "another address."
                 )
             if await self._keep(client, health):
+                if self._process is not None and self._process.popen.pid != health.pid:
+                    self._process = None  # another window's has taken the place of ours
                 return client
         except (Unreachable, ConnectionLost):
             pass  # nobody there, or just leaving
@@ -202,7 +211,9 @@ class LocalEngine:
                         return client
                 if code is not None:
                     raise EngineUnavailable(
-                        f"The engine left with exit code {code} while starting." + self._log_note()
+                        f"The engine left with exit code {code} while starting."
+                        + killed_note(code)
+                        + self._log_note()
                     )
             raise EngineUnavailable(
                 f"The engine did not answer within {ANSWER_SECONDS:g} seconds." + self._log_note()
@@ -218,7 +229,7 @@ class LocalEngine:
                 health = await engine_health(client, seconds=LOADING_SECONDS)
             except (Unreachable, ConnectionLost) as error:
                 raise EngineUnavailable(
-                    "The engine ended while reading its model." + self._log_note()
+                    "The engine ended while reading its model." + await self.ending()
                 ) from error
             if health is None or health.state == "errored":
                 said = health.error if health else None
@@ -237,8 +248,9 @@ class LocalEngine:
         raise AssertionError("unreachable: the pauses do not end")
 
     def _log_note(self) -> str:
-        words = self.last_words()
-        return f" Its log, {log_path(self._key)}, ends:\n{words}" if words else ""
+        log = self._process.log if self._process else log_path(self._key)
+        words = self._process.last_words() if self._process else last_lines(log)
+        return f" Its log, {log}, ends:\n{words}" if words else ""
 
 
 async def dismiss(client: HttpClient, *, when: str) -> None:

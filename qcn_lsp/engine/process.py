@@ -26,6 +26,7 @@ from qcn_lsp.installation import install_command
 
 MAX_LOG_BYTES = 1 << 20
 LAST_LINES = 8
+KILLED = (-9, 128 + 9)  # SIGKILL, as Python and as a shell tells it
 ENGINE_PACKAGES = ("torch", "safetensors", "tokenizers", "starlette", "uvicorn")
 
 
@@ -44,6 +45,16 @@ class EngineProcess:
     def last_words(self) -> str:
         """Return the end of what this engine wrote to its log."""
         return last_lines(self.log, self.log_start)
+
+
+def killed_note(code: int | None) -> str:
+    """Say why the system may have killed an engine; nothing where it ended in another way."""
+    if code not in KILLED:
+        return ""
+    return (
+        " It was killed (SIGKILL), most likely because the machine ran out of memory: end other "
+        "programs, choose a smaller model, or lower `qcn.context.memoryMiB`."
+    )
 
 
 def missing_packages() -> list[str]:

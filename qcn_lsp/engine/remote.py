@@ -92,7 +92,7 @@ class RemoteEndpoint:
         logger.info("%s has no model %r; using %r", client.name, self._model, names[0])
         return str(names[0])
 
-    def last_words(self) -> str:
+    async def ending(self) -> str:
         """Return nothing: another machine's log is not ours to read."""
         return ""
 

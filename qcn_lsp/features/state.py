@@ -22,7 +22,7 @@ def state(server: "QcnServer") -> dict[str, Any]:
     """Answer with the status, the model, how full each root's context is, and the last completions.
 
     Tokens are counted as the engine counts them; a root that no completion was asked for in has
-    none yet.
+    none yet. `refused` says why the model was not asked for the last completion, null where it was.
     """
     tally = server.tally
     return {
@@ -37,5 +37,6 @@ def state(server: "QcnServer") -> dict[str, Any]:
             "accepted": tally.accepted,
             "rejected": tally.rejected,
             "milliseconds": list(tally.milliseconds),
+            "refused": tally.refused,
         },
     }

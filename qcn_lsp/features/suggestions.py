@@ -111,7 +111,8 @@ class Suggestions:
         """
         await self._server.settled()
         document, cursor = place.document, place.cursor
-        if reason := self._refusal(document, cursor):
+        self._server.tally.refused = reason = self._refusal(document, cursor)
+        if reason:
             logger.debug("nothing is offered in %s: %s", document.uri, reason)
             return ""
         await self._judge_others(document)

@@ -232,6 +232,7 @@ def test_a_shape_that_there_is_not_is_told_with_those_there_are(runtime: Path) -
     assert done.returncode == 1
     assert "qcn: there is no qwen9. There are qcn-nano-bf16, " in done.stderr
     assert "usage:" not in done.stderr
+    assert "measuring" not in done.stderr  # refused before
 
 
 def test_a_cap_on_a_gpus_memory_is_refused_where_there_is_none(runtime: Path) -> None:

@@ -33,7 +33,8 @@ def test_columns_count_characters_and_lines_end_as_in_editors(
     done = qcn("complete", f"{source}:3:13", "--json")
     answer = json.loads(done.stdout)
     assert answer.pop("milliseconds") > 0
-    assert answer == {"file": str(source), "line": 3, "column": 13, "suggestion": "answer"}
+    place = {"file": str(source), "line": 3, "column": 13}
+    assert answer == {**place, "suggestion": "answer", "reason": None}
     [event] = embedded.events("infill")
     assert event["body"]["input_prefix"].endswith('print("🙂é", ')
     assert event["body"]["input_suffix"] == "total(\n"
@@ -98,7 +99,31 @@ def test_where_nothing_is_suggested_stderr_says_so(runtime: Path, source: Path) 
     with endpoint() as model:
         model.answers["/v1/completions"] = JSONResponse({**COMPLETION, "choices": [nothing]})
         done = qcn("complete", f"{source}:3:19", "--engine-url", model.url)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "no suggestion\n")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == "no suggestion: the model offers nothing that fits here\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        (".env", "PASSWORD=hunter2", ".env is a usual name for secrets"),
+        ("deploy.py", "key = 'AKIAQ3EGRV2XLN5T7WZB' # hunter2", "it holds "),
+        ("data.js", "hunter2 " * 300, "the line is longer than 2000 characters"),
+    ],
+)
+def test_why_a_file_is_not_completed_in_is_told_without_its_text(
+    embedded: StandInModel, tmp_path: Path, name: str, text: str, reason: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    place = f"{tmp_path / name}:1:2"
+    done = qcn("complete", place)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.startswith(f"no suggestion: {reason}")
+    answer = json.loads(qcn("complete", place, "--json").stdout)
+    assert answer["suggestion"] is None
+    assert done.stderr == f"no suggestion: {answer['reason']}\n"
+    assert "hunter2" not in done.stderr
+    assert embedded.events("infill") == []
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,29 @@ def test_what_was_read_of_a_repository_can_be_purged(runtime: Path, shop: Path) 
     assert not list((runtime / "cache").rglob("*.state"))
     assert not list((runtime / "cache" / "qcn" / "given").iterdir())
     assert processes_of(runtime) == []
+
+
+def test_a_folder_that_is_gone_is_purged_by_its_name(runtime: Path, shop: Path) -> None:
+    described(shop)
+    assert qcn("engine", "stop").returncode == 0
+    files = list((runtime / "cache").rglob("*.state"))
+    assert files
+    shutil.rmtree(shop)
+    elsewhere = qcn("context", "purge", shop.parent / "shpo")
+    assert elsewhere.returncode == 1
+    assert "nothing is kept of a repository named shpo" in elsewhere.stderr
+    assert f"then remove {runtime}/cache/qcn/contexts\n" in elsewhere.stderr
+    assert list((runtime / "cache").rglob("*.state")) == files
+    done = qcn("context", "purge", shop, "--json")
+    assert json.loads(done.stdout) == {"repo": "shop", "contexts": 0, "files": len(files)}
+    assert not list((runtime / "cache").rglob("*.state"))
+    assert not list((runtime / "cache" / "qcn" / "given").iterdir())
+
+
+def test_a_file_is_no_repository_to_purge(shop: Path) -> None:
+    done = qcn("context", "purge", shop / "main.py")
+    assert done.returncode == 1
+    assert done.stderr.endswith("main.py is no folder\n")
 
 
 def test_work_trees_of_one_repository_share_what_is_equal(runtime: Path, shop: Path) -> None:

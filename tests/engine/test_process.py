@@ -1,5 +1,6 @@
 """The engine's process: its socket, its states, and how it leaves."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -8,14 +9,14 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
 import pytest
 from engine_support import DEADLINE_SECONDS, LONG_ANSWER, EngineProcess, engine_on, start_engine
 from qcn_inference.service.activity import Activity
-from qcn_inference.service.listen import is_loopback
+from qcn_inference.service.listen import AlreadyServed, is_loopback, unix_socket
 
 TOKEN = "0123456789abcdef"
 SECRET = "the_users_own_text"
@@ -96,7 +97,28 @@ def test_the_socket_is_its_users_alone(socket_path: Path, empty_folder: Path) ->
         status = socket_path.stat()
         assert stat.S_ISSOCK(status.st_mode)
         assert stat.S_IMODE(status.st_mode) == 0o600
-    assert not socket_path.exists()
+    assert list(socket_path.parent.glob(f"{socket_path.name}*")) == []  # nor its lock file
+
+
+def test_a_lock_file_that_is_removed_while_it_is_being_locked_lets_no_second_engine_in(
+    socket_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one in front leaves when this one has opened its file, and the next has begun."""
+    lock, flock = socket_path.with_name(f"{socket_path.name}.lock"), fcntl.flock
+
+    def overtaken(file: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        flock(file, how)
+        lock.unlink()
+        stack.enter_context(unix_socket(socket_path))
+
+    monkeypatch.setattr(fcntl, "flock", overtaken)
+    with ExitStack() as stack:
+        with pytest.raises(AlreadyServed), unix_socket(socket_path):
+            pass
+        assert socket_path.is_socket()
+        assert lock.exists()
+    assert not lock.exists()
 
 
 def test_a_model_that_cannot_be_loaded_is_told(socket_path: Path, empty_folder: Path) -> None:

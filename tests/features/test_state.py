@@ -26,7 +26,12 @@ async def test_the_state_tells_how_completions_went_and_begins_nothing(tmp_path:
             assert state["status"] == {"busy": False, "kind": "Normal", "message": ""}
             assert state["model"] == "scripted"
             assert state["roots"] == [{"uri": tmp_path.as_uri(), "name": tmp_path.name}]
-            assert state["completions"] == {"accepted": 0, "rejected": 0, "milliseconds": []}
+            assert state["completions"] == {
+                "accepted": 0,
+                "rejected": 0,
+                "milliseconds": [],
+                "refused": None,
+            }
             assert model.bodies == []
 
             assert await editor.open("a.py", "total = ‸\n").ghost() == "total = 1‸\n"
@@ -37,6 +42,18 @@ async def test_the_state_tells_how_completions_went_and_begins_nothing(tmp_path:
             assert (completions["accepted"], completions["rejected"]) == (1, 2)
             [took] = completions["milliseconds"]
             assert took > 0
+
+
+async def test_the_state_tells_why_the_last_completion_was_not_asked_of_the_model(
+    tmp_path: Path,
+) -> None:
+    async with scripted_model() as model:
+        model.health, model.text = {"state": "ready", "model": "scripted"}, "1"
+        settings = {"engine": {"url": model.url}, "completion": {"excludedLanguages": ["rust"]}}
+        async with fake_editor(tmp_path, capabilities("minimal"), settings) as editor:
+            for language, reason in (("rust", "the language rust is excluded"), ("python", None)):
+                await editor.open(language, "total = ‸\n", language).ghost()
+                assert (await ask(editor, "qcn/state"))["completions"]["refused"] == reason
 
 
 async def test_the_state_tells_how_full_the_context_is(tmp_path: Path) -> None:

@@ -83,7 +83,9 @@ def test_a_gpu_that_cannot_be_used_is_refused_with_the_reason_and_the_remedy(
     gpu_machine: pytest.MonkeyPatch, lack: Lack
 ) -> None:
     lack(gpu_machine)
-    with pytest.raises(DeviceError, match=LACKS[lack] + r'.*set "qcn.engine.device" to "cpu"'):
+    with pytest.raises(
+        DeviceError, match=LACKS[lack] + r'.*set "qcn.engine.device" to "cpu" .*--device cpu'
+    ):
         device.choose("cuda")
 
 

@@ -2,8 +2,8 @@
 
 Its model folder says how it behaves: `standin.json` may set what `/health` answers (version,
 protocol, state, error, active_requests), how many health checks it spends loading, an exit code
-to leave with at once, and what `/infill` does: answer, hang, or die. It writes what happens to
-`events.jsonl` there.
+to leave with at once (-9: killed), and what `/infill` does: answer, hang, or die. It
+writes what happens to `events.jsonl` there.
 """
 
 import argparse
@@ -122,7 +122,9 @@ def main() -> None:
     standin = StandIn(options.model, token)
     standin.note("started", path=sys.path, cwd=str(Path.cwd()), arguments=sys.argv[2:])
     if (code := standin.behaviour.get("exit")) is not None:
-        print("the stand-in gives up", file=sys.stderr)
+        print("the stand-in gives up", file=sys.stderr, flush=True)
+        if code < 0:
+            os.kill(os.getpid(), -code)
         sys.exit(code)
     app = Starlette(
         routes=[

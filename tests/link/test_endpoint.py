@@ -150,16 +150,34 @@ async def test_proxies_of_the_environment_are_not_used_for_this_machine(
     [
         (refusal("bad key", 401), r"refuses the token \(HTTP 401\): check `engine\.token`"),
         (refusal("no such model", 404), r"\(HTTP 404\): check `engine\.url`.*no such model"),
-        (refusal("prompt too long", 400), r"HTTP 400: prompt too long"),
+        (
+            refusal("prompt too long", 400),
+            r"HTTP 400: prompt too long\. Its own log may say more\.$",
+        ),
         (JSONResponse({"detail": [{"msg": "stop"}]}, 422), r'HTTP 422: .*"msg": "stop"'),
         (html(), r"text/html.*not with a JSON object: is the address right\?"),
-        (html(502), r"answered HTTP 502\.$"),
+        (html(502), r"answered HTTP 502\. Its own log .* set `engine\.url` to another server\.$"),
+        (refusal("slow down.", 429), r"429: slow down\. It is asked too often: try again later"),
+        (html(501), r"HTTP 501\. It does not do .*: set `engine\.url` to .* OpenAI-compatible\.$"),
         (JSONResponse({"choices": []}), r"without `choices`"),
         (JSONResponse({"choices": [{"text": None}]}), r"without text"),
         (JSONResponse(["no", "object"]), r"not with a JSON object"),
         (Response(b"\xff\xfe", media_type="application/json"), r"not with a JSON object"),
     ],
-    ids=["token", "404", "400", "fastapi", "html", "502", "empty", "no text", "list", "bytes"],
+    ids=[
+        "token",
+        "404",
+        "400",
+        "fastapi",
+        "html",
+        "502",
+        "429",
+        "501",
+        "empty",
+        "no text",
+        "list",
+        "bytes",
+    ],
 )
 async def test_what_it_answers_wrongly_becomes_one_readable_message(
     server: Endpoint, answer: Response, message: str

@@ -195,9 +195,10 @@ async def test_an_engine_killed_in_an_answer_fails_that_request_and_the_next_sta
     request = asyncio.create_task(link.complete(REQUEST))
     await until(lambda: bool(standin.events("infill")))
     os.kill(standin.pids()[0], signal.SIGKILL)
-    with pytest.raises(EngineUnavailable, match="broke off the connection"):
+    with pytest.raises(EngineUnavailable, match=r"broke off the connection.*ran out of memory"):
         await request
     assert link.status.state is EngineState.EXITED
+    assert "ran out of memory" in link.status.message
     standin.behave()
     assert (await link.complete(REQUEST)).text == "answer"
     assert len(standin.pids()) == 2
@@ -354,6 +355,33 @@ class TestFailures:
         link = make_link()
         with pytest.raises(EngineUnavailable, match=r"exit code 4(.|\n)*the stand-in gives up"):
             await link.complete(REQUEST)
+
+    async def test_one_that_is_killed_while_starting_is_told_with_the_likeliest_cause(
+        self, make_link: MakeLink, standin: StandInModel
+    ) -> None:
+        standin.behave(exit=-9)
+        told = r"exit code -9 (.|\n)*ran out of memory.*qcn\.context\.memoryMiB(.|\n)*gives up"
+        with pytest.raises(EngineUnavailable, match=told):
+            await make_link().complete(REQUEST)
+
+    async def test_one_that_is_killed_while_reading_its_model_is_told_likewise(
+        self, make_link: MakeLink, standin: StandInModel
+    ) -> None:
+        standin.behave(loading_checks=1_000_000)
+        seen: list[EngineStatus] = []
+        ready = asyncio.create_task(make_link(seen).ensure_ready())
+        await until(lambda: any(status.state is EngineState.LOADING for status in seen))
+        os.kill(standin.pids()[0], signal.SIGKILL)
+        with pytest.raises(EngineUnavailable, match=r"while reading its model\..*out of memory"):
+            await ready
+
+    async def test_one_that_dies_by_itself_is_not_told_as_killed(
+        self, make_link: MakeLink, standin: StandInModel
+    ) -> None:
+        standin.behave(infill="die")
+        with pytest.raises(EngineUnavailable, match="broke off the connection") as caught:
+            await make_link().complete(REQUEST)
+        assert "memory" not in str(caught.value)
 
     async def test_a_crash_loop_is_slowed_down_and_still_says_why(
         self, make_link: MakeLink, standin: StandInModel, monkeypatch: pytest.MonkeyPatch

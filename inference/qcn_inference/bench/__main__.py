@@ -55,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measured(given: argparse.Namespace) -> dict[str, Any]:
+    if given.synthetic:
+        models.synthetic_named(given.synthetic)  # refused before anything is measured
     on, problem = device.choose(given.device)
     device.make_current(on)
     if given.device_memory_mib:

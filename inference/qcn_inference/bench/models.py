@@ -49,6 +49,13 @@ def loaded(folder: Path, on: torch.device, found: Machine) -> tuple[Model, Plan]
     return load_onto_gpu(folder, on), floor
 
 
+def synthetic_named(name: str) -> tuple[Path, WeightFormat]:
+    """Look a name up in SYNTHETIC. Raises UnfitError, with those there are."""
+    if name not in SYNTHETIC:
+        raise UnfitError(f"there is no {name}. There are {', '.join(sorted(SYNTHETIC))}")
+    return SYNTHETIC[name]
+
+
 def synthetic(
     name: str, on: torch.device, found: Machine, *, longest: int, slots: Slots = CudaDevice
 ) -> tuple[Model, Plan]:
@@ -65,9 +72,7 @@ def synthetic(
         UnfitError, DeviceMemoryError: it is none of these, or does not fit. No memory is taken
             for what is refused.
     """
-    if name not in SYNTHETIC:
-        raise UnfitError(f"there is no {name}. There are {', '.join(sorted(SYNTHETIC))}")
-    shape, stored = SYNTHETIC[name]
+    shape, stored = synthetic_named(name)
     config = load_config(shape)
     footprint = Footprint(config, stored)
     if found.gpu is None:

@@ -2,10 +2,10 @@
 
 A Unix socket is made with mode 0600 (the mask is set before it is bound, so there is no moment at
 which others could connect). Beside it lies a lock file, locked for as long as the process lives,
-however it dies. Who holds the lock may remove a socket file that was left behind; two engines that
-start at once cannot both win. Connecting alone would not do: between finding a dead socket and
-replacing it, another engine may have come up. It is tried as well, for a socket of somebody who
-does not know of the lock.
+however it dies, and removed when it leaves in order. Who holds the lock may remove a socket file
+that was left behind; two engines that start at once cannot both win. Connecting alone would not do:
+between finding a dead socket and replacing it, another engine may have come up. It is tried as
+well, for a socket of somebody who does not know of the lock.
 
 TCP is bound on loopback only. uvicorn gets the open socket: it would make its own Unix socket with
 mode 0666.
@@ -68,20 +68,31 @@ def unix_socket(path: Path) -> Generator[socket.socket, None, None]:
 
 @contextmanager
 def _locked(lock: Path, path: Path) -> Generator[None, None, None]:
+    file = _open_locked(lock, path)
+    try:
+        yield
+    finally:
+        if _identity(lock) == _identity(file):
+            lock.unlink(missing_ok=True)  # while it is held
+        os.close(file)
+
+
+def _open_locked(lock: Path, path: Path) -> int:
+    """Lock the file that has this name now: one that was removed meanwhile keeps nobody out."""
     import fcntl  # not on Windows
 
-    try:
-        file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise CannotListen(f"cannot open the lock file {lock}: {error.strerror}") from error
-    try:
+    while True:
+        try:
+            file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise CannotListen(f"cannot open the lock file {lock}: {error.strerror}") from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            os.close(file)
             raise AlreadyServed(f"another engine is serving {path}") from None
-        # The file stays: removing it would let two processes lock two files of the same name.
-        yield
-    finally:
+        if _identity(lock) == _identity(file):
+            return file
         os.close(file)
 
 
@@ -106,9 +117,10 @@ def _clear(path: Path) -> None:
             raise AlreadyServed(f"another program is serving {path}")
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(file: Path | int) -> tuple[int, int] | None:
+    """Which file a path names, or a descriptor is of."""
     try:
-        status = path.lstat()
+        status = os.fstat(file) if isinstance(file, int) else file.lstat()
     except FileNotFoundError:
         return None
     return status.st_dev, status.st_ino
