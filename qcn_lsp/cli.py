@@ -1,7 +1,8 @@
 """The command `qcn`.
 
 Exit codes: 0 done, 1 failed with a sentence on stderr, 2 wrong usage, 130 interrupted; `qcn scan`
-has codes of its own. Nothing but the standard library is imported until the subcommand is known.
+and `qcn fix` have codes of their own. Nothing but the standard library is imported until the
+subcommand is known.
 """
 
 import argparse
@@ -225,8 +226,9 @@ def _add_fix(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "fix",
         help="fix security findings, with evidence",
         description="Look for a fix of each finding, the rule's own first, then a model's; judge "
-        "it; and print it as a diff, with what it has shown and what was not checked. Exit code 1: "
-        "a finding has no acceptable fix.",
+        "it; and print it as a diff, with what it has shown and what was not checked. Exit codes: "
+        "0 each finding has a fix, 1 one has no acceptable fix, or there was an error, 2 wrong "
+        "usage, 3 a file or folder could not be scanned; the others are fixed all the same.",
     )
     fix.add_argument(
         "what",

@@ -1,4 +1,8 @@
-"""`qcn fix FINDING|PATH`: fixes of findings with their evidence, as a diff, or written."""
+"""`qcn fix FINDING|PATH`: fixes of findings with their evidence, as a diff, or written.
+
+Exit codes: 0 each finding has a fix, 1 one has none, or there was an error, 2 wrong usage, 3 a file
+or a folder below the one named could not be scanned; the others are fixed all the same.
+"""
 
 import asyncio
 import json
@@ -14,12 +18,14 @@ from typing import Any
 from qcn_indexer.files import NotAFileError, TooLongError
 from qcn_indexer.languages import language_of
 from qcn_indexer.open_files import withheld
+from qcn_indexer.read import BINARY, Unfit, read_text
 from qcn_indexer.secrets import looks_secret
-from qcn_indexer.walk import Found, Skipped, walk
+from qcn_indexer.walk import Skipped, walk
 
 from qcn_lsp.commands.complete import workspace_of
 from qcn_lsp.commands.console import make_console, progress_on
 from qcn_lsp.commands.errors import CommandError
+from qcn_lsp.commands.scan import INCOMPLETE, name_from_here, not_scanned
 from qcn_lsp.engine.link import EngineLink
 from qcn_lsp.engine.runtime import EMBEDDED_MODEL
 from qcn_lsp.fixes.attempts import CAPABLE, Outcome, Search
@@ -30,12 +36,17 @@ from qcn_lsp.fixes.words import level_words, no_fix, unchecked_words
 from qcn_lsp.fixes.write import MAX_BYTES, NotWritten, SourceFile
 from qcn_lsp.proving import ProvingGround
 from qcn_lsp.scan.finding import Finding
+from qcn_lsp.scan.reports import printable
 from qcn_lsp.scan.scanner import languages, scan_text
 from qcn_lsp.settings import EngineSettings
 
 SIDE_BY_SIDE = os.cpu_count() or 1  # files with findings that are worked on at once
 MOST_READ = 64  # files that are held at once
 NO_MODEL = f"{EMBEDDED_MODEL} only completes code; {CAPABLE} (--model or --engine-url)"
+
+
+class NotReadError(Exception):
+    """A file cannot be read, or is no text that can be written back; str() says why."""
 
 
 @dataclass(frozen=True)
@@ -73,16 +84,17 @@ class Means:
 
 @dataclass(frozen=True)
 class File:
-    """A file that is meant: its repository, its path in that, and what it holds."""
+    """A file that is meant: its repository, its path in that, what it is called, and its text."""
 
     root: Path
     path: PurePosixPath
+    name: str  # from the current folder, as `qcn scan` calls it
     source: SourceFile
 
 
 @dataclass(frozen=True)
 class Done:
-    """A finding, where it is, and what came of the search for a fix."""
+    """A finding, its line in the file as it was read, and what came of the search for a fix."""
 
     line: int
     finding: Finding
@@ -101,7 +113,7 @@ def run(
 ) -> int:
     """Look for fixes, print them as a diff with their evidence, and write them if asked to.
 
-    Returns 0 where each finding has a fix, 1 where one has none.
+    Returns an exit code.
     """
     wanted = Wanted(*parse(what), apply=apply, exploit=exploit, model=model, beside=beside)
     return asyncio.run(fixed(wanted, options, as_json=as_json))
@@ -133,28 +145,33 @@ async def fixed(wanted: Wanted, options: Mapping[str, Any], *, as_json: bool) ->
     """Do what `run` says; one file's findings in turn, as many files at once as there are cores."""
     told: list[dict[str, Any]] = []
     all_done: list[Done] = []
+    failed: list[tuple[str, str]] = []
     async with _model(wanted, options) as link:
         means = Means(link, cache(lambda: asyncio.create_task(ProvingGround.find())))
-        batches = _batches(wanted)
+        batches = _batches(wanted, failed)
         while found := await _next(wanted, means, batches):
             for file, (text, done) in found:
-                path, source = file.path, file.source
+                source = file.source
                 all_done += done
-                diff = unified(path, source.text, text) if text != source.text else ""
+                diff = unified(file.path, source.text, text) if text != source.text else ""
                 if wanted.apply and diff:
                     _write(source, text)
                 if as_json:
-                    told.append(_plain(file.root / path, done, diff, wanted.apply and bool(diff)))
+                    told.append(_plain(source.path, done, diff, wanted.apply and bool(diff)))
                 else:
                     print(diff, end="", flush=True)
                     for one in done:
-                        print(_line(path, one), file=sys.stderr)
+                        print(_line(file.name, one), file=sys.stderr)
     if as_json:
         print(json.dumps(told, ensure_ascii=False))
+    for name, why in failed:
+        print(f"qcn: {not_scanned(name, why)}", file=sys.stderr)
     if not all_done and (spot := wanted.spot) is not None:
         what = spot.rule or (f"column {spot.column}" if spot.column else "the whole line")
         raise CommandError(f"{wanted.path}:{spot.line}: no finding there ({what})")
     print(_summary(all_done, wanted), file=sys.stderr)
+    if failed:
+        return INCOMPLETE
     return 0 if all(one.outcome.accepted for one in all_done) else 1
 
 
@@ -187,25 +204,21 @@ async def _model(wanted: Wanted, options: Mapping[str, Any]) -> AsyncIterator[En
             await link.close()
 
 
-def _batches(wanted: Wanted) -> Iterator[list[File]]:
+def _batches(wanted: Wanted, failed: list[tuple[str, str]]) -> Iterator[list[File]]:
     """Yield the files that are meant, in their order: as many with findings as there are cores.
 
     Nothing is written while a batch is worked on, so what its tests see does not change below them.
-    Files before one that cannot be read are yielded before that is raised.
+    What cannot be read is added to `failed`, with its reason.
     """
     batch: list[File] = []
     weak = 0
-    try:
-        for root, path in _files(wanted.path):
-            batch.append(File(root, path, source := _read(root / path)))
-            weak += any(_chosen(wanted, source.text, one) for one in _scan(source.text, path))
-            if weak == SIDE_BY_SIDE or len(batch) == MOST_READ:
-                yield batch
-                batch, weak = [], 0
-    except CommandError:
-        if batch:
+    for file in _files(wanted.path, failed):
+        batch.append(file)
+        text = file.source.text
+        weak += any(_chosen(wanted, text, one) for one in _scan(text, file.path))
+        if weak == SIDE_BY_SIDE or len(batch) == MOST_READ:
             yield batch
-        raise
+            batch, weak = [], 0
     if batch:
         yield batch
 
@@ -222,6 +235,7 @@ async def _side_by_side(
 async def _fix(wanted: Wanted, means: Means, file: File) -> tuple[str, list[Done]]:
     """Fix the findings of one text, each in what the fixes before it have made of the text."""
     path, text = file.path, file.source.text
+    asked = _scan(text, path)
     done: list[Done] = []
     passed: set[tuple[str, str]] = set()  # findings without a fix: rule and line, as text
     while True:
@@ -235,8 +249,8 @@ async def _fix(wanted: Wanted, means: Means, file: File) -> tuple[str, list[Done
         )
         if finding is None:
             return text, done
-        outcome = await _search(wanted, means, file.root, Subject(path, text, finding))
-        done.append(Done(text.count("\n", 0, finding.start) + 1, finding, outcome))
+        outcome = await _search(wanted, means, file, Subject(path, text, finding))
+        done.append(Done(_line_asked(file.source.text, asked, text, finding), finding, outcome))
         if outcome.accepted is None:
             passed.add((finding.rule, _at(text, finding)))
         else:
@@ -245,7 +259,8 @@ async def _fix(wanted: Wanted, means: Means, file: File) -> tuple[str, list[Done
             return text, done
 
 
-async def _search(wanted: Wanted, means: Means, root: Path, subject: Subject) -> Outcome:
+async def _search(wanted: Wanted, means: Means, file: File, subject: Subject) -> Outcome:
+    root = file.root
     reason = withheld(root, subject.path) or looks_secret(subject.path, subject.text)
     if means.link is None:
         reason = NO_MODEL
@@ -255,14 +270,14 @@ async def _search(wanted: Wanted, means: Means, root: Path, subject: Subject) ->
         no_model=reason or "",
         trials=Trials(means.find, root, subject, {}),
         exploit=wanted.exploit,
-        report=lambda activity: means.show(f"{subject.path}: {activity}", None),
+        report=lambda activity: means.show(f"{printable(file.name)}: {activity}", None),
     )
     around = None if reason else await asyncio.to_thread(surroundings, root, subject, {})
     return await search.run(subject, around)
 
 
-def _files(path: Path) -> Iterator[tuple[Path, PurePosixPath]]:
-    """Yield the files that are meant: each with its repository, and its path in that."""
+def _files(path: Path, failed: list[tuple[str, str]]) -> Iterator[File]:
+    """Yield the file that is named, or those that a scan of the folder looks at."""
     if path.is_symlink():
         raise CommandError(f"{path} is a link: name the file or folder that it leads to")
     try:
@@ -272,26 +287,46 @@ def _files(path: Path) -> Iterator[tuple[Path, PurePosixPath]]:
     root = workspace_of(whole / "any" if whole.is_dir() else whole)
     below = PurePosixPath(whole.relative_to(root).as_posix())
     if not whole.is_dir():
-        yield root, below
+        name = name_from_here(path)
+        try:
+            yield File(root, below, name, _read(whole))
+        except NotReadError as why:
+            raise CommandError(not_scanned(name, str(why))) from why
         return
     for one in walk(root, [below]):
-        if isinstance(one, Skipped) and one.unread:
-            raise CommandError(f"{root / one.path}: {one.reason}")
-        if isinstance(one, Found) and language_of(one.path.name) in languages():
-            yield root, one.path
+        inside = one.path.is_relative_to(below)  # else a folder above keeps all of it out
+        name = name_from_here(path / one.path.relative_to(below) if inside else path)
+        if isinstance(one, Skipped):
+            if one.unread:
+                failed.append((name, one.reason))
+        elif language_of(one.path.name) in languages():
+            try:
+                if source := _read_unless_skipped(root / one.path):
+                    yield File(root, one.path, name, source)
+            except NotReadError as why:
+                failed.append((name, str(why)))
+
+
+def _read_unless_skipped(path: Path) -> SourceFile | None:
+    """Read a file of a folder, but none that a scan of the folder leaves out by what it holds."""
+    judged = read_text(path, with_secrets=True)
+    if judged == Unfit(BINARY):  # no text either, so not for `_read` to tell
+        return None
+    source = _read(path)
+    return None if isinstance(judged, Unfit) else source
 
 
 def _read(path: Path) -> SourceFile:
     try:
         return SourceFile.read(path)
     except NotAFileError as error:
-        raise CommandError(f"{path} is no ordinary file") from error
+        raise NotReadError("it is no ordinary file") from error
     except TooLongError as error:
-        raise CommandError(f"{path} is larger than {MAX_BYTES >> 20} MiB") from error
+        raise NotReadError(f"it is larger than {MAX_BYTES >> 20} MiB") from error
     except OSError as error:
-        raise CommandError(f"{path}: {error.strerror or error}") from error
+        raise NotReadError(f"it cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise CommandError(f"{path} is not UTF-8 text ({error.reason})") from error
+        raise NotReadError(f"it is not UTF-8 text ({error.reason})") from error
 
 
 def _write(source: SourceFile, text: str) -> None:
@@ -318,9 +353,20 @@ def _at(text: str, finding: Finding) -> str:
     return text[start:].partition("\n")[0].strip()
 
 
-def _line(path: PurePosixPath, done: Done) -> str:
+def _line_asked(before: str, asked: Sequence[Finding], text: str, finding: Finding) -> int:
+    """Return the line, from 1, that a finding in `text` had in the text `before` any fix.
+
+    Findings are fixed from the top, so lines are counted from the end. Where a fix has changed what
+    stands below, too, it is the nearest place at which the same rule found something before.
+    """
+    line = before.count("\n") - text.count("\n", finding.start) + 1
+    places = (before.count("\n", 0, one.start) + 1 for one in asked if one.rule == finding.rule)
+    return min(places, key=lambda place: abs(place - line), default=line)
+
+
+def _line(name: str, done: Done) -> str:
     """What is told of a finding: its place, and the evidence or what was tried."""
-    head = f"{path}:{done.line}:{done.finding.rule}: "
+    head = f"{printable(name)}:{done.line}:{done.finding.rule}: "
     if (accepted := done.outcome.accepted) is None:
         if done.outcome.no_model == NO_MODEL:  # told once, at the end
             return head + "\n  ".join(no_fix(replace(done.outcome, no_model="")))

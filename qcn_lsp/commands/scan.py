@@ -34,11 +34,16 @@ def run(paths: Sequence[Path], format_: str, fail_on: str) -> int:
         report = asyncio.run(scan(paths or [Path()], told))
     sys.stdout.write(FORMATS[format_](report))
     for path, why in report.failed:
-        print(f"qcn: {printable(path)} was not scanned: {printable(why)}", file=sys.stderr)
+        print(f"qcn: {not_scanned(path, why)}", file=sys.stderr)
     if report.failed:
         return INCOMPLETE
     enough = _SEVERITIES[_SEVERITIES.index(Severity(fail_on)) :]
     return FOUND if any(finding.severity in enough for _, finding in report.findings) else 0
+
+
+def not_scanned(name: str, why: str) -> str:
+    """Return what is told of a path that could not be looked at."""
+    return f"{printable(name)} was not scanned: {printable(why)}"
 
 
 async def scan(paths: Sequence[Path], show: Show | None = None) -> Report:
@@ -63,7 +68,7 @@ async def scan(paths: Sequence[Path], show: Show | None = None) -> Report:
             await process.close()
 
     async def one(process: ScanProcess, path: Path) -> None:
-        name = _name(path)
+        name = name_from_here(path)
         read = read_text(path, with_secrets=True)
         if not isinstance(read, Text):
             missed = read.unread or (path in named and not _is_no_source(path, read.reason))
@@ -106,12 +111,12 @@ def _files(
                     yield path / item.path
                 elif isinstance(item, Skipped) and item.reason != EMPTY_FILE:
                     told = failed if item.unread else skipped
-                    told.append((_name(path / item.path), item.reason))
+                    told.append((name_from_here(path / item.path), item.reason))
         else:
             yield path
 
 
-def _name(path: Path) -> str:
+def name_from_here(path: Path) -> str:
     """Return what a file is called from here: its path below this folder, or else from the top."""
     whole, here = Path(os.path.normpath(path.absolute())), Path.cwd()
     return (whole.relative_to(here) if whole.is_relative_to(here) else whole).as_posix()

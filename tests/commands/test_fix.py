@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import re
 import stat
 import subprocess
 import sys
@@ -245,21 +247,160 @@ def test_a_second_finding_of_a_file_is_fixed_in_what_the_first_fix_made(source: 
     assert "shell=True" not in source.read_text()
 
 
-def test_what_stands_before_a_file_that_cannot_be_read_is_fixed(
-    source: Path, capsys: pytest.CaptureFixture[str]
+def test_lines_are_those_of_the_text_that_was_asked_about(source: Path) -> None:
+    """The first fix adds a line above; equal lines, and two findings of one line, stay apart."""
+    source.write_text(
+        "import random\n\nimport yaml\n\n\ndef token():\n    return random.choice('abc')\n\n\n"
+        "def load(text):\n    yaml.load(text)\n    yaml.load(text)\n"
+        "    return yaml.load(text), yaml.load(text)\n"
+    )
+    done = qcn("fix", source)
+    assert "+import secrets\n" in done.stdout
+    assert [line for _, line in places(done.stderr)] == [7, 11, 12, 13, 13]
+    assert places(done.stderr) == places(qcn("scan", source).stdout)
+
+
+# --- Places, and what cannot be read ------------------------------------------------------------
+
+
+def places(printed: str) -> list[tuple[str, int]]:
+    """The file and line of each finding that `qcn scan` or `qcn fix` has printed."""
+    found = re.findall(r"^(\S+?):(\d+):\S+: (?:error|warning|fixed)", printed, re.MULTILINE)
+    return [(name, int(line)) for name, line in found]
+
+
+@pytest.mark.parametrize("in_git", [True, False])
+@pytest.mark.parametrize(
+    ("here", "asked", "called"),
+    [
+        (".", ".", "pkg/load.py"),
+        (".", "pkg", "pkg/load.py"),
+        (".", "pkg/load.py", "pkg/load.py"),
+        (".", "other/../pkg", "pkg/load.py"),
+        (".", "way/pkg", "way/pkg/load.py"),
+        ("pkg", ".", "load.py"),
+        ("pkg", "load.py", "load.py"),
+        ("other", "../pkg", "{top}/pkg/load.py"),
+        ("other", "{top}/pkg/load.py", "{top}/pkg/load.py"),
+    ],
+)
+def test_places_are_those_of_the_scan_and_can_be_asked_for(
+    tmp_path: Path,
+    here: str,
+    asked: str,
+    called: str,
+    in_git: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    source.with_name("zz.py").write_bytes(b"# caf\xe9\n")
-    assert main(["fix", str(source.parent), "--apply"]) == 1
-    assert "not UTF-8" in capsys.readouterr().err
+    top = tmp_path / "top"
+    for name in ("pkg", "other", *[".git"] * in_git):
+        (top / name).mkdir(parents=True)
+    (top / "pkg" / "load.py").write_text(TEXT)
+    (top / "way").symlink_to(top)
+    asked, called = asked.format(top=top), called.format(top=top)
+    monkeypatch.chdir(top / here)
+    assert main(["scan", asked]) == 1
+    assert places(capsys.readouterr().out) == [(called, 5)]
+    assert main(["fix", asked]) == 0
+    told = capsys.readouterr().err
+    assert places(told) == [(called, 5)]
+    [finding] = re.findall(r"^(\S+): fixed by", told, re.MULTILINE)
+    assert main(["fix", finding]) == 0
+    assert "+    return yaml.safe_load(text)\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("in_git", "here", "asked", "applied_in"),
+    [
+        (True, ".", "pkg", "."),
+        (True, "pkg", "load.py", "."),
+        (True, "pkg", "load.py", "pkg"),  # git counts from the repository's top there, too
+        (False, ".", ".", "."),
+        (False, ".", "pkg", "pkg"),
+        (False, ".", "pkg/load.py", "pkg"),
+    ],
+)
+def test_a_diff_counts_from_the_top_of_the_repository_or_else_from_the_folder(
+    tmp_path: Path, in_git: bool, here: str, asked: str, applied_in: str
+) -> None:
+    source = tmp_path / "pkg" / "load.py"
+    source.parent.mkdir()
+    source.write_text(TEXT)
+    if in_git:
+        subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    diff = qcn("fix", asked, cwd=tmp_path / here).stdout
+    subprocess.run(["git", "apply"], input=diff.encode(), cwd=tmp_path / applied_in, check=True)
     assert source.read_text() == FIXED
 
 
-def test_a_folder_that_cannot_be_read_is_told(
-    source: Path, capsys: pytest.CaptureFixture[str]
+def test_no_file_name_reaches_the_terminal_as_a_command(tmp_path: Path) -> None:
+    (tmp_path / "a\x1b[2Jb.py").write_text(TEXT)
+    assert "\na\\x1b[2Jb.py:5:" in f"\n{qcn('fix', '.', cwd=tmp_path).stderr}"
+
+
+def test_what_cannot_be_read_is_told_and_the_rest_is_fixed(source: Path) -> None:
+    folder = source.parent
+    (folder / "aa.py").write_bytes(b"# caf\xe9\n")
+    (folder / "bb.py").write_bytes(b"# coding: latin-1\n# caf\xe9\n" + TEXT.encode())
+    for name in ("closed", "open"):
+        (folder / name).mkdir()
+        (folder / name / "last.py").write_text(TEXT)
+    rules = "a/**/b/**/c/**/d/**/e\n"  # too costly to follow
+    (folder / "closed" / ".gitignore").write_text(rules)
+    done = qcn("fix", "shop", "--apply", cwd=folder.parent)
+    assert done.returncode == 3
+    assert source.read_text() == (folder / "open" / "last.py").read_text() == FIXED
+    told = [line for line in done.stderr.splitlines() if line.startswith("qcn: ")]
+    assert [line.partition(" was not scanned: it")[0] for line in told] == [
+        "qcn: shop/aa.py",
+        "qcn: shop/bb.py",
+        "qcn: shop/closed",
+    ]
+    assert "not UTF-8" in told[0]
+    assert "not UTF-8" in told[1]
+    assert told[2:] == qcn("scan", "shop", cwd=folder.parent).stderr.splitlines()
+    assert done.stderr.endswith("\nFixed 2 of 2 findings.\n")
+
+
+@pytest.mark.parametrize("asked", ["shop", "shop/sub"])
+def test_a_folder_that_is_named_and_cannot_be_gone_through_is_told(
+    source: Path, asked: str
 ) -> None:
-    closed = source.parent / "zz"
-    closed.mkdir()
-    (closed / ".gitignore").write_text("a/**/b/**/c/**/d/**/e\n")  # too costly to follow
-    assert main(["fix", str(source.parent), "--apply"]) == 1
-    assert f"qcn: {closed}: its rules in" in capsys.readouterr().err
+    (source.parent / "sub").mkdir()
+    (source.parent / ".gitignore").write_text("a/**/b/**/c/**/d/**/e\n")
+    done = qcn("fix", asked, cwd=source.parent.parent)
+    assert done.returncode == 3
+    told = qcn("scan", asked, cwd=source.parent.parent).stderr
+    assert told.startswith(f"qcn: {asked} was not scanned: its rules in .gitignore cannot be read")
+    assert done.stderr == f"{told}no findings\n"
+
+
+def test_what_the_system_does_not_let_it_read_is_told_and_the_rest_is_fixed(source: Path) -> None:
+    closed = source.with_name("closed.py")
+    closed.write_text(TEXT)
+    closed.chmod(0)
+    if os.access(closed, os.R_OK):
+        pytest.skip("no mode keeps this user out")
+    done = qcn("fix", ".", "--apply", cwd=source.parent)
+    assert done.returncode == 3
+    assert "qcn: closed.py was not scanned: it cannot be read: Permission denied" in done.stderr
     assert source.read_text() == FIXED
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\0\xff" + TEXT.encode(),
+        b"# Code generated by a program. DO NOT EDIT.\n" + TEXT.encode(),
+        TEXT.encode() + b"x = '" + b"a" * 2_000 + b"'\n",
+        b"# \n" * 100_000 + TEXT.encode(),
+    ],
+    ids=["binary", "generated", "data", "long"],
+)
+def test_what_the_scan_of_a_folder_skips_is_skipped(source: Path, content: bytes) -> None:
+    source.write_bytes(content)
+    assert qcn("scan", ".", cwd=source.parent).stdout == "0 findings in 0 files.\n"
+    done = qcn("fix", ".", "--apply", cwd=source.parent)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "no findings\n")
+    assert source.read_bytes() == content
