@@ -146,6 +146,7 @@ async def fixed(wanted: Wanted, options: Mapping[str, Any], *, as_json: bool) ->
     told: list[dict[str, Any]] = []
     all_done: list[Done] = []
     failed: list[tuple[str, str]] = []
+    lost = 0  # fixes in files that could not be written
     async with _model(wanted, options) as link:
         means = Means(link, cache(lambda: asyncio.create_task(ProvingGround.find())))
         batches = _batches(wanted, failed)
@@ -154,10 +155,11 @@ async def fixed(wanted: Wanted, options: Mapping[str, Any], *, as_json: bool) ->
                 source = file.source
                 all_done += done
                 diff = unified(file.path, source.text, text) if text != source.text else ""
-                if wanted.apply and diff:
-                    _write(source, text)
+                written = wanted.apply and bool(diff) and _is_written(source, text)
+                if wanted.apply and not written:
+                    lost += _count_fixed(done)
                 if as_json:
-                    told.append(_plain(source.path, done, diff, wanted.apply and bool(diff)))
+                    told.append(_plain(source.path, done, diff, written))
                 else:
                     print(diff, end="", flush=True)
                     for one in done:
@@ -169,10 +171,11 @@ async def fixed(wanted: Wanted, options: Mapping[str, Any], *, as_json: bool) ->
     if not all_done and (spot := wanted.spot) is not None:
         what = spot.rule or (f"column {spot.column}" if spot.column else "the whole line")
         raise CommandError(f"{wanted.path}:{spot.line}: no finding there ({what})")
-    print(_summary(all_done, wanted), file=sys.stderr)
+    fixed = _count_fixed(all_done) - lost
+    print(_summary(all_done, fixed, wanted), file=sys.stderr)
     if failed:
         return INCOMPLETE
-    return 0 if all(one.outcome.accepted for one in all_done) else 1
+    return 0 if fixed == len(all_done) else 1
 
 
 async def _next(
@@ -329,11 +332,18 @@ def _read(path: Path) -> SourceFile:
         raise NotReadError(f"it is not UTF-8 text ({error.reason})") from error
 
 
-def _write(source: SourceFile, text: str) -> None:
+def _is_written(source: SourceFile, text: str) -> bool:
+    """Write a file, if that is possible; else it stays as it is, and why is told."""
     try:
         source.replace(text)
     except NotWritten as reason:
-        raise CommandError(str(reason)) from reason
+        print(f"qcn: {reason}", file=sys.stderr)
+        return False
+    except OSError as error:
+        why = f"{source.path} cannot be written: {error.strerror or error}"
+        print(f"qcn: {why}. It is left as it is", file=sys.stderr)
+        return False
+    return True
 
 
 def _scan(text: str, path: PurePosixPath) -> Sequence[Finding]:
@@ -376,11 +386,14 @@ def _line(name: str, done: Done) -> str:
     return f"{head}fixed by {accepted.candidate.origin}: {level_words(accepted.evidence)}{tail}"
 
 
-def _summary(done: Sequence[Done], wanted: Wanted) -> str:
+def _count_fixed(done: Sequence[Done]) -> int:
+    return sum(one.outcome.accepted is not None for one in done)
+
+
+def _summary(done: Sequence[Done], fixed: int, wanted: Wanted) -> str:
     """Return in sentences how many findings have a fix, whether it is written, and what lacks."""
     if not done:
         return "no findings"
-    fixed = sum(one.outcome.accepted is not None for one in done)
     count = f"{fixed} of {len(done)} finding{'s' * (len(done) > 1)}"
     if wanted.apply:
         sentences = [f"Fixed {count}."]

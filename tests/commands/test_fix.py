@@ -1,6 +1,7 @@
 """`qcn fix`, as a process: what it prints, writes, and refuses."""
 
 import asyncio
+import errno
 import json
 import os
 import re
@@ -193,6 +194,37 @@ def test_a_file_that_changed_meanwhile_is_left_as_it_is(source: Path) -> None:
         read.replace(FIXED)
     assert source.read_text() == "# somebody else's\n"
     assert sorted(one.name for one in source.parent.iterdir()) == [".git", "load.py"]
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "cannot be written: No space left"),
+        (NotWritten("load.py has changed meanwhile"), "load.py has changed meanwhile"),
+    ],
+    ids=["disk full", "changed"],
+)
+def test_a_file_that_cannot_be_written_is_told_and_the_others_are_fixed(
+    source: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    why: str,
+) -> None:
+    source.with_name("other.py").write_text(TEXT)
+    replace = SourceFile.replace
+
+    def written(file: SourceFile, text: str) -> None:
+        if file.path.name == source.name:
+            raise error
+        replace(file, text)
+
+    monkeypatch.setattr(SourceFile, "replace", written)
+    assert main(["fix", str(source.parent), "--apply"]) == 1
+    told = capsys.readouterr().err
+    assert why in told
+    assert told.endswith("\nFixed 1 of 2 findings.\n")
+    assert (source.read_text(), source.with_name("other.py").read_text()) == (TEXT, FIXED)
 
 
 # --- Several findings ---------------------------------------------------------------------------
