@@ -24,7 +24,7 @@ from qcn_indexer.walk import MAX_BYTES
 # What people write has shorter lines; a paragraph of prose in one line seldom reaches this.
 LONG_LINE = 1000
 
-_MARKS = (
+MARKS = (  # of byte order, and the encodings that they are of
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16: its mark begins with that one's
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -106,7 +106,7 @@ def digest_of(text: str) -> bytes:
 
 
 def _decoded(content: bytes) -> tuple[str, str] | Unfit:
-    for mark, encoding in _MARKS:
+    for mark, encoding in MARKS:
         if content.startswith(mark):
             text = _strictly(content[len(mark) :], encoding)
             return (

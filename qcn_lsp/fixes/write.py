@@ -7,7 +7,6 @@ Guarantees:
 - Nothing is lost: a file that is not what it was when it was read is left alone.
 """
 
-import codecs
 import contextlib
 import os
 import secrets
@@ -15,13 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qcn_indexer.files import read_file
+from qcn_indexer.read import MARKS
 
 MAX_BYTES = 4 << 20
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
 
 
 class NotWritten(Exception):  # noqa: N818 - an outcome
@@ -43,7 +38,7 @@ class SourceFile:
         """Read an ordinary file; raises `OSError`, or `UnicodeDecodeError`. Follows no link."""
         content = read_file(path, limit=MAX_BYTES)
         mark, encoding = next(
-            ((mark, name) for mark, name in _MARKS if content.startswith(mark)), (b"", "utf-8")
+            ((mark, name) for mark, name in MARKS if content.startswith(mark)), (b"", "utf-8")
         )
         return cls(path, content, mark, encoding, content[len(mark) :].decode(encoding))
 

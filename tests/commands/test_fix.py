@@ -74,8 +74,9 @@ def test_json_says_level_and_what_was_not_checked(
         (b"\xef\xbb\xbf" + TEXT.encode(), b"\xef\xbb\xbf" + FIXED.encode()),
         ((TEXT + "# é🙂\n").encode(), (FIXED + "# é🙂\n").encode()),
         (b"\xff\xfe" + TEXT.encode("utf-16-le"), b"\xff\xfe" + FIXED.encode("utf-16-le")),
+        (TEXT.encode("utf-32"), FIXED.encode("utf-32")),
     ],
-    ids=["plain", "crlf", "no final newline", "mark", "beyond ascii", "utf-16"],
+    ids=["plain", "crlf", "no final newline", "mark", "beyond ascii", "utf-16", "utf-32"],
 )
 def test_what_is_written_keeps_mode_line_ends_and_encoding(
     source: Path, before: bytes, after: bytes
