@@ -2,10 +2,13 @@
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 from deadlines import DEADLINE_SECONDS
 
 # A `sitecustomize` under which Python finds no torch, as where it is not installed.
@@ -18,16 +21,27 @@ PathFinder.find_spec = find_spec
 """
 
 
-def qcn(*arguments: str | Path, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
-    """Run `qcn` to its end and return what it printed."""
+def qcn(
+    *arguments: str | Path, cwd: Path | None = None, by: Sequence[str] = ()
+) -> "subprocess.CompletedProcess[str]":
+    """Run `qcn` to its end, by another program if one is given, and return what it printed."""
     return subprocess.run(
-        [sys.executable, "-m", "qcn_lsp.cli", *map(str, arguments)],
+        [*by, sys.executable, "-m", "qcn_lsp.cli", *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=cwd,
         stdin=subprocess.DEVNULL,
         timeout=DEADLINE_SECONDS,
     )
+
+
+def obeying_modes() -> Sequence[str]:
+    """What runs a program whom the modes of files keep out, also where the tests run as root."""
+    if os.geteuid() != 0:
+        return ()
+    if (setpriv := shutil.which("setpriv")) is None:
+        pytest.skip("no mode keeps root out, and there is no setpriv")
+    return setpriv, "--bounding-set", "-dac_override,-dac_read_search"
 
 
 def qcn_with_errors_on_a_terminal(*arguments: str | Path, cwd: Path) -> tuple[str, str]:
