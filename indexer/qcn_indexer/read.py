@@ -19,7 +19,7 @@ from pathlib import Path
 
 from qcn_indexer.files import NotAFileError, TooLongError, read_file
 from qcn_indexer.secrets import secret_in
-from qcn_indexer.walk import MAX_BYTES
+from qcn_indexer.walk import EMPTY_FILE, MAX_BYTES
 
 # What people write has shorter lines; a paragraph of prose in one line seldom reaches this.
 LONG_LINE = 1000
@@ -138,7 +138,7 @@ def _strictly(content: bytes, encoding: str) -> str | None:
 
 def _unfit(text: str) -> str | None:
     if not text.strip():
-        return "it is empty"
+        return EMPTY_FILE
     if "\0" in text:
         return BINARY
     long = sum(len(line) for line in text.split("\n") if len(line) > LONG_LINE)
