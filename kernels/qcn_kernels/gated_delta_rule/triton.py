@@ -84,7 +84,7 @@ def _prepare(
     p_beta,
     p_starts,
     p_decays,  # [Hv, chunks, C] fp32: exp Γ
-    p_solve,  # [Hv, chunks, 2, C, C] operands: exp(Γ_C − Γ) ∘ T β, and P T β
+    p_solve,  # [Hv, chunks, 3, C, C] operands: exp(Γ_C − Γ) ∘ T β, what A took beside it, P T β
     chunks,
     stride_q,
     stride_k,
