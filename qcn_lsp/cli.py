@@ -92,9 +92,7 @@ def _run(options: argparse.Namespace) -> int:
             wanted = evaluation.Wanted(options.model, options.limit, options.overlay)
             return evaluation.run(options.path, wanted, as_json=options.json)
         case "models":
-            from qcn_lsp.commands import models
-
-            return models.convert(options.origin, options.folder, options.experts)
+            return _run_models(options)
         case "bench":
             from qcn_lsp.commands import bench
 
@@ -120,6 +118,14 @@ def _run(options: argparse.Namespace) -> int:
 
 def _server(options: argparse.Namespace) -> tuple[str | None, str | None, Path | None]:
     return options.model, options.engine_url, options.engine_token_file
+
+
+def _run_models(options: argparse.Namespace) -> int:
+    from qcn_lsp.commands import models
+
+    if options.action == "get":
+        return models.get(options.name, options.folder, options.gguf)
+    return models.convert(options.origin, options.folder, options.experts)
 
 
 def _run_engine(options: argparse.Namespace) -> int:
@@ -365,9 +371,29 @@ def _add_engine(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 def _add_models(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     models = commands.add_parser(
-        "models", help="convert a checkpoint: experts to 4 bits, or from GGUF, GPTQ or AWQ"
+        "models", help="get a checkpoint; convert one: experts to 4 bits, or from GGUF, GPTQ or AWQ"
     )
-    actions = models.add_subparsers(dest="action", required=True, metavar="convert")
+    actions = models.add_subparsers(dest="action", required=True, metavar="get|convert")
+    get = actions.add_parser(
+        "get",
+        help="download a checkpoint from the Hugging Face Hub",
+        description="Download a checkpoint's weights, in safetensors or one GGUF file, with the "
+        "texts beside them, and nothing else; each file is compared with the Hub's digest of it. "
+        "A download that was interrupted is finished by the same command. A token (HF_TOKEN) and "
+        "another address of the Hub (HF_ENDPOINT) are taken from the environment.",
+    )
+    get.add_argument(
+        "name",
+        metavar="OWNER/NAME",
+        help="as the Hub calls it, such as Qwen/Qwen3-Coder-Next-FP8; @REVISION behind it takes "
+        "another revision than the newest",
+    )
+    get.add_argument("folder", type=Path, metavar="DST", help="a new folder for it")
+    get.add_argument(
+        "--gguf",
+        metavar="PART",
+        help="of several GGUF files the one with this in its name, such as Q4_K_M",
+    )
     convert = actions.add_parser(
         "convert",
         help="copy a checkpoint with 4-bit experts, or a GGUF, GPTQ or AWQ one",

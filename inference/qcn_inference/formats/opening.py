@@ -1,12 +1,14 @@
 """Which format a path holds."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+from qcn_inference.config import parse_config
 from qcn_inference.errors import CheckpointError
 from qcn_inference.formats.gguf_source import GgufSource
-from qcn_inference.formats.packed_source import PackedSource
+from qcn_inference.formats.packed_source import METHODS, Layout, PackedSource
 from qcn_inference.formats.safetensors_source import SafetensorsSource
 from qcn_inference.formats.source import Source
 
@@ -27,7 +29,7 @@ def open_source(path: Path, read: Callable[[int], None], *, int4: bool, threads:
         return _gguf(path, read, int4)
     if ggufs := sorted(path.glob("*.gguf")):
         return _gguf(_only(path, ggufs), read, int4)
-    if _method(path) in ("gptq", "awq"):
+    if _method(path) in METHODS:
         return PackedSource(path, read)
     source = SafetensorsSource(path, read, threads)
     if not int4:
@@ -37,6 +39,23 @@ def open_source(path: Path, read: Callable[[int], None], *, int4: bool, threads:
             "Say --experts int4 to quantise its experts",
         )
     return source
+
+
+def is_served(path: Path, values: Mapping[str, Any]) -> bool:
+    """Say of what a folder's config.json holds whether the folder is served as it is.
+
+    If not, it is to be converted. Errors name `path`.
+
+    Raises:
+        CheckpointError: it can be neither.
+    """
+    quantisation = values.get("quantization_config")
+    if not isinstance(quantisation, dict) or quantisation.get("quant_method") not in METHODS:
+        parse_config(path, values)
+        return True
+    Layout.read(path, quantisation)
+    parse_config(path, {key: values[key] for key in values if key != "quantization_config"})
+    return False
 
 
 def _gguf(path: Path, read: Callable[[int], None], int4: bool) -> Source:

@@ -29,6 +29,7 @@ from qcn_inference.formats.folder import FolderSource, config_values
 
 AWQ_PLACES = (0, 4, 1, 5, 2, 6, 3, 7)  # where column i of eight stands in an int32
 PARTS = ("qweight", "qzeros", "scales", "g_idx")
+METHODS = ("gptq", "awq")  # by name in a `quantization_config`
 REMEDY = "Use a checkpoint of GPTQ or AWQ (GEMM) with 4 bits, the bf16 or FP8 one, or a GGUF file"
 
 
@@ -44,7 +45,7 @@ class Layout:
         """Raises CheckpointError for what is not implemented."""
         method, bits = given.get("quant_method"), given.get("bits", given.get("w_bit"))
         version = str(given.get("version", "gemm")).lower()
-        if bits != 4 or method not in ("gptq", "awq") or (method == "awq" and version != "gemm"):
+        if bits != 4 or method not in METHODS or (method == "awq" and version != "gemm"):
             problem = f'"quantization_config" says {method!r}, {bits!r} bits, {version!r}'
             raise CheckpointError(path, problem, REMEDY)
         first = method == "gptq" and given.get("checkpoint_format", "gptq") != "gptq_v2"
