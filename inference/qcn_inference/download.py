@@ -305,11 +305,11 @@ def _download(hub: _Hub, name: str, folder: Path, report: Report, gguf: str | No
         progress = _Progress(report, chosen, folder)
         _require_room(folder, progress.missing)
         marker = {"of": name, "gguf": gguf, "commit": commit}
-        (folder / MARKER).write_text(json.dumps(marker))
+        _put(folder / MARKER, json.dumps(marker).encode())
         progress.add(0)
         _fetch_all(hub, commit, missing, folder, progress)
         if config is not None:
-            (folder / CONFIG).write_bytes(text)
+            _put(folder / CONFIG, text)
             progress.add(len(text))
     return Downloaded(commit, sum(file.size for file in chosen), convert, was_there=whole)
 
@@ -323,7 +323,7 @@ def _begun(folder: Path, name: str, gguf: str | None) -> str | None:
             return str(told["commit"])
         raise DownloadError(f"{folder}: is of {told['of']}. Name another folder.")
     except FileNotFoundError:
-        if any(path.name != LOCK for path in folder.iterdir()):
+        if any(path.name not in (LOCK, MARKER + PART) for path in folder.iterdir()):
             raise DownloadError(f"{folder}: is not empty. Name a new folder.") from None
         return None
     except (OSError, ValueError, LookupError, TypeError) as error:
@@ -362,6 +362,13 @@ def _object(text: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return values if isinstance(values, dict) else {}
+
+
+def _put(path: Path, content: bytes) -> None:
+    """Write a short file in one step."""
+    part = path.with_name(path.name + PART)
+    part.write_bytes(content)
+    part.replace(path)
 
 
 def _is_there(folder: Path, file: Remote) -> bool:

@@ -233,6 +233,12 @@ def test_a_folder_of_something_else_is_left_alone(nano: Hub, tmp_path: Path) -> 
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def test_killed_in_its_first_step_it_goes_on(nano: Hub, tmp_path: Path) -> None:
+    (tmp_path / (downloading.MARKER + downloading.PART)).write_text('{"of": "Qw')
+    get(tmp_path)
+    assert (tmp_path / WEIGHTS).read_bytes() == CHECKPOINT[WEIGHTS]
+
+
 def test_two_at_once_are_refused(nano: Hub, tmp_path: Path) -> None:
     with (
         FileLock(tmp_path / downloading.LOCK),
