@@ -25,6 +25,7 @@ from qcn_lsp.postprocess.whitespace import (
     in_the_files_indentation,
     without_blank_end,
     without_blank_start,
+    without_second_space,
 )
 
 __all__ = ["FILTERS", "Context", "clean"]
@@ -40,6 +41,7 @@ FILTERS: tuple[Callable[[str, Context], str], ...] = (
     without_stray_closers,
     within_scope,
     without_blank_start,
+    without_second_space,
     in_the_files_indentation,
     without_blank_end,
 )

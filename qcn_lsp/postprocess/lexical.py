@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 from qcn_lsp.postprocess.context import Context
 
+# Brackets that are open at once, of which no person writes more: all are compared with all.
+_DEEPEST = 200
 CLOSER_OF = {"(": ")", "[": "]", "{": "}"}
 _CLOSERS = frozenset(CLOSER_OF.values())
 
@@ -70,8 +72,9 @@ def left_to_close(context: Context, text: str) -> list[str]:
     missing does more harm than one that is spare.
     """
     language, lead = context.language_id, context.line_before
-    due, _ = balance(context.prefix, language)
+    due = balance(context.prefix, language)[0][-_DEEPEST:]
     brought = [bracket for _, bracket in balance(context.suffix, language, lead=lead)[1]]
+    del brought[_DEEPEST:]
     for bracket in reversed(balance(text, language, lead=lead)[0]):
         if brought[:1] == [bracket]:
             del brought[0]

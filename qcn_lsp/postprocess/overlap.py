@@ -43,7 +43,7 @@ def _is_theirs(line: str, length: int, rest: str, context: Context) -> bool:
     _, stray = balance(shared, context.language_id, lead=written)
     if stray and due and due[-1] == stray[0][1]:
         return False  # it closes what the text itself opened
-    if stray and not has_words(shared):
+    if stray and not has_words(shared) and not set(shared) & set(_QUOTES):
         left = left_to_close(context, line)
         if len(balance(line, context.language_id, lead=context.line_before)[1]) <= len(left):
             return False  # more than one is open: `f(g(a|)`

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from qcn_lsp.postprocess.context import Context, columns, indentation
 
+_COMMENT_SIGNS = ("#", "//", "/*", "--")
+_BEGIN_WITHOUT_SPACE = ")]},;:."
 _OPENS_BLOCK = re.compile(r"[:({\[]\s*$|\b(?:then|do|else|begin)\s*$")
 
 
@@ -24,6 +26,18 @@ def without_blank_start(text: str, context: Context) -> str:
     return body.removeprefix(context.line_before)  # the cursor's own line is still empty
 
 
+def without_second_space(text: str, context: Context) -> str:
+    """Begin without white space where some stands before the cursor, behind something.
+
+    In front of a comment it stays: some styles want two spaces there.
+    """
+    before = context.line_before
+    if not before.strip() or not before[-1].isspace():
+        return text
+    body = text.lstrip(" \t")
+    return text if body.startswith(_COMMENT_SIGNS) else body
+
+
 def in_the_files_indentation(text: str, context: Context) -> str:
     """Indent with tabs or spaces as the file does, and not twice what is indented already."""
     unit = _unit(context)
@@ -34,8 +48,13 @@ def in_the_files_indentation(text: str, context: Context) -> str:
 
 
 def without_blank_end(text: str, context: Context) -> str:
-    """Drop white space at the end: the file goes on below by itself."""
-    return text.rstrip()
+    """Drop white space at the end, but for what parts it from the rest of the line.
+
+    The file goes on below by itself; `return ‸x` with `not ` does not.
+    """
+    rest = context.line_after
+    apart = rest and not rest[0].isspace() and rest[0] not in _BEGIN_WITHOUT_SPACE
+    return text if apart else text.rstrip()
 
 
 def _line_above(context: Context) -> str:
@@ -76,7 +95,7 @@ def _indented(line: str, unit: str | None) -> str:
 def _not_twice(line: str, context: Context, unit: str | None) -> str:
     """Return the first line without indentation that the cursor's line has already."""
     typed = context.line_before
-    if not typed or indentation(line) != typed:
+    if not typed or not indentation(line):
         return line
     above = _line_above(context)
     deepest = columns(above)

@@ -18,7 +18,7 @@ LIST_ONLY = ["neovim", "emacs-eglot", "minimal"]
         ("x = os.pa‸\n", "th.join(a)", "path.join(a)", "x = os.path.join(a)‸\n"),
         ("é = '🙂' + st‸ # 漢\n", "r(a)", "str(a)", "é = '🙂' + str(a)‸ # 漢\n"),
         ("print(‸)", "x)", "x", "print(x‸)"),
-        ("return ‸", "  a  +\tb", "a + b", "return   a  +\tb‸"),
+        ("return ‸", "  a  +\tb", "a + b", "return a  +\tb‸"),
     ],
 )
 async def test_the_entry_replaces_the_word_that_was_begun(

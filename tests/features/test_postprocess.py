@@ -107,6 +107,10 @@ def test_the_rest_of_the_line_is_not_repeated() -> None:
             ("foo(‸)", "bar(1))", "bar(1)"),
             ("foo(‸)", "[a, b]", "[a, b]"),
             ("foo(‸])", "bar[1]", "bar[1]"),
+            # The editor has closed what an f-string opens.
+            ('print(f"{‸}")', 'name}")', "name"),
+            ('print(f"{a} {‸}")', 'name}")', "name"),
+            ('foo("‸")', 'x")', "x"),
             # Shared by chance.
             ("x = ‸b", "a", "a"),
             ("x = ‸_b", "a", "a"),
@@ -257,6 +261,7 @@ def test_white_space_is_the_files_own() -> None:
             # Indented already.
             ("def f():\n    ‸", "    return 1", "return 1"),
             ("def f():\n    if a:\n        ‸", "        return 1", "return 1"),
+            ("def f():\n\tif a:\n\t\t‸", "    return 1", "return 1"),
             ("def f():\n    if a:\n    ‸", "    return 1", "    return 1"),
             ("from a import (\n ‸\n    b,\n)", "   c,", "   c,"),
             # Blank lines.
@@ -269,6 +274,17 @@ def test_white_space_is_the_files_own() -> None:
             ("x = 1‸", "   ", ""),
             ("x = 1‸", "", ""),
             ("x =‸", " 1   ", " 1"),
+            # One space where one is meant.
+            ("x = ‸", " 1", "1"),
+            ("x = 1 ‸", " + 2", "+ 2"),
+            ("x = 1 ‸", " # one", " # one"),
+            ("x =\t‸", "\t1", "1"),
+            # What follows on the line is kept apart.
+            ("return ‸x", "not ", "not "),
+            ("foo(‸b)", "a, ", "a, "),
+            ("foo(‸)", "a ", "a"),
+            ("x = ‸ + 1", "a ", "a"),
+            ("x = ‸  # one", "a ", "a"),
         ]
     )
 
@@ -301,8 +317,10 @@ def test_an_answer_is_shortened_or_re_indented_and_nothing_else(
     text = clean(answer, Context(before, after, language))
     words = re.sub(r"\s+", "", text)
     assert words in re.sub(r"\s+", "", answer)
-    assert text == text.rstrip()
-    if after.partition("\n")[0].strip():
+    rest = after.partition("\n")[0]
+    if not rest or rest[0] in " \t\r)]},;:.":  # else it may be kept apart from that
+        assert text == text.rstrip()
+    if rest.strip():
         assert "\n" not in text
     edited = before + text + after
     assert edited.startswith(before)
