@@ -143,6 +143,17 @@ async def test_a_client_that_takes_partial_results_gets_each_providers(
         (["source"], []),
         (["refactor.rew"], []),
         (["quickfix", "explain"], ["Fix: wrong", "Explain price (qcn)"]),
+        (
+            [],  # some clients mean all by it
+            [
+                "Fix: wrong",
+                "Complete price (qcn)",
+                "Document price (qcn)",
+                "Write a test of price (qcn)",
+                "Explain price (qcn)",
+                "Review price for weaknesses (qcn)",
+            ],
+        ),
     ],
 )
 async def test_only_the_kinds_that_are_asked_for(

@@ -59,7 +59,7 @@ async def code_actions(
 
 def _wanted(kind: str, only: Sequence[types.CodeActionKind | str] | None) -> bool:
     """Return whether a kind, or one above it, is among those that the client wants."""
-    if only is None:
+    if not only:  # some clients send an empty list where they want no kind in particular
         return True
     names = [one.value if isinstance(one, types.CodeActionKind) else one for one in only]
     return any(name in ("", kind) or kind.startswith(f"{name}.") for name in names)
