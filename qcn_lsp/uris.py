@@ -5,6 +5,7 @@ document. Only the `file` scheme is taken apart; `untitled:`, `vscode-notebook-c
 `vscode-remote:` and whatever else a client invents are opaque names.
 """
 
+import posixpath
 import re
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes, urlsplit
@@ -15,7 +16,8 @@ _DRIVE = re.compile(r"/[A-Za-z]:(?=/|$)")
 def file_path(uri: str) -> Path | None:
     """Return the path of a `file` URI, drive letter in lower case; None for other schemes.
 
-    Also for a path that is no UTF-8: neither the model nor the protocol can name it.
+    Also for a path that is no UTF-8: neither the model nor the protocol can name it. A `..` is
+    taken as URIs have it (RFC 3986), so that no path leads out of the folder that it begins with.
     """
     try:
         parts = urlsplit(uri)  # ValueError: an unbalanced bracket in the host, say
@@ -28,6 +30,7 @@ def file_path(uri: str) -> Path | None:
         return None
     if "\0" in path or not path:
         return None
+    path = posixpath.normpath(path)
     if _DRIVE.match(path):
         path = path[1].lower() + path[2:]
     if host not in ("", "localhost"):

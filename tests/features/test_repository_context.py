@@ -255,6 +255,20 @@ async def test_a_hundred_edits_leave_one_entry(root: Path) -> None:
         assert layout_of(model)[-1][1].count("y\n") == 20
 
 
+async def test_no_uri_leads_out_of_the_folder(root: Path) -> None:
+    elsewhere = root.parent / "elsewhere.py"
+    elsewhere.write_text("secret = 1\n")
+    uri = f"{root.as_uri()}/../elsewhere.py"
+    async with session(root, WATCHING) as (editor, model):
+        editor.open(uri, "secret = 1\n")
+        buffer = editor.open("main.py", (root / "main.py").read_text())
+        await laid_out(buffer, model)
+        event = types.FileEvent(uri, types.FileChangeType.Changed)
+        editor.client.workspace_did_change_watched_files(types.DidChangeWatchedFilesParams([event]))
+        await complete(buffer)
+        assert "secret" not in str(model.bodies) + str(model.layouts)
+
+
 async def test_what_has_changed_too_much_is_laid_out_anew(root: Path) -> None:
     (root / "README.md").write_text("# Shop\n")  # what is left makes up little of the whole
     async with session(root) as (editor, model):

@@ -341,6 +341,7 @@ def test_the_server_says_nothing_about_a_text_it_has_lost() -> None:
         ("file:///home/%C3%BC.py", "file:///home/ü.py"),
         ("file:///a%20b", "file:///a b"),
         ("file://localhost/a", "file:///a"),
+        ("file:///a/x/../y.py", "file:///a/y.py"),
         ("untitled:Untitled-1", "untitled:Untitled-1"),
         ("vscode-notebook-cell:/n.ipynb#W1s", "vscode-notebook-cell:/n.ipynb#W1s"),
         ("vscode-remote://ssh-remote%2Bhost/a.py", "vscode-remote://ssh-remote%2Bhost/a.py"),
