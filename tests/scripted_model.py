@@ -87,6 +87,10 @@ class ScriptedModel:
         self.superseded: dict[str, list[list[list[int]]]] = {}
         """Of those the spans of lines of each segment that are said to be no longer so."""
         self.dialects: dict[str, str] = {}
+        self.counted: list[str] = []
+        """The texts whose tokens it was asked to count."""
+        self.sent: list[list[str]] = []
+        """Of each layout that it was given the paths of the segments that came with their text."""
         self.deleted: list[str] = []
         self.deleted_repositories: list[str] = []
         self.read: int | None = None
@@ -105,6 +109,7 @@ class ScriptedModel:
             await self._keep_context(method, path, head, reader, writer)
         elif path == "/tokenize":
             body = await body_of(head, reader)
+            self.counted.append(body["content"])
             send(writer, 200, {"count": len(body["content"]) // 4})
         elif path == "/health" and self.health is not None:
             ready = self.health["state"] == "ready"
@@ -159,6 +164,7 @@ class ScriptedModel:
             return
         body = await body_of(head, reader)
         segments = body["segments"]
+        self.sent.append([part["path"] for part in segments if "text" in part])
         self._texts |= {part["hash"]: part["text"] for part in segments if "text" in part}
         if missing := [part["hash"] for part in segments if part["hash"] not in self._texts]:
             error = {"message": "missing", "type": "missing_segments", "code": 409}

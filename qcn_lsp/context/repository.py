@@ -29,7 +29,7 @@ from qcn_indexer.ignore import user_rules
 from qcn_indexer.imports import KnownImports
 from qcn_indexer.layout import Count, Layout, Segment
 from qcn_indexer.open_files import withheld
-from qcn_indexer.overlay import Deleted, Event, Limits, Overlay, Renamed, Written
+from qcn_indexer.overlay import Deleted, Event, Limits, Overlay, Renamed, Shown, Written
 from qcn_indexer.packing import pack
 from qcn_indexer.ranking import File, Ranked, likeliest, rank
 from qcn_indexer.read import Text, digest_of, read_text
@@ -81,6 +81,7 @@ class Repository:
         self._imports = KnownImports()
         self._overlay = self._over(self._base)
         self._buffers: set[PurePosixPath] = set()  # paths whose text here is an open buffer's
+        self._said: dict[PurePosixPath, tuple[str, Shown | None]] = {}  # of those, and what showed
         self._allowed: dict[PurePosixPath, bool] = {}
 
     @property
@@ -138,9 +139,13 @@ class Repository:
         for path in self._buffers - buffers.keys() - {current}:
             self._apply(self._event_of(path))
         self._buffers = {path for path in buffers if self._may_show(path)}
+        said, self._said = self._said, {}
         for path in sorted(self._buffers - {current}):
             text = buffers[path]
-            self._apply(Deleted(path) if looks_secret(path, text) else Written(path, text))
+            # What is shown since the same text was said needs neither be judged nor counted again.
+            if said.get(path) != (text, self._overlay.shows.get(path)):
+                self._apply(Deleted(path) if looks_secret(path, text) else Written(path, text))
+            self._said[path] = text, self._overlay.shows.get(path)
 
     def look(self, places: Iterable[PurePosixPath], *, by_content: bool = False) -> Snapshot:
         """Return what is on disk, with a new look at these places; `take_in` takes it in.

@@ -19,6 +19,7 @@ from qcn_lsp.engine.messages import (
     CompletionResult,
     ContextLayout,
     ContextSegment,
+    Dialect,
     EngineUnavailable,
     NoChatModel,
     Refused,
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 SERVER_NAME = "qcn-engine"
 PROTOCOL = 1
 HEALTH_SECONDS = 10.0
+LAYOUTS_KEPT = 64  # of each dialect: as many as our engine keeps of both
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ class OwnEngine:
         self.client = client
         self.model = model
         self.infills = infills
-        self._sent: set[str] = set()  # hashes of the segments that the engine knows, it is thought
+        # By dialect and layout: hashes of the segments that the engine knows, it is thought.
+        self._sent: dict[Dialect, dict[str, set[str]]] = {"fim": {}, "chat": {}}
 
     async def complete(self, request: CompletionRequest) -> CompletionResult:
         """Answer one request; raises `EngineUnavailable` or `Superseded`."""
@@ -165,8 +168,8 @@ class OwnEngine:
         newer layout.
         """
         path = f"/v1/contexts/{quote(layout.name, safe='')}"
-        hashes = {segment.hash for segment in layout.segments}
-        texts = hashes - self._sent
+        hashes, sent = {segment.hash for segment in layout.segments}, self._sent[layout.dialect]
+        texts = hashes.difference(*sent.values())
         while True:
             body = {
                 "repo": layout.repo,
@@ -183,7 +186,10 @@ class OwnEngine:
             texts |= set(missing)
         if "error" in answer:
             raise EngineUnavailable(f"{self.client.name} refuses the context: {_message(answer)}")
-        self._sent = hashes
+        sent.pop(layout.name, None)
+        sent[layout.name] = hashes
+        for oldest in list(sent)[:-LAYOUTS_KEPT]:
+            del sent[oldest]
         return count_in(answer.get("tokens"))
 
     async def describe_context(self, name: str) -> dict[str, Any]:
@@ -198,7 +204,8 @@ class OwnEngine:
         await self.client.delete(
             f"/v1/contexts/{quote(name, safe='')}?repo={quote(repo, safe='')}", accept=(200, 404)
         )
-        self._sent.clear()
+        for sent in self._sent.values():
+            sent.clear()
 
     async def purge(self, repo: str) -> Purged:
         """Have it forget all that was ever read of repositories of this name, on disk too."""

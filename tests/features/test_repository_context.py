@@ -255,6 +255,45 @@ async def test_a_hundred_edits_leave_one_entry(root: Path) -> None:
         assert layout_of(model)[-1][1].count("y\n") == 20
 
 
+async def test_open_files_that_are_as_they_were_cost_nothing(root: Path) -> None:
+    async with session(root) as (editor, model):
+        prices = editor.open("lib/prices.py", (root / "lib/prices.py").read_text())
+        editor.open("README.md", (root / "README.md").read_text(), "markdown")
+        buffer = editor.open("main.py", (root / "main.py").read_text())
+        await laid_out(buffer, model)
+        model.counted.clear()
+        await complete(buffer)
+        assert model.counted == []
+        prices.type("y\n")
+        await complete(buffer)
+        assert model.counted
+        assert all(text.startswith("lib/prices.py\n") for text in model.counted)
+
+
+async def test_of_several_folders_the_engine_is_given_what_is_new(tmp_path: Path) -> None:
+    roots = [tmp_path / "shop", tmp_path / "till"]
+    for folder in roots:
+        folder.mkdir()
+        for name in ("a.py", "b.py"):
+            (folder / name).write_text(f"# {folder.name}, {name}\n" * 20)
+    async with scripted_model() as model:
+        model.health, model.text = HEALTH, "1"
+        settings = {"engine": {"url": model.url}}
+        client = capabilities(UNWATCHING)
+        async with fake_editor(roots[0], client, settings, roots=roots) as editor:
+            buffers = []
+            for folder in roots:
+                path = folder / "a.py"
+                edited = editor.open(path.as_uri(), path.read_text())
+                buffers.append((edited, editor.open((folder / "new.py").as_uri(), "x = ")))
+                await laid_out(buffers[-1][1], model)
+            model.sent.clear()
+            for edited, buffer in buffers:
+                edited.type("y\n")
+                await complete(buffer)
+        assert {path for paths in model.sent for path in paths} == {"a.py"}
+
+
 async def test_no_uri_leads_out_of_the_folder(root: Path) -> None:
     elsewhere = root.parent / "elsewhere.py"
     elsewhere.write_text("secret = 1\n")
