@@ -7,7 +7,8 @@ cursor. Leaving out one of them is how other tools came to offer text for anothe
 from collections import deque
 from dataclasses import dataclass
 
-from qcn_lsp.features.prompt import Surroundings
+from qcn_lsp.features.auto_closing import closers_of, inside
+from qcn_lsp.features.prompt import SUFFIX_LIMIT, Surroundings
 from qcn_lsp.settings import Settings
 
 # Enough to type through an answer, delete, and move between a few places; about 10 kB each.
@@ -43,15 +44,30 @@ class AnswerCache:
     def find(self, key: Key, text: str, around: Surroundings) -> str | None:
         """Return what is left to suggest at a place of a document's `text`, or None.
 
-        What has been typed since an answer must be how it begins; the rest is the suggestion.
+        What has been typed since an answer must be how it begins; the rest is the suggestion, or
+        what of it stands inside of brackets and quotes that the editor has closed by itself.
         """
         for answer in self._answers:
             then = answer.around
-            if then.cursor > around.cursor or then.suffix != around.suffix or answer.key != key:
+            if then.cursor > around.cursor or answer.key != key:
                 continue
             typed = text[then.cursor : around.cursor]
-            same = text[then.start : then.cursor] == then.prefix and answer.text.startswith(typed)
+            if text[then.start : then.cursor] != then.prefix or not answer.text.startswith(typed):
+                continue
             rest = answer.text[len(typed) :]
-            if same and (not typed or rest.strip()):
+            if then.suffix != around.suffix:
+                closers = closers_of(typed)
+                rest = inside(rest, closers) if _is_behind(closers, then, around) else ""
+            elif not typed:
+                return rest
+            if rest.strip():
                 return rest
         return None
+
+
+def _is_behind(closers: str, then: Surroundings, now: Surroundings) -> bool:
+    """Whether nothing but `closers` has come to stand behind the cursor."""
+    rest = now.suffix.removeprefix(closers)
+    # What is shown behind the cursor is so long at most: it may lack its last line now.
+    cut = len(then.suffix) + len(closers) > SUFFIX_LIMIT and then.suffix.startswith(rest)
+    return now.suffix.startswith(closers) and (rest == then.suffix or cut)

@@ -42,6 +42,38 @@ def test_an_answer_is_filled_forward_over_what_was_typed(asked_at: str, rest: st
     assert found("x = ‸\ny", "foo(1)", asked_at) == rest
 
 
+@pytest.mark.parametrize(
+    ("answer", "asked_at", "rest"),
+    [
+        ("foo(1):\n    go()", "x = foo(‸)\ny", "1"),
+        ("foo(1, 2)", "x = foo(1,‸)\ny", " 2"),
+        ("foo('a', b)", "x = foo('‸')\ny", "a"),
+        ("foo('a', b)", "x = foo('a'‸)\ny", ", b"),
+        ("foo('(', b)", "x = foo('(‸')\ny", None),
+        ("foo(bar(1), 2)", "x = foo(bar(‸))\ny", "1"),
+        ("foo(bar(1), 2)", "x = foo(bar(1)‸)\ny", ", 2"),
+        ("foo(bar(1), 2)", "x = foo(‸)\ny", "bar(1), 2"),
+        ("foo(1)", "x = foo(1)‸\ny", None),
+        ("foo(1):\n    go()", "x = foo(1)‸\ny", ":\n    go()"),  # typed over
+        ("foo(1)", "x = foo(1‸)\ny", None),
+        ("foo(\n    1,\n)", "x = foo(‸)\ny", None),
+        ("foo(1)", "x = foo(‸))\ny", None),
+        ("foo(1)", "x = foo(‸]\ny", None),
+        ("foo(1)", "x = foo(‸)\nz", None),
+        ("foo(1)", "x = foo‸)\ny", None),
+    ],
+)
+def test_brackets_that_the_editor_closes_are_no_departure(
+    answer: str, asked_at: str, rest: str | None
+) -> None:
+    assert found("x = ‸\ny", answer, asked_at) == rest
+
+
+def test_so_in_front_of_more_than_is_shown() -> None:
+    below = "\nyz = 1" * 400
+    assert found(f"x = ‸{below}", "foo(1)", f"x = foo(‸){below}") == "1"
+
+
 def test_no_answer_is_an_answer_too() -> None:
     assert found("x = ‸", "", "x = ‸") == ""
     assert found("x = ‸", "", "x = f‸") is None

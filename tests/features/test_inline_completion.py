@@ -286,6 +286,21 @@ async def test_typing_what_was_suggested_asks_the_model_once(
     assert len(model.prompts) == 2
 
 
+async def test_an_editor_that_closes_brackets_asks_once_too(
+    start: Start, model: ScriptedModel
+) -> None:
+    editor = await start()
+    model.text = "sum(items)"
+    buffer = editor.open("a.py", "total = ‸\n")
+    assert await buffer.ghost(by_hand=False) == "total = sum(items)‸\n"
+    buffer.type("sum()")
+    buffer.cursor -= 1
+    assert await buffer.ghost(by_hand=False) == "total = sum(items‸)\n"
+    buffer.type("it")
+    assert await buffer.ghost(by_hand=False) == "total = sum(items‸)\n"
+    assert len(model.prompts) == 1
+
+
 async def test_an_answer_that_the_document_has_outgrown_is_not_given(
     start: Start, model: ScriptedModel
 ) -> None:
