@@ -34,9 +34,9 @@ import logging
 import re
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, count
 from math import inf
 
 from lsprotocol import types
@@ -60,6 +60,9 @@ class Document:
     text: str
     lines: Sequence[str] | None = field(default=None, repr=False, compare=False)
     """The text cut into lines, where the store has them at hand; otherwise cut when needed."""
+    edition: int = field(default=0, repr=False, compare=False)
+    """Which of all texts that the store has ever held: a client that opens a document again counts
+    its versions anew."""
 
     def digest(self) -> str:
         """Return what stands for the text, of whatever version."""
@@ -101,6 +104,7 @@ class DocumentStore:
         self._texts: dict[str, _OpenText] = {}
         self._clock = clock
         self._changed_at: dict[str, float] = {}
+        self._editions = count(1)
 
     def get(self, uri: str) -> Document | None:
         """Return the document as it is now; None when it is not open, or lost."""
@@ -121,7 +125,7 @@ class DocumentStore:
         key = same_document_key(item.uri)
         if self._texts.pop(key, None):
             logger.warning("%s was opened again; its new text is taken", item.uri)
-        self._texts[key] = _OpenText(item, self.encoding)
+        self._texts[key] = _OpenText(item, self.encoding, self._editions)
 
     def change(
         self,
@@ -174,11 +178,17 @@ class DocumentStore:
 class _OpenText:
     """One document's text as the editor has it, lone surrogates included."""
 
-    def __init__(self, item: types.TextDocumentItem, encoding: types.PositionEncodingKind) -> None:
+    def __init__(
+        self,
+        item: types.TextDocumentItem,
+        encoding: types.PositionEncodingKind,
+        editions: Iterator[int],
+    ) -> None:
         self.uri = item.uri
         self.language_id = item.language_id
         self.version = item.version
         self.lost = False
+        self._editions = editions
         self._encoding = encoding
         self._has_surrogates = False
         self._lines: list[str] = []
@@ -190,8 +200,9 @@ class _OpenText:
             text = "".join(self._lines)
             if self._has_surrogates:
                 text = _SURROGATE.sub(_REPLACEMENT, text)
+            lines, edition = tuple(self._lines), next(self._editions)
             self._snapshot = Document(
-                self.uri, self.language_id, self.version, text, tuple(self._lines)
+                self.uri, self.language_id, self.version, text, lines, edition
             )
         return self._snapshot
 

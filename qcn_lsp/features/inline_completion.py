@@ -46,15 +46,16 @@ async def inline_completion(
         cursor = max(cursor, document.offset_at(selected.range.end, server.encoding))
         typed = selected.text
         chosen = _with(document, start, cursor, typed)
-        text = await suggestions.at(Place(chosen, start + len(typed)), automatic=automatic)
+        place = Place(chosen, start + len(typed), supposed=True)
+        text = await suggestions.at(place, automatic=automatic)
     if not text:
         return nothing
     whole = typed + text
-    place = types.Range(
+    span = types.Range(
         document.position_at(start, server.encoding), document.position_at(cursor, server.encoding)
     )
     return types.InlineCompletionList(
-        items=[types.InlineCompletionItem(insert_text=whole, filter_text=whole, range=place)]
+        items=[types.InlineCompletionItem(insert_text=whole, filter_text=whole, range=span)]
     )
 
 

@@ -14,6 +14,7 @@ PREFIX_LIMIT = 2 * PREFIX_STEP
 SUFFIX_LIMIT = 1_024
 # A longer line is data or minified code; nobody completes it by hand.
 LINE_LIMIT = 2_000
+_INSIDE_WORD = re.compile(r"\w\w")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,11 @@ def around(text: str, cursor: int) -> Surroundings:
     if end < len(text):
         end = text.rfind("\n", cursor, end) + 1 or end
     return Surroundings(start, cursor, text[start:cursor], text[cursor:end])
+
+
+def inside_word(text: str, cursor: int) -> bool:
+    """Return whether a word begins before offset `cursor` and goes on behind it."""
+    return cursor > 0 and _INSIDE_WORD.match(text, cursor - 1) is not None
 
 
 def unfit(text: str, cursor: int) -> str | None:

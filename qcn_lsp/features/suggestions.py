@@ -8,6 +8,8 @@ Guarantees
   typed on as suggested is answered at once, without the engine. Requests for the same place share
   one; one for another place ends it, here and in the engine. When the last client request for it
   is cancelled, so is the request to the engine.
+- Not in the way: inside a word, where one corrects it, nothing is offered that was not asked for by
+  hand.
 - Prompt: while the engine is being started or reads its model, the answer is empty, and soon.
 - No error for what is no fault of the request: an engine that fails is seen in the status.
 
@@ -43,7 +45,7 @@ from qcn_lsp.features.cache import AnswerCache, Key
 from qcn_lsp.features.definitions import Definitions
 from qcn_lsp.features.deletions import Deletions
 from qcn_lsp.features.location import buffers_below, location
-from qcn_lsp.features.prompt import Surroundings, around, unfit
+from qcn_lsp.features.prompt import Surroundings, around, inside_word, unfit
 from qcn_lsp.features.search_replace import inserted, search_replace_chat
 from qcn_lsp.positions import line_end, plain
 from qcn_lsp.postprocess import Context, clean
@@ -72,11 +74,12 @@ FILTERS_SEE = 32_768
 class Place:
     """Where a suggestion is wanted: offset `cursor` of `document`.
 
-    `document` may hold text that is only about to be, such as the item selected in a list.
+    `supposed`: the document's text is only about to be, such as with the item selected in a list.
     """
 
     document: Document
     cursor: int
+    supposed: bool = False
 
 
 @dataclass(slots=True)
@@ -84,6 +87,7 @@ class _Job:
     """A request under way, and how many client requests wait for it."""
 
     place: Place
+    automatic: bool
     task: "asyncio.Task[str]"
     waiting: int = field(default=0)
 
@@ -111,14 +115,13 @@ class Suggestions:
         """
         await self._server.settled()
         document, cursor = place.document, place.cursor
-        self._server.tally.refused = reason = self._refusal(document, cursor)
+        self._server.tally.refused = reason = self._refusal(place, automatic=automatic)
         if reason:
             logger.debug("nothing is offered in %s: %s", document.uri, reason)
             return ""
-        await self._judge_others(document)
-        here = around(document.text, cursor)
-        key = Key(document.uri, self._server.settings_for(document.uri), self._behind(document))
-        deleted = self._deletions.before(document.uri, here)
+        here, behind = around(document.text, cursor), await self._behind(document)
+        key = Key(document.uri, self._server.settings_for(document.uri), behind)
+        deleted = "" if place.supposed else self._deletions.before(document.uri, here)
         text = self._cache.find(key, document.text, here)
         if text is None and may_ask:
             text = await self._wait(place, key, here, automatic=automatic)
@@ -128,7 +131,8 @@ class Suggestions:
             return ""
         return text
 
-    def _refusal(self, document: Document, cursor: int) -> str | None:
+    def _refusal(self, place: Place, *, automatic: bool) -> str | None:
+        document, cursor = place.document, place.cursor
         settings = self._server.settings_for(document.uri)
         if not settings.enable:
             return "qcn is turned off"
@@ -136,6 +140,8 @@ class Suggestions:
             return f"the language {document.language_id} is excluded"
         if reason := unfit(document.text, cursor):
             return reason
+        if automatic and inside_word(document.text, cursor):
+            return "the cursor is inside a word"
         path, _ = location(document, self._server.workspace_roots)
         if reason := looks_secret(path, document.text):
             if document.uri not in self._secrets_told:
@@ -147,25 +153,22 @@ class Suggestions:
     def _is_outgrown(self, document: Document, settings: Settings) -> bool:
         """Whether the text, or what the user wants to have done, is no longer what it was."""
         now = self._server.documents.get(document.uri)
-        if now is None or now.version != document.version:
+        if now is None or now.edition != document.edition:
             return True
         return self._server.settings_for(document.uri) != settings
 
-    async def _judge_others(self, document: Document) -> None:
-        """Learn which open files may be shown, where they will be."""
-        _, root = location(document, self._server.workspace_roots)
-        if root is not None and self._server.contexts.state(root) is None:
-            await self._server.open_files.judge(root)
-
     async def _wait(self, place: Place, key: Key, here: Surroundings, *, automatic: bool) -> str:
-        """Return the answer of the request for `place`, which others may wait for as well."""
+        """Return the answer of the request for `place`, which others may wait for as well.
+
+        Who asks by hand does not wait for what gives up sooner.
+        """
         uri = place.document.uri
         job = self._jobs.get(uri)
-        if job is None or job.place != place:
+        if job is None or job.place != place or (job.automatic and not automatic):
             if job is not None:
                 job.task.cancel()
             task = asyncio.create_task(self._ask(place, key, here, automatic=automatic))
-            job = self._jobs[uri] = _Job(place, task)
+            job = self._jobs[uri] = _Job(place, automatic, task)
         job.waiting += 1
         try:
             await asyncio.wait({job.task})
@@ -211,7 +214,8 @@ class Suggestions:
         read = self._server.settings_in(root).context.repository
         own = engine.own_engine if read else None
         if root is None or own is None:
-            return await engine.complete(self._request(document, here, self._others(document)))
+            others = await self._others(document)
+            return await engine.complete(self._request(document, here, others))
         contexts.begin(root, own)
         if context := await contexts.name_for(root, document):
             whole = contexts.shown_whole(root)
@@ -220,14 +224,14 @@ class Suggestions:
                 return await engine.complete(self._request(document, here, needed, context))
             except UnknownContext:
                 contexts.forget_sent(root)
-        others = self._others(document)
+        others = await self._others(document)
         needed = await self._needed(root, path, document, here, {file.path for file in others})
         return await engine.complete(self._request(document, here, (*others, *needed)))
 
     async def _complete_by_chat(self, document: Document, here: Surroundings) -> CompletionResult:
         """Ask for a search-and-replace; the text is empty where the answer is none."""
         path, root = location(document, self._server.workspace_roots)
-        shown = self._others(document)
+        shown = await self._others(document)
         if root is not None:
             known = {file.path for file in shown}
             shown = (*shown, *await self._needed(root, path, document, here, known))
@@ -282,20 +286,21 @@ class Suggestions:
         done, _ = await asyncio.wait({attempt}, timeout=patience)
         return bool(done) and not attempt.cancelled() and attempt.result()
 
-    def _behind(self, document: Document) -> tuple[object, ...]:
+    async def _behind(self, document: Document) -> tuple[object, ...]:
         """Return what stands for all that the model reads beside this document."""
         _, root = location(document, self._server.workspace_roots)
         state = None if root is None else self._server.contexts.state(root)
         if state is None:
-            return self._others(document)
+            return await self._others(document)
         opened = self._server.documents.open_documents()
-        return state, *((one.uri, one.version) for one in opened if one.uri != document.uri)
+        return state, *(one.edition for one in opened if one.uri != document.uri)
 
-    def _others(self, document: Document) -> tuple[ShownFile, ...]:
-        """Return the other open files to show the model, in their order."""
+    async def _others(self, document: Document) -> tuple[ShownFile, ...]:
+        """Return the other open files to show the model, in their order, as far as they may be."""
         path, root = location(document, self._server.workspace_roots)
         if root is None or not self._server.settings_in(root).context.open_files:
             return ()
+        await self._server.open_files.judge(root)
         return self._server.open_files.beside(root / path, root)
 
     def _repository_name(self, root: Path) -> str:

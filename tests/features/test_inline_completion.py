@@ -101,6 +101,18 @@ async def test_an_item_selected_in_the_list_is_continued(
     assert "total = sum<|fim_suffix|>" in model.prompts[-1]
 
 
+async def test_an_item_that_was_selected_and_is_no_more_has_deleted_nothing(
+    start: Start, model: ScriptedModel
+) -> None:
+    editor = await start()
+    model.text = "m(items)"
+    buffer = editor.open("a.py", "total = su‸\n")
+    span = types.Range(types.Position(0, 8), types.Position(0, 10))
+    for selected in (None, types.SelectedCompletionInfo(range=span, text="sum"), None):
+        (item,) = await buffer.inline(by_hand=False, selected=selected)
+    assert item.insert_text == "total = sum(items)"
+
+
 async def test_open_files_of_the_workspace_stand_in_front(
     start: Start, model: ScriptedModel
 ) -> None:
@@ -152,6 +164,17 @@ async def test_some_files_are_not_for_a_model(
     model.text = "1"
     assert await editor.open(name, file).inline() == []
     assert model.prompts == []
+
+
+async def test_inside_a_word_it_is_asked_for_by_hand(start: Start, model: ScriptedModel) -> None:
+    editor = await start()
+    model.text = "1"
+    buffer = editor.open("a.py", "total = ol‸d\n")
+    assert await buffer.inline(by_hand=False) == []
+    assert model.prompts == []
+    assert await buffer.ghost() == "total = ol1‸d\n"
+    at_its_end = editor.open("b.py", "total = old‸ + new\n")
+    assert await at_its_end.ghost(by_hand=False) == "total = old1‸ + new\n"
 
 
 @pytest.mark.parametrize(
@@ -341,6 +364,20 @@ async def test_requests_for_one_place_share_one_answer(start: Start, model: Scri
     first, second = await asyncio.gather(*both)
     assert first == second != []
     assert len(model.prompts) == 1
+
+
+async def test_by_hand_the_engine_is_waited_for_though_others_ask_by_themselves(
+    start: Start, model: ScriptedModel
+) -> None:
+    model.health, model.text = {"state": "loading", "model": "scripted"}, "1"
+    editor = await start("neovim", ready=False)  # which cancels no request that is outgrown
+    buffer = editor.open("a.py", "total = ‸\n")
+    by_itself = asyncio.create_task(buffer.inline(by_hand=False))
+    by_hand = asyncio.create_task(buffer.inline())
+    assert await by_itself == []
+    model.health = {"state": "ready", "model": "scripted"}
+    (item,) = await by_hand
+    assert item.insert_text == "total = 1"
 
 
 async def test_a_cancelled_request_is_told_so_and_stops_the_model(

@@ -16,12 +16,14 @@ from lsprotocol import types
 from pygls.exceptions import JsonRpcException
 from scripted_model import ScriptedModel, scripted_model
 
-from qcn_lsp.context import live
+from qcn_lsp.context import live, open_files
 from qcn_lsp.context.repository import Repository
 from qcn_lsp.documents import Document
 from qcn_lsp.engine.client import HttpClient
 from qcn_lsp.engine.dialects import OwnEngine
+from qcn_lsp.features.suggestions import Place, Suggestions
 from qcn_lsp.server import QcnServer, create_server
+from qcn_lsp.settings import parse_settings
 
 Layout = list[tuple[str, str, str]]
 HEALTH = {"state": "ready", "model": "scripted", "context_limit": 20_000}
@@ -292,6 +294,21 @@ async def test_of_several_folders_the_engine_is_given_what_is_new(tmp_path: Path
                 edited.type("y\n")
                 await complete(buffer)
         assert {path for paths in model.sent for path in paths} == {"a.py"}
+
+
+async def test_a_document_that_is_opened_again_with_another_text_is_another(root: Path) -> None:
+    """Its versions are counted anew."""
+    async with session(root) as (editor, model):
+        editor.open("lib/prices.py", "def price(item): ...\n")
+        buffer = editor.open("main.py", (root / "main.py").read_text())
+        await laid_out(buffer, model)
+        await buffer.inline()
+        editor.close("lib/prices.py")
+        editor.open("lib/prices.py", "def cost(item): ...\n")
+        asked = len(model.bodies)
+        await buffer.inline()
+        assert len(model.bodies) == asked + 1
+        assert any("def cost" in text for _, text, _ in layout_of(model))
 
 
 async def test_no_uri_leads_out_of_the_folder(root: Path) -> None:
@@ -574,6 +591,38 @@ async def test_a_completion_waits_for_the_look_at_few_changes_that_is_under_way(
         name = await asked
         assert name is not None
         assert any("def price(good)" in text for _, text, _ in model.layouts[name])
+
+
+async def test_where_too_much_has_changed_the_open_files_are_judged_anew(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the rules said of them long ago, before there was a context, holds no more."""
+    monkeypatch.setattr(open_files, "VERDICT_SECONDS", 0.0)
+    go_on, look = threading.Event(), Repository.look
+
+    def slow(*given: Any, **named: Any) -> Any:
+        go_on.wait()
+        return look(*given, **named)
+
+    async with in_this_process(root, monkeypatch, watches=True) as (server, document, model):
+        monkeypatch.setattr(server.protocol, "notify", lambda *_: None)
+        server.settings, _ = parse_settings({"engine": {"url": model.url}})
+        model.text = "1"
+        for name in ("private.py", "public.py"):
+            uri = (root / name).as_uri()
+            server.documents.open(types.TextDocumentItem(uri, "python", 1, f"# {name}\n"))
+        await server.open_files.judge(root)
+        monkeypatch.setattr(Repository, "look", slow)
+        (root / ".gitignore").write_text("private.py\n")
+        server.contexts.changed_on_disk([root / f"{number}.py" for number in range(100)])
+        try:
+            await Suggestions(server).at(Place(document, 4), automatic=False)
+        finally:
+            go_on.set()
+        [body] = model.bodies
+        assert "context" not in body
+        assert [file["filename"] for file in body["input_extra"]] == ["public.py"]
+        await server.engine.close()
 
 
 async def test_an_engine_that_lost_the_context_is_given_it_again(root: Path) -> None:
