@@ -20,6 +20,7 @@ def letters(count: int, alphabet: str = string.ascii_letters + string.digits) ->
     return "".join(_random.choices(alphabet, k=count))
 
 
+HEX = "0123456789abcdef"
 UPPER = string.ascii_uppercase + "2345679"
 TOKENS = [
     ("an AWS access key", "AKIA" + letters(16, UPPER)),
@@ -29,7 +30,10 @@ TOKENS = [
     ("a GitHub token", "ghs" + "_" + letters(36)),
     ("a GitHub token", "github" + "_pat_" + letters(22) + "_" + letters(59)),
     ("a GitLab token", "glpat" + "-" + letters(20)),
+    ("a GitLab token", "glpat" + "-" + letters(27) + ".01." + letters(9)),
+    ("a GitLab token", "glrt" + "-" + letters(20)),
     ("a Slack token", "xoxb" + "-2" + letters(11, "3456789") + "-" + letters(24)),
+    ("a Slack token", "xapp" + "-1-A" + letters(10) + "-" + letters(64, HEX)),
     ("a Slack webhook", "hooks.slack.com/" + f"services/T{letters(9)}/B{letters(9)}/{letters(24)}"),
     ("a Stripe key", "sk" + "_live_" + letters(24)),
     ("a Stripe key", "rk" + "_live_" + letters(24)),
@@ -39,6 +43,16 @@ TOKENS = [
     ("an OpenAI key", "sk" + "-" + letters(20) + "T3Blbk" + "FJ" + letters(20)),
     ("an Anthropic key", "sk" + "-ant-api03-" + letters(95)),
     ("a Hugging Face token", "hf" + "_" + letters(34)),
+    ("a Groq key", "gsk" + "_" + letters(52)),
+    ("a DigitalOcean token", "dop" + "_v1_" + letters(64, HEX)),
+    ("a SendGrid key", "SG" + "." + letters(22) + "." + letters(43)),
+    ("a Shopify token", "shpat" + "_" + letters(32, HEX)),
+    ("a Docker token", "dckr" + "_pat_" + letters(27)),
+    ("a Vault token", "hvs" + "." + letters(90)),
+    ("a Linear key", "lin" + "_api_" + letters(40)),
+    ("a RubyGems key", "rubygems" + "_" + letters(48, HEX)),
+    ("an age key", "AGE-SECRET" + "-KEY-1" + letters(58, UPPER)),
+    ("an Azure storage key", "AccountName=a;" + "AccountKey=" + letters(85) + "/==;"),
     ("an npm token", "npm" + "_" + letters(36)),
     ("a PyPI token", "pypi" + "-AgEIcHlwaS5vcmc" + letters(150)),
     ("a signed JSON web token", "eyJ" + f"hbGciOiJIUzI1NiJ9.eyJ{letters(60)}.{letters(43)}"),
@@ -75,6 +89,9 @@ HARMLESS = [
     "sk_test_" + letters(24),
     "xoxb-not-a-real-token",
     "hf_hub_download(repo_id)",
+    "MSG.format and SG.short, hvs.read(path)",
+    "rubygems_version = '3.4'; import lin_api_client",
+    "AccountKey=<your key>;EndpointSuffix=core.windows.net",
     "npm_config_registry=x; npm_package_version_and_more_words_to_come",
     "the prefix is AKIA, or ASIA for temporary keys",
     "re.compile(r'AKIA[0-9A-Z]{16}')",
