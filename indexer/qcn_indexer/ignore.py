@@ -22,12 +22,11 @@ As in git, a `.gitignore` that is a symbolic link is not followed and has no rul
 """
 
 import os
-import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qcn_indexer.files import NotAFileError, read_file
-from qcn_indexer.git import git_program
+from qcn_indexer.git import git_settings
 from qcn_indexer.git_folders import git_folder, shared_folder
 from qcn_indexer.ignore_rules import Rules, UnreadableRulesError
 
@@ -142,27 +141,7 @@ def user_rules(root: Path) -> UserRules:
 
 
 def _settings_of_git(root: Path) -> dict[str, str]:
-    git = git_program(root)
-    if git is None:
-        return {}
-    # What a hook or a script has set for its own repository does not hold for this folder.
-    environment = {key: text for key, text in os.environ.items() if not _names_a_repository(key)}
-    wanted = r"^core\.(excludesfile|ignorecase)$"
-    command = [git, "-C", str(root), "config", "--null", "--type=path", "--get-regexp", wanted]
-    try:
-        answer = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,  # ours may be the editor's
-            capture_output=True,
-            env=environment,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return {}
+    answer = git_settings(root, r"^core\.(excludesfile|ignorecase)$") or b""
     # The last one of a name holds, as for git.
-    entries = [entry.partition("\n") for entry in os.fsdecode(answer.stdout).split("\0")]
+    entries = [entry.partition("\n") for entry in os.fsdecode(answer).split("\0")]
     return {name: text for name, _, text in entries}
-
-
-def _names_a_repository(key: str) -> bool:
-    return key in {"GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_PREFIX", "GIT_INDEX_FILE"}

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from qcn_indexer.ignore import IN_FOLDERS
+from qcn_indexer.ignore import IN_FOLDERS, user_rules
 from qcn_indexer.open_files import OpenFile, ShownFile, choose, root_of, withheld
 
 from qcn_lsp.uris import file_path
@@ -46,9 +46,9 @@ class OpenFiles:
             if time.monotonic() - self._judged_at > VERDICT_SECONDS:
                 self._verdicts, self._judged_at = {}, time.monotonic()
             verdicts = self._verdicts  # another one, once the rules have changed meanwhile
-            waiting = [(root, path) for path in self._paths(root) if (root, path) not in verdicts]
+            waiting = [path for path in self._paths(root) if (root, path) not in verdicts]
             if waiting:
-                verdicts |= await asyncio.to_thread(_judged, waiting)
+                verdicts |= await asyncio.to_thread(_judged, root, waiting)
 
     def beside(self, path: Path, root: Path) -> tuple[ShownFile, ...]:
         """Return the open files to show beside that at `path` below `root`, in their order."""
@@ -78,6 +78,7 @@ class OpenFiles:
 
 
 def _judged(
-    files: Sequence[tuple[Path, PurePosixPath]],
+    root: Path, paths: Sequence[PurePosixPath]
 ) -> dict[tuple[Path, PurePosixPath], str | None]:
-    return {(root, path): withheld(root, path) for root, path in files}
+    users = user_rules(root)  # of git, by one process
+    return {(root, path): withheld(root, path, users) for path in paths}

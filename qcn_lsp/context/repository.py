@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath
 
 from qcn_indexer.bases import NOTHING, Base, Bases
 from qcn_indexer.history import history
-from qcn_indexer.ignore import user_rules
+from qcn_indexer.ignore import UserRules, user_rules
 from qcn_indexer.imports import KnownImports
 from qcn_indexer.layout import Count, Layout, Segment
 from qcn_indexer.open_files import withheld
@@ -83,6 +83,7 @@ class Repository:
         self._buffers: set[PurePosixPath] = set()  # paths whose text here is an open buffer's
         self._said: dict[PurePosixPath, tuple[str, Shown | None]] = {}  # of those, and what showed
         self._allowed: dict[PurePosixPath, bool] = {}
+        self._users: UserRules | None = None  # asked of git once between two looks at the disk
 
     @property
     def layout(self) -> Layout:
@@ -158,6 +159,7 @@ class Repository:
     def take_in(self, now: Snapshot) -> None:
         """Show what is on disk now, or be `outdated` where too much has changed at once."""
         self._allowed.clear()
+        self._users = None
         before, self._snapshot = self._snapshot, now
         found = difference(before, now)
         if found.files > MOST_EVENTS:
@@ -197,10 +199,8 @@ class Repository:
     def _unfit(self, paths: Iterable[PurePosixPath]) -> Iterator[PurePosixPath]:
         """Yield the files that are not to be read now; one that is just gone is not among them."""
         versions = {path: self._snapshot.get(str(path)) for path in paths}
-        gone = [path for path, version in versions.items() if not (version and version.digest)]
-        users = user_rules(self.root) if gone else None
-        for path in gone:
-            if versions[path] or withheld(self.root, path, users):
+        for path, version in versions.items():
+            if not (version and version.digest) and (version or self._withheld(path)):
                 yield path
 
     @property
@@ -329,7 +329,7 @@ class Repository:
 
     def _event_at(self, path: PurePosixPath) -> Event | None:
         """What the disk says of a file; None where it must not be shown."""
-        judged = next(iter(walk(self.root, [path])), None)
+        judged = next(iter(walk(self.root, [path], self._user_rules())), None)
         if judged is None:
             return Deleted(path)
         if isinstance(judged, Skipped) and judged.reason == EMPTY_FILE:
@@ -360,8 +360,16 @@ class Repository:
 
     def _may_show(self, path: PurePosixPath) -> bool:
         if path not in self._allowed:
-            self._allowed[path] = _is_plain(path) and withheld(self.root, path) is None
+            self._allowed[path] = _is_plain(path) and self._withheld(path) is None
         return self._allowed[path]
+
+    def _withheld(self, path: PurePosixPath) -> str | None:
+        return withheld(self.root, path, self._user_rules())
+
+    def _user_rules(self) -> UserRules:
+        if self._users is None:
+            self._users = user_rules(self.root)
+        return self._users
 
 
 def _stands_in(snapshot: Snapshot, file: Ranked) -> bool:

@@ -7,7 +7,7 @@ import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -270,6 +270,26 @@ async def test_open_files_that_are_as_they_were_cost_nothing(root: Path) -> None
         await complete(buffer)
         assert model.counted
         assert all(text.startswith("lib/prices.py\n") for text in model.counted)
+
+
+async def test_a_change_on_disk_has_git_asked_twice_however_many_files_are_open(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once for the look at it, once for what is shown: each takes a process."""
+    repository = Repository(root, count=len, budget=9_000)
+    repository.read({})
+    asked, run = [], subprocess.run
+
+    def counting(command: list[str], **named: Any) -> Any:
+        asked.append(command[2])
+        return run(command, **named)
+
+    monkeypatch.setattr(subprocess, "run", counting)
+    (root / "lib" / "prices.py").write_text("def cost(item): ...\n")
+    repository.take_in(repository.look([PurePosixPath("lib")]))
+    repository.show({PurePosixPath(f"{number}.py"): "x = 1\n" for number in range(10)})
+    assert asked == ["config", "config"]
+    assert "9.py" in {str(segment.path) for segment in repository.layout.segments}
 
 
 async def test_of_several_folders_the_engine_is_given_what_is_new(tmp_path: Path) -> None:

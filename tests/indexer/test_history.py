@@ -49,6 +49,19 @@ def repository(tmp_path: Path) -> Repository:
     return repository
 
 
+def test_what_a_hook_has_set_for_another_repository_does_not_hold(
+    repository: Repository,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """As where an editor is opened by `git commit`, or a hook starts a program."""
+    here = history(repository.root, commits=100)
+    other = Repository(tmp_path_factory.mktemp("other"))
+    other.commit(1_000_000_300, c="1")
+    monkeypatch.setenv("GIT_DIR", str(other.root / ".git"))
+    assert history(repository.root, commits=100) == here
+
+
 def test_each_file_has_its_number_of_commits_and_the_time_of_the_last(
     repository: Repository,
 ) -> None:
