@@ -16,7 +16,8 @@ is no repository as well.
 
 Where git leaves a choice, we take the private one:
 - a file that git tracks although a rule ignores it is left out (git's rules do not apply to it);
-- a repository inside another one has its own rules added to the outer ones;
+- a repository inside another one has its own rules added to the outer ones; a further work tree
+  of the same one (`git worktree add trees/fix`), in which all files stand once more, is left out;
 - a folder whose rules cannot be read is left out as a whole.
 As in git, a `.gitignore` that is a symbolic link is not followed and has no rules.
 """
@@ -57,6 +58,8 @@ class Ignore:
     _ignore_case: bool
     unread: bool = False
     """Whether that is because its rules, and so perhaps the folder, cannot be read."""
+    _repository: Path | None = None
+    """Of the work tree around, as far as that belongs to the workspace folder."""
 
     def reason(self, name: str, *, is_folder: bool) -> str | None:
         """Return which line ignores `name` of this folder, or None."""
@@ -73,7 +76,7 @@ class Ignore:
         """Return the rules for what lies in the folder `name` of this one."""
         whole = self.whole or self.reason(name, is_folder=True)
         path = self._path + os.fsencode(name) + b"/"
-        below = Ignore(self.folder / name, whole, path, self._kinds, self._ignore_case, self.unread)
+        below = replace(self, folder=self.folder / name, whole=whole, _path=path)
         return below if whole else _with_own_rules(below)
 
 
@@ -96,6 +99,8 @@ def ignore_at(root: Path, users: UserRules | None = None) -> Ignore:
     rules = Ignore(top, None, b"", ((),) * 5, users.ignore_case)
     rules = _with_file(rules, 4, users.file, f"the user's {users.file.name}", follow=True)
     rules = _with_own_rules(rules)
+    if top != root:
+        rules = replace(rules, _repository=None)
     for name in root.relative_to(top).parts:
         rules = rules.inside(name)
     return rules
@@ -107,8 +112,13 @@ def _with_own_rules(rules: Ignore) -> Ignore:
     for kind, name in enumerate(IN_FOLDERS):
         rules = _with_file(rules, kind, rules.folder / name, below + name, follow=False)
     if git := git_folder(rules.folder):
-        exclude = shared_folder(git) / "info" / "exclude"
+        shared = shared_folder(git).resolve()
+        if shared == rules._repository:
+            return replace(rules, whole="it is another work tree of the repository around it")
+        exclude = shared / "info" / "exclude"
         rules = _with_file(rules, 3, exclude, f"{below}.git/info/exclude", follow=True)
+        # Where work trees stand side by side around a bare repository, there is no index.
+        rules = replace(rules, _repository=shared if (git / "index").is_file() else None)
     return rules
 
 

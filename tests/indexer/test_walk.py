@@ -183,6 +183,37 @@ def test_gits_own_is_never_entered_and_repositories_inside_are(root: Path) -> No
     ]  # fmt: skip
 
 
+@pytest.fixture
+def repository(root: Path) -> Path:
+    """One with a commit, so that there can be more work trees of it."""
+    git(root, "init", "--quiet")
+    write(root, {"a.py": "x"})
+    git(root, "add", ".")
+    git(root, "-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "-qm", "a")
+    return root
+
+
+def test_a_further_work_tree_inside_of_the_first_is_left_out(repository: Path) -> None:
+    """All files would stand there once more, in another version."""
+    for name in ("trees/one", ".worktrees/two"):
+        git(repository, "worktree", "add", "--quiet", str(repository / name))
+    assert found(repository) == ["a.py"]
+    why = "it is another work tree of the repository around it"
+    assert skipped(repository) | {"trees/one": why, ".worktrees/two": why} == skipped(repository)
+    assert skipped(repository, PurePosixPath("trees/one/a.py")) == {"trees/one": why}
+    # But not where the user has opened it, or the folder that holds it.
+    assert found(repository / "trees" / "one") == ["a.py"]
+    assert found(repository / "trees") == ["one/a.py"]
+
+
+def test_work_trees_around_a_bare_repository_are_found(repository: Path, tmp_path: Path) -> None:
+    around = tmp_path / "around"
+    git(repository, "clone", "--quiet", "--bare", ".", str(around / ".bare"))
+    write(around, {".git": "gitdir: ./.bare\n"})
+    git(around, "worktree", "add", "--quiet", "fix")
+    assert "fix/a.py" in found(around)
+
+
 def test_an_ignored_root_is_left_out_as_a_whole(root: Path) -> None:
     git(root, "init", "--quiet")
     write(root, {".gitignore": "scratch\n", "scratch/a.py": "x"})
