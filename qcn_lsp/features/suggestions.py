@@ -21,7 +21,7 @@ often than it gains.
 import asyncio
 import logging
 from collections.abc import Container, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -193,7 +193,7 @@ class Suggestions:
             return ""
         try:
             with self._server.status.working():
-                result = await self._complete(place.document, here)
+                result, key = await self._complete(place.document, here, key)
             self._server.tally.milliseconds.append(result.milliseconds)
         except Superseded:
             return ""
@@ -205,28 +205,36 @@ class Suggestions:
         self._cache.add(key, here, text)
         return text
 
-    async def _complete(self, document: Document, here: Surroundings) -> CompletionResult:
-        """Ask behind the repository's context where there is one, else with the open files."""
+    async def _complete(
+        self, document: Document, here: Surroundings, key: Key
+    ) -> tuple[CompletionResult, Key]:
+        """Ask behind the repository's context where there is one, else with the open files.
+
+        Returns `key` with what the context was by then: taking in a change makes it another.
+        """
         if self._server.completes_by_chat:
-            return await self._complete_by_chat(document, here)
+            return await self._complete_by_chat(document, here), key
         engine, contexts = self._server.engine, self._server.contexts
         path, root = location(document, self._server.workspace_roots)
         read = self._server.settings_in(root).context.repository
         own = engine.own_engine if read else None
         if root is None or own is None:
             others = await self._others(document)
-            return await engine.complete(self._request(document, here, others))
+            return await engine.complete(self._request(document, here, others)), key
         contexts.begin(root, own)
+        editions = self._editions(document)  # of the texts that are now taken in
         if context := await contexts.name_for(root, document):
+            behind = replace(key, others=(contexts.state(root), *editions))
             whole = contexts.shown_whole(root)
             needed = await self._needed(root, path, document, here, whole)
             try:
-                return await engine.complete(self._request(document, here, needed, context))
+                asked = self._request(document, here, needed, context)
+                return await engine.complete(asked), behind
             except UnknownContext:
                 contexts.forget_sent(root)
         others = await self._others(document)
         needed = await self._needed(root, path, document, here, {file.path for file in others})
-        return await engine.complete(self._request(document, here, (*others, *needed)))
+        return await engine.complete(self._request(document, here, (*others, *needed))), key
 
     async def _complete_by_chat(self, document: Document, here: Surroundings) -> CompletionResult:
         """Ask for a search-and-replace; the text is empty where the answer is none."""
@@ -292,8 +300,12 @@ class Suggestions:
         state = None if root is None else self._server.contexts.state(root)
         if state is None:
             return await self._others(document)
+        return state, *self._editions(document)
+
+    def _editions(self, document: Document) -> tuple[int, ...]:
+        """Return what stands for the texts of all other open documents."""
         opened = self._server.documents.open_documents()
-        return state, *(one.edition for one in opened if one.uri != document.uri)
+        return tuple(one.edition for one in opened if one.uri != document.uri)
 
     async def _others(self, document: Document) -> tuple[ShownFile, ...]:
         """Return the other open files to show the model, in their order, as far as they may be."""

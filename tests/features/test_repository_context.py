@@ -316,6 +316,26 @@ async def test_of_several_folders_the_engine_is_given_what_is_new(tmp_path: Path
         assert {path for paths in model.sent for path in paths} == {"a.py"}
 
 
+async def test_what_is_typed_as_suggested_after_a_change_elsewhere_costs_nothing(
+    root: Path,
+) -> None:
+    async with session(root) as (editor, model):
+        prices = editor.open("lib/prices.py", (root / "lib/prices.py").read_text())
+        buffer = editor.open("main.py", (root / "main.py").read_text())
+        await laid_out(buffer, model)
+        prices.type("y\n")
+        model.text = "12345"
+        asked = len(model.bodies)
+        await complete(buffer)
+        for typed in "123":
+            buffer.type(typed)
+            (item,) = await buffer.inline()
+            assert (
+                item.insert_text == f"{buffer.text.splitlines()[-1]}{'12345'.partition(typed)[2]}"
+            )
+        assert len(model.bodies) == asked + 1
+
+
 async def test_a_document_that_is_opened_again_with_another_text_is_another(root: Path) -> None:
     """Its versions are counted anew."""
     async with session(root) as (editor, model):
