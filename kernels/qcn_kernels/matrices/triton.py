@@ -168,6 +168,7 @@ def tile_products(
     BN: tl.constexpr,
     BK: tl.constexpr,  # 128 where there are scales
     OPERAND: tl.constexpr,
+    HELD: tl.constexpr = False,  # whether those of "e4m3" are multiplied from registers
 ):
     """Activations times two runs of rows of a matrix: [BM, BN / 2] fp32 of each.
 
@@ -177,7 +178,7 @@ def tile_products(
     if SCALED and BM * BN > MOST_BY_TURNS:
         first, second = _one_after_the_other(activations, stride, o_m, weights, i_matrix, i_row,
                                              APART, ROWS, COLUMNS, FORMAT, BM, BN // 2, BK,
-                                             OPERAND)  # fmt: skip
+                                             OPERAND, HELD)  # fmt: skip
     else:  # one product of rows that are taken by turns
         o_n = tl.arange(0, BN)
         o_r = tl.minimum(i_row + o_n // 2 + o_n % 2 * APART, ROWS - 1)
@@ -186,7 +187,8 @@ def tile_products(
                                          COLUMNS, FORMAT, BM, BN, BK, OPERAND)  # fmt: skip
         elif SCALED:
             acc = _scaled_product(activations, stride, o_m, weights, i_matrix, o_r, i_row, APART,
-                                  ROWS, COLUMNS, FORMAT, BM, BN, BK, OPERAND)  # fmt: skip
+                                  ROWS, COLUMNS, FORMAT, BM, BN, BK, OPERAND,
+                                  HELD)  # fmt: skip
         else:
             acc = _plain_product(activations[0], stride, o_m, weights[0], i_matrix, o_r, ROWS,
                                  COLUMNS, BM, BN, BK, OPERAND)  # fmt: skip
@@ -237,6 +239,7 @@ def _scaled_product(
     BN: tl.constexpr,
     BK: tl.constexpr,
     OPERAND: tl.constexpr,
+    HELD: tl.constexpr,
 ):
     o_k = tl.arange(0, BK)
     p_x = activations[0] + o_m[:, None].to(tl.int64) * stride
@@ -246,6 +249,8 @@ def _scaled_product(
     for at in range(0, COLUMNS, BK):
         b_w = _values(_columns(p_w, at + o_k, COLUMNS, BK), FORMAT, OPERAND)
         b_x = _activations(_columns(p_x, at + o_k, COLUMNS, BK), FORMAT, OPERAND)
+        if HELD:
+            b_x = _from_registers(b_x)
         b_scale, b_other = _both_scales(activations, o_m, weights, i_matrix, i_row, APART, at, ROWS,
                                         COLUMNS, FORMAT)  # fmt: skip
         b_product = tl.dot(b_x, tl.trans(b_w), input_precision="ieee")
@@ -269,6 +274,7 @@ def _one_after_the_other(
     BR: tl.constexpr,  # rows of each
     BK: tl.constexpr,
     OPERAND: tl.constexpr,
+    HELD: tl.constexpr,
 ):
     """As `_scaled_product`, in two: what is not scaled yet is of one alone and finds registers.
 
@@ -290,6 +296,8 @@ def _one_after_the_other(
         b_first = _values(_columns(p_first, at + o_k, COLUMNS, BK), FORMAT, OPERAND)
         b_second = _values(_columns(p_second, at + o_k, COLUMNS, BK), FORMAT, OPERAND)
         b_x = _activations(_columns(p_x, at + o_k, COLUMNS, BK), FORMAT, OPERAND)
+        if HELD:
+            b_x = _from_registers(b_x)
         b_scale, b_other = _both_scales(activations, o_m, weights, i_matrix, i_row, APART, at, ROWS,
                                         COLUMNS, FORMAT)  # fmt: skip
         first += tl.dot(b_x, tl.trans(b_first), input_precision="ieee") * b_scale
@@ -331,6 +339,20 @@ def _as_it_is(b):
     if not INTERPRETS:
         b = tl.inline_asm_elementwise(
             "mov.b32 $0, $1;", "=r,r", [b], dtype=tl.float32, is_pure=True, pack=1
+        )
+    return b
+
+
+@triton.jit
+def _from_registers(b):
+    """The same values of a byte, which a 90's tensor cores then take from registers.
+
+    Else they read them from shared memory for each product anew. Only what is computed is left in
+    registers, so something is.
+    """
+    if not INTERPRETS:
+        b = tl.inline_asm_elementwise(
+            "mov.b32 $0, $1;", "=r,r", [b], dtype=b.dtype, is_pure=True, pack=4
         )
     return b
 

@@ -13,7 +13,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qcn_kernels.chip import configuration
 from qcn_kernels.fp8.matrices import BLOCK
 from qcn_kernels.fp8.quantised import Activations, plain
 from qcn_kernels.fp8.triton import activations
@@ -22,8 +21,8 @@ from qcn_kernels.launch import cdiv, kernel
 from qcn_kernels.matrices import Matrices
 from qcn_kernels.matrices.triton import STEP, operand, quantised, stored, tile_products
 from qcn_kernels.moe.shapes import check_shapes
-from qcn_kernels.moe.tiles import KEPT, MOST_KEPT, Tile
-from qcn_kernels.moe.triton_plan import Plan, plan_tiles, tile_rows
+from qcn_kernels.moe.tiles import MOST_KEPT, Tile
+from qcn_kernels.moe.triton_plan import Plan, is_tail, plan_tiles, tile_rows
 from qcn_kernels.moe.tuned import tiles_for
 
 PLAIN_COLUMNS = 64  # at once, where no blocks of scales say otherwise
@@ -34,10 +33,7 @@ COMBINED = 1024  # elements of a program that adds up
 def _gate_up(
     activations,
     weights,  # [E, 2 · INTERMEDIATE, HIDDEN]
-    p_order,
-    p_expert,
-    p_first,
-    p_end,
+    plan,
     out,  # [pairs, INTERMEDIATE] in order, and for "e4m3" their scales
     stride,
     SLOTS: tl.constexpr,
@@ -47,54 +43,116 @@ def _gate_up(
     FORMAT: tl.constexpr,
     QUANTISED: tl.constexpr,  # whether the output is to be
     BM: tl.constexpr,
+    TAIL: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
     OPERAND: tl.constexpr,
+    HELD: tl.constexpr,
 ):
     """silu(gate) · up of a tile's pairs, BN / 2 columns of it."""
     i_n, i_tile = tl.program_id(0), tl.program_id(1)
-    i_expert = tl.load(p_expert + i_tile)
+    i_expert = tl.load(plan[1] + i_tile)
     if i_expert < EXPERTS:
-        o_row, pair, here = tile_rows(p_order, p_first, p_end, i_tile, BM)
-        i_row = i_n * (BN // 2)
-        gate, up = tile_products(
-            activations,
-            stride,
-            pair // SLOTS,
-            weights,
-            i_expert,
-            i_row,
-            INTERMEDIATE,
-            2 * INTERMEDIATE,
-            HIDDEN,
-            FORMAT,
-            BM,
-            BN,
-            BK,
-            OPERAND,
-        )
-        b_h = gate * tl.sigmoid(gate) * up
-        o_i = i_row + tl.arange(0, BN // 2)
-        mask = here[:, None] & (o_i < INTERMEDIATE)[None, :]
-        p_out = out[0] + o_row[:, None].to(tl.int64) * INTERMEDIATE + o_i[None, :]
-        if QUANTISED:
-            b_h, b_scale = quantised(b_h)
-            tl.store(p_out, b_h, mask=mask)
-            tl.store(out[1] + o_row * (INTERMEDIATE // (BN // 2)) + i_n, b_scale, mask=here)
+        if is_tail(plan, i_tile, BM, TAIL):
+            _gate_up_rows(activations, weights, plan, out, stride, i_n, i_tile, i_expert, SLOTS,
+                          HIDDEN, INTERMEDIATE, FORMAT, QUANTISED, BM // 2, BN, BK, OPERAND,
+                          HELD)  # fmt: skip
         else:
-            tl.store(p_out, b_h.to(out[0].dtype.element_ty), mask=mask)
+            _gate_up_rows(activations, weights, plan, out, stride, i_n, i_tile, i_expert, SLOTS,
+                          HIDDEN, INTERMEDIATE, FORMAT, QUANTISED, BM, BN, BK, OPERAND,
+                          HELD)  # fmt: skip
+
+
+@triton.jit
+def _gate_up_rows(
+    activations,
+    weights,
+    plan,
+    out,
+    stride,
+    i_n,
+    i_tile,
+    i_expert,
+    SLOTS: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    INTERMEDIATE: tl.constexpr,
+    FORMAT: tl.constexpr,
+    QUANTISED: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    OPERAND: tl.constexpr,
+    HELD: tl.constexpr,
+):
+    """`_gate_up` of a tile of BM rows."""
+    o_row, pair, here = tile_rows(plan, i_tile, BM)
+    i_row = i_n * (BN // 2)
+    gate, up = tile_products(
+        activations,
+        stride,
+        pair // SLOTS,
+        weights,
+        i_expert,
+        i_row,
+        INTERMEDIATE,
+        2 * INTERMEDIATE,
+        HIDDEN,
+        FORMAT,
+        BM,
+        BN,
+        BK,
+        OPERAND,
+        HELD,
+    )
+    b_h = gate * tl.sigmoid(gate) * up
+    o_i = i_row + tl.arange(0, BN // 2)
+    mask = here[:, None] & (o_i < INTERMEDIATE)[None, :]
+    p_out = out[0] + o_row[:, None].to(tl.int64) * INTERMEDIATE + o_i[None, :]
+    if QUANTISED:
+        b_h, b_scale = quantised(b_h)
+        tl.store(p_out, b_h, mask=mask)
+        tl.store(out[1] + o_row * (INTERMEDIATE // (BN // 2)) + i_n, b_scale, mask=here)
+    else:
+        tl.store(p_out, b_h.to(out[0].dtype.element_ty), mask=mask)
 
 
 @kernel()
 def _down(
     activations,  # as `_gate_up` left them
     weights,  # [E, HIDDEN, INTERMEDIATE]
-    p_order,
-    p_expert,
-    p_first,
-    p_end,
+    plan,
     p_parts,  # [pairs, HIDDEN]
     EXPERTS: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    INTERMEDIATE: tl.constexpr,
+    FORMAT: tl.constexpr,
+    BM: tl.constexpr,
+    TAIL: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    OPERAND: tl.constexpr,
+):
+    """The output of a tile's pairs, BN columns of it, each where its pair has its place."""
+    i_n, i_tile = tl.program_id(0), tl.program_id(1)
+    i_expert = tl.load(plan[1] + i_tile)
+    if i_expert < EXPERTS:
+        if is_tail(plan, i_tile, BM, TAIL):
+            _down_rows(activations, weights, plan, p_parts, i_n, i_tile, i_expert, HIDDEN,
+                       INTERMEDIATE, FORMAT, BM // 2, BN, BK, OPERAND)  # fmt: skip
+        else:
+            _down_rows(activations, weights, plan, p_parts, i_n, i_tile, i_expert, HIDDEN,
+                       INTERMEDIATE, FORMAT, BM, BN, BK, OPERAND)  # fmt: skip
+
+
+@triton.jit
+def _down_rows(
+    activations,
+    weights,
+    plan,
+    p_parts,
+    i_n,
+    i_tile,
+    i_expert,
     HIDDEN: tl.constexpr,
     INTERMEDIATE: tl.constexpr,
     FORMAT: tl.constexpr,
@@ -103,34 +161,31 @@ def _down(
     BK: tl.constexpr,
     OPERAND: tl.constexpr,
 ):
-    """The output of a tile's pairs, BN columns of it, each where its pair has its place."""
-    i_n, i_tile = tl.program_id(0), tl.program_id(1)
-    i_expert = tl.load(p_expert + i_tile)
-    if i_expert < EXPERTS:
-        o_row, pair, here = tile_rows(p_order, p_first, p_end, i_tile, BM)
-        i_row = i_n * BN
-        first, second = tile_products(
-            activations,
-            INTERMEDIATE,
-            o_row,
-            weights,
-            i_expert,
-            i_row,
-            BN // 2,
-            HIDDEN,
-            INTERMEDIATE,
-            FORMAT,
-            BM,
-            BN,
-            BK,
-            OPERAND,
-        )
-        o_r = i_row + tl.arange(0, BN // 2)
-        p_part = p_parts + pair[:, None].to(tl.int64) * HIDDEN + o_r[None, :]
-        mask = here[:, None] & (o_r < HIDDEN)[None, :]
-        tl.store(p_part, first.to(p_parts.dtype.element_ty), mask=mask)
-        mask = here[:, None] & (o_r + BN // 2 < HIDDEN)[None, :]
-        tl.store(p_part + BN // 2, second.to(p_parts.dtype.element_ty), mask=mask)
+    """`_down` of a tile of BM rows."""
+    o_row, pair, here = tile_rows(plan, i_tile, BM)
+    i_row = i_n * BN
+    first, second = tile_products(
+        activations,
+        INTERMEDIATE,
+        o_row,
+        weights,
+        i_expert,
+        i_row,
+        BN // 2,
+        HIDDEN,
+        INTERMEDIATE,
+        FORMAT,
+        BM,
+        BN,
+        BK,
+        OPERAND,
+    )
+    o_r = i_row + tl.arange(0, BN // 2)
+    p_part = p_parts + pair[:, None].to(tl.int64) * HIDDEN + o_r[None, :]
+    mask = here[:, None] & (o_r < HIDDEN)[None, :]
+    tl.store(p_part, first.to(p_parts.dtype.element_ty), mask=mask)
+    mask = here[:, None] & (o_r + BN // 2 < HIDDEN)[None, :]
+    tl.store(p_part + BN // 2, second.to(p_parts.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -143,15 +198,13 @@ def _one(b):
 def _down_kept(
     activations,  # as `_gate_up` left them, e4m3
     weights,  # [E, HIDDEN, INTERMEDIATE] e4m3
-    p_order,
-    p_expert,
-    p_first,
-    p_end,
+    plan,
     p_parts,  # [pairs, HIDDEN]
     EXPERTS: tl.constexpr,
     HIDDEN: tl.constexpr,
     INTERMEDIATE: tl.constexpr,
     BM: tl.constexpr,
+    TAIL: tl.constexpr,
     BN: tl.constexpr,  # rows of the matrix at once,
     SPAN: tl.constexpr,  # and in all
     OPERAND: tl.constexpr,
@@ -162,37 +215,62 @@ def _down_kept(
     of the next rows while these are multiplied and what was before them is stored.
     """
     i_span, i_tile = tl.program_id(0), tl.program_id(1)
-    i_expert = tl.load(p_expert + i_tile)
+    i_expert = tl.load(plan[1] + i_tile)
     if i_expert < EXPERTS:
-        o_row, pair, here = tile_rows(p_order, p_first, p_end, i_tile, BM)
-        o_n, o_k = tl.arange(0, BN), tl.arange(0, STEP)
-        BLOCKS: tl.constexpr = INTERMEDIATE // STEP
-        OF_WEIGHTS: tl.constexpr = (HIDDEN + STEP - 1) // STEP * BLOCKS
-        p_x = activations[0] + o_row[:, None].to(tl.int64) * INTERMEDIATE + o_k[None, :]
-        p_of_x = activations[1] + o_row * BLOCKS
-        b_x, of_x = _one(tl.load(p_x).to(OPERAND)), _one(tl.load(p_of_x))
+        if is_tail(plan, i_tile, BM, TAIL):
+            _down_kept_rows(activations, weights, plan, p_parts, i_span, i_tile, i_expert, HIDDEN,
+                            INTERMEDIATE, BM // 2, BN, SPAN, OPERAND)  # fmt: skip
+        else:
+            _down_kept_rows(activations, weights, plan, p_parts, i_span, i_tile, i_expert, HIDDEN,
+                            INTERMEDIATE, BM, BN, SPAN, OPERAND)  # fmt: skip
+
+
+@triton.jit
+def _down_kept_rows(
+    activations,
+    weights,
+    plan,
+    p_parts,
+    i_span,
+    i_tile,
+    i_expert,
+    HIDDEN: tl.constexpr,
+    INTERMEDIATE: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    SPAN: tl.constexpr,
+    OPERAND: tl.constexpr,
+):
+    """`_down_kept` of a tile of BM rows."""
+    o_row, pair, here = tile_rows(plan, i_tile, BM)
+    o_n, o_k = tl.arange(0, BN), tl.arange(0, STEP)
+    BLOCKS: tl.constexpr = INTERMEDIATE // STEP
+    OF_WEIGHTS: tl.constexpr = (HIDDEN + STEP - 1) // STEP * BLOCKS
+    p_x = activations[0] + o_row[:, None].to(tl.int64) * INTERMEDIATE + o_k[None, :]
+    p_of_x = activations[1] + o_row * BLOCKS
+    b_x, of_x = _one(tl.load(p_x).to(OPERAND)), _one(tl.load(p_of_x))
+    for k in tl.static_range(1, BLOCKS):
+        b_x += (tl.load(p_x + k * STEP).to(OPERAND),)
+        of_x += (tl.load(p_of_x + k),)
+    p_w = weights[0] + i_expert.to(tl.int64) * (HIDDEN * INTERMEDIATE) + o_k[None, :]
+    p_part = p_parts + pair[:, None].to(tl.int64) * HIDDEN
+    for i_row in range(i_span * SPAN, tl.minimum((i_span + 1) * SPAN, HIDDEN), BN):
+        o_r = i_row + o_n
+        if HIDDEN % BN == 0:
+            p_rows = p_w + o_r[:, None] * INTERMEDIATE
+        else:
+            p_rows = p_w + tl.minimum(o_r, HIDDEN - 1)[:, None] * INTERMEDIATE
+        p_of_w = weights[1] + (i_expert * OF_WEIGHTS + i_row // STEP * BLOCKS)
+        b_w, of_w = _one(tl.load(p_rows).to(OPERAND)), _one(tl.load(p_of_w))
         for k in tl.static_range(1, BLOCKS):
-            b_x += (tl.load(p_x + k * STEP).to(OPERAND),)
-            of_x += (tl.load(p_of_x + k),)
-        p_w = weights[0] + i_expert.to(tl.int64) * (HIDDEN * INTERMEDIATE) + o_k[None, :]
-        p_part = p_parts + pair[:, None].to(tl.int64) * HIDDEN
-        for i_row in range(i_span * SPAN, tl.minimum((i_span + 1) * SPAN, HIDDEN), BN):
-            o_r = i_row + o_n
-            if HIDDEN % BN == 0:
-                p_rows = p_w + o_r[:, None] * INTERMEDIATE
-            else:
-                p_rows = p_w + tl.minimum(o_r, HIDDEN - 1)[:, None] * INTERMEDIATE
-            p_of_w = weights[1] + (i_expert * OF_WEIGHTS + i_row // STEP * BLOCKS)
-            b_w, of_w = _one(tl.load(p_rows).to(OPERAND)), _one(tl.load(p_of_w))
-            for k in tl.static_range(1, BLOCKS):
-                b_w += (tl.load(p_rows + k * STEP).to(OPERAND),)
-                of_w += (tl.load(p_of_w + k),)
-            acc = tl.zeros([BM, BN], dtype=tl.float32)
-            for k in tl.static_range(BLOCKS):
-                b_product = tl.dot(b_x[k], tl.trans(b_w[k]), input_precision="ieee")
-                acc += b_product * (of_x[k] * of_w[k])[:, None]
-            mask = here[:, None] & (o_r < HIDDEN)[None, :]
-            tl.store(p_part + o_r[None, :], acc.to(p_parts.dtype.element_ty), mask=mask)
+            b_w += (tl.load(p_rows + k * STEP).to(OPERAND),)
+            of_w += (tl.load(p_of_w + k),)
+        acc = tl.zeros([BM, BN], dtype=tl.float32)
+        for k in tl.static_range(BLOCKS):
+            b_product = tl.dot(b_x[k], tl.trans(b_w[k]), input_precision="ieee")
+            acc += b_product * (of_x[k] * of_w[k])[:, None]
+        mask = here[:, None] & (o_r < HIDDEN)[None, :]
+        tl.store(p_part + o_r[None, :], acc.to(p_parts.dtype.element_ty), mask=mask)
 
 
 @kernel()
@@ -259,33 +337,11 @@ def experts_in(
         to: [T, hidden] fp32, to which all is added, and which is returned.
     """
     tokens, slots = chosen.shape
-    count, hidden, intermediate = down.shape
-    given, gate_up_format = stored(gate_up)
-    read, x = activations(x, gate_up_format), plain(x)
+    count, hidden, _ = down.shape
+    read, x = activations(x, stored(gate_up)[1]), plain(x)
     check_shapes(x, weights, chosen, gate_up, down)
-    plan = plan_tiles(chosen, count, tile.rows)
-    between = _between(x, tokens * slots, intermediate, stored(down)[1])
-    _gate_up[(cdiv(2 * intermediate, tile.columns), plan.tiles)](
-        read,
-        given,
-        *plan.tensors,
-        between,
-        read[0].stride(0),
-        SLOTS=slots,
-        EXPERTS=count,
-        HIDDEN=hidden,
-        INTERMEDIATE=intermediate,
-        FORMAT=gate_up_format,
-        QUANTISED=len(between) > 1,
-        BM=tile.rows,
-        BN=tile.columns,
-        BK=_columns(gate_up_format),
-        OPERAND=operand(gate_up_format),
-        num_warps=tile.warps,
-        num_stages=tile.stages,
-    )
     parts = x.new_empty(tokens, slots, hidden)
-    _multiply_down(tile, plan, between, down, parts)
+    multiply(tile, plan_tiles(chosen, count, tile.rows), read, gate_up, down, parts)
     out = x.new_empty(tokens, hidden, dtype=torch.float32) if to is None else to
     assert out.is_contiguous()
     assert shared is None or shared.stride(1) == 1
@@ -307,6 +363,52 @@ def experts_in(
     return out
 
 
+def multiply(
+    tile: Tile,
+    plan: Plan,
+    x: tuple[Tensor, ...],
+    gate_up: Matrices,
+    down: Matrices,
+    parts: Tensor,
+) -> None:
+    """Leave in parts [T, slots, hidden] what each expert makes of its tokens.
+
+    Args:
+        tile: of the products,
+        plan: of the pairs, in tiles of as many rows.
+        x: of T tokens, as `activations` gives it for the format of `gate_up`.
+        gate_up, down: as in `moe.experts`.
+        parts: of the dtype of the model's activations.
+    """
+    _, slots, hidden = parts.shape
+    count, _, intermediate = down.shape
+    given, format_name = stored(gate_up)
+    between = _between(parts, parts.shape[0] * slots, intermediate, stored(down)[1])
+    _gate_up[(cdiv(2 * intermediate, tile.columns), plan.tiles)](
+        x,
+        given,
+        plan.tensors,
+        between,
+        x[0].stride(0),
+        SLOTS=slots,
+        EXPERTS=count,
+        HIDDEN=hidden,
+        INTERMEDIATE=intermediate,
+        FORMAT=format_name,
+        QUANTISED=len(between) > 1,
+        BM=tile.rows,
+        TAIL=tile.tail,
+        BN=tile.columns,
+        BK=_columns(format_name),
+        OPERAND=operand(format_name),
+        HELD=tile.held,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+        maxnreg=tile.registers,
+    )
+    _multiply_down(tile, plan, between, down, parts)
+
+
 def _multiply_down(
     tile: Tile, plan: Plan, between: tuple[Tensor, ...], down: Matrices, out: Tensor
 ) -> None:
@@ -314,13 +416,14 @@ def _multiply_down(
     given, format_name = stored(down)
     sizes = {"EXPERTS": count, "HIDDEN": hidden, "INTERMEDIATE": intermediate, "BM": tile.rows}
     sizes |= {"OPERAND": operand(format_name)}
-    kept = configuration(KEPT, out).get(tile.rows)
+    kept = tile.kept
     if kept is not None and format_name == "e4m3" and intermediate <= MOST_KEPT:
         _down_kept[(cdiv(hidden, kept.span), plan.tiles)](
             between,
             given,
-            *plan.tensors,
+            plan.tensors,
             out,
+            TAIL=kept.tail,
             BN=kept.columns,
             SPAN=kept.span,
             num_warps=kept.warps,
@@ -331,13 +434,15 @@ def _multiply_down(
     _down[(cdiv(hidden, tile.columns), plan.tiles)](
         between,
         given,
-        *plan.tensors,
+        plan.tensors,
         out,
         FORMAT=format_name,
+        TAIL=tile.tail,
         BN=tile.columns,
         BK=_columns(format_name),
         num_warps=tile.warps,
         num_stages=tile.stages,
+        maxnreg=tile.registers,
         **sizes,
     )
 

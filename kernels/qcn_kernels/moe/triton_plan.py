@@ -163,10 +163,18 @@ def plan_tiles(chosen: Tensor, experts: int, rows: int) -> Plan:
 
 
 @triton.jit
-def tile_rows(p_order, p_first, p_end, i_tile, BM: tl.constexpr):
+def is_tail(plan, i_tile, BM: tl.constexpr, TAIL: tl.constexpr):
+    """Whether half of a tile's BM rows hold its pairs; no, where TAIL does not ask."""
+    if TAIL:
+        return tl.load(plan[3] + i_tile) - tl.load(plan[2] + i_tile) <= BM // 2
+    return False
+
+
+@triton.jit
+def tile_rows(plan, i_tile, BM: tl.constexpr):
     """Places of a tile's pairs in the order, their numbers, and which rows are not padding."""
-    end = tl.load(p_end + i_tile)
-    o_row = tl.load(p_first + i_tile) + tl.arange(0, BM)
+    end = tl.load(plan[3] + i_tile)
+    o_row = tl.load(plan[2] + i_tile) + tl.arange(0, BM)
     here = o_row < end
     o_row = tl.minimum(o_row, end - 1)
-    return o_row, tl.load(p_order + o_row), here
+    return o_row, tl.load(plan[0] + o_row), here

@@ -5,8 +5,9 @@ import json
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import astuple, replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 import torch
@@ -14,7 +15,7 @@ import triton
 from torch import Tensor
 
 from qcn_kernels.chip import capability, configuration
-from qcn_kernels.moe.tiles import SHIPPED, Tile, Tiles, candidates
+from qcn_kernels.moe.tiles import SHIPPED, Kept, Tile, Tiles, candidates, with_other_down
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def read(path: Path, chip: int) -> Mapping[str, Tiles]:
         if found["triton"] != triton.__version__:
             return {}
         tuned = {
-            name: Tiles(Tile(*tiles["few"]), Tile(*tiles["many"]))
+            name: Tiles(_tile(tiles["few"]), _tile(tiles["many"]))
             for name, tiles in found["formats"].items()
         }
     except FileNotFoundError:
@@ -60,16 +61,24 @@ def read(path: Path, chip: int) -> Mapping[str, Tiles]:
         log.warning("%s is not used: %r. Delete it, or tune again", path, error)
         return {}
     for name, tiles in tuned.items():
-        if not {tiles.few, tiles.many} <= set(candidates(chip, name)):
+        known = candidates(chip, name)
+        known += [other for tile in known for other in with_other_down(tile)]
+        if tiles.few not in known or tiles.many not in known:
             log.warning("%s is not used: no such tiles for %s. Tune again", path, name)
             return {}
     return tuned
 
 
+def _tile(found: dict[str, Any]) -> Tile:
+    """The tile that `asdict` gave. Raises KeyError or TypeError for anything else."""
+    kept = found["kept"]
+    return Tile(**{**found, "kept": kept and Kept(**kept)})
+
+
 def write(path: Path, tuned: Mapping[str, Tiles]) -> None:
     """Keep tiles for later processes, where the user alone can write. Raises OSError."""
     formats = {
-        name: {"few": astuple(tiles.few), "many": astuple(tiles.many)}
+        name: {"few": asdict(tiles.few), "many": asdict(tiles.many)}
         for name, tiles in tuned.items()
     }
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

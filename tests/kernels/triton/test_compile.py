@@ -11,6 +11,7 @@ there.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ from qcn_kernels.linear.triton_verify import MOST_TOKENS, add_linear_few, linear
 from qcn_kernels.matrices import Matrices
 from qcn_kernels.moe import triton_step
 from qcn_kernels.moe.shared import SharedExpert
-from qcn_kernels.moe.triton import experts
+from qcn_kernels.moe.tiles import Tile, candidates, with_other_down
+from qcn_kernels.moe.triton import experts, experts_in
 from qcn_kernels.moe.triton_plan import plan_tiles
 from qcn_kernels.moe.triton_router import route
 from qcn_kernels.moe.triton_verify import add_experts_few
@@ -384,6 +386,29 @@ def test_what_is_shipped_compiles(
         assert bool(kernel.products) == (product is not None), kernel
         if product and chip == 90:
             assert any(used.startswith(product) for used in kernel.products), kernel
+
+
+PROMISING, *OTHERS = candidates(90, "e4m3")
+TO_BE_TIMED = [PROMISING, *with_other_down(PROMISING)]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("tile", TO_BE_TIMED + OTHERS if FULL else TO_BE_TIMED)
+def test_what_the_tuner_tries_for_fp8_on_a_90_compiles(
+    tile: Tile, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without a spill; where tails take half a tile, both halves and wholes by `wgmma`."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    launched = compile_launches(90, lambda: run_experts(partial(experts_in, tile), MANY, fp8))
+    products = {kernel.name: kernel for kernel in launched if kernel.products}
+    assert set(products) == {"_gate_up", "_down_kept"}
+    for kernel in products.values():
+        print(kernel.row("experts_in", 90))
+        assert kernel.spilled == kernel.stack == 0, kernel
+        assert kernel.shared <= SHARED_MEMORY[90], kernel
+        assert all(used.startswith("wgmma") for used in kernel.products), kernel
+    if tile.kept is not None:  # half the rows are divided among as many warps: by columns
+        assert len(products["_down_kept"].products) == (2 if tile.kept.tail else 1)
 
 
 def in_front_of_fp8() -> None:
