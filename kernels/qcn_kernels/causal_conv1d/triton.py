@@ -1,8 +1,8 @@
 """The causal convolution on a GPU: some channels of some tokens to a program, everything fp32.
 
 A token's sum runs oldest input first, wherever the token stands: no grid has a say in it. The state
-is read by the programs of the first tokens and replaced by those of the last, so the new one is
-written beside it and copied.
+is read by the programs of the first tokens alone, each its own channels: so they replace it, when
+they have read it.
 """
 
 import torch
@@ -20,8 +20,7 @@ STEP_CHANNELS = 256
 def _convolve(
     p_x,  # [T, C]
     p_weight,  # [KERNEL, C] fp32
-    p_state,  # [KERNEL - 1, C] fp32
-    p_next_state,  # [KERNEL - 1, C] fp32
+    p_state,  # [KERNEL - 1, C] fp32, in and out
     p_out,  # [T, C]
     tokens,
     channels,
@@ -69,7 +68,7 @@ def _convolve(
             b_y *= tl.rsqrt(tl.sum(b_y * b_y, axis=1) + 1e-6)[:, None]
             b_y *= tl.where(i_head < scaled_heads, scale, 1.0)
         tl.store(p_out + o_t * stride_out + o_c, b_y.to(p_out.dtype.element_ty), mask=mask)
-    if i_t == tl.num_programs(0) - 1:
+    if i_t == 0:
         o_row = tl.arange(0, BS)[:, None]
         o_last = tokens + o_row - (KERNEL - 1)
         kept = inside & (o_row < KERNEL - 1)
@@ -77,7 +76,8 @@ def _convolve(
         b_last = tl.load(p_last, mask=kept & (o_last >= 0), other=0.0).to(tl.float32)
         p_old = p_state + (tokens + o_row) * stride_state + o_c
         b_last += tl.load(p_old, mask=kept & (o_last < 0), other=0.0)
-        tl.store(p_next_state + o_row * channels + o_c, b_last, mask=kept)
+        tl.debug_barrier()  # all threads have read it
+        tl.store(p_state + o_row * stride_state + o_c, b_last, mask=kept)
 
 
 @kernel()
@@ -146,19 +146,17 @@ def _launch(
     x: Tensor, *, weight: Tensor, state: Tensor, head_dim: int, normalised: int, scaled: int
 ) -> Tensor:
     tokens, channels = x.shape
-    kernel = len(weight)
+    kernel = weight.shape[0]
     assert weight.shape == (kernel, channels)
     assert state.shape == (kernel - 1, channels)
     assert weight.dtype == state.dtype == torch.float32
     assert x.stride(1) == weight.stride(1) == 1
     assert state.stride(1) == 1 or not state.numel()
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
-    next_state = torch.empty_like(state, memory_format=torch.contiguous_format)
     _convolve[(cdiv(tokens, RUNS * TOKENS), cdiv(channels, head_dim))](
         x,
         weight,
         state,
-        next_state,
         out,
         tokens,
         channels,
@@ -177,5 +175,4 @@ def _launch(
         BS=next_power_of_2(kernel),
         num_warps=4,
     )
-    state.copy_(next_state)
     return out
