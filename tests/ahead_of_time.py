@@ -108,14 +108,14 @@ def _recorded(
 ) -> Iterator[_Launch]:
     launches: list[_Launch] = []
 
-    def note(kernel: Any, *args: Any, grid: Any, warmup: bool, **named: Any) -> None:
-        del grid, warmup
+    def note(kernel: Any, grid: Any, *args: Any, **named: Any) -> None:
+        del grid
         options = {str(name): named.pop(name) for name in OPTIONS if name in named}
         arguments = dict(zip(kernel.arg_names, args, strict=False)) | named
         assert set(arguments) == set(kernel.arg_names)
         launches.append(_Launch(kernel, arguments, options))
 
-    patch.setattr(Kernel, "run", note)
+    patch.setattr(Kernel, "launch", note)
     patch.setattr(chip, "capability", lambda _: capability)
     launcher()
     assert launches, "nothing was launched"

@@ -27,8 +27,8 @@ class Launches(TorchDispatchMode):
         from qcn_kernels.launch import Kernel
         from triton.runtime.interpreter import InterpretedFunction
 
-        for kind in (InterpretedFunction, Kernel):
-            self._patch.setattr(kind, "run", self._noting(kind.run))
+        for kind, name in ((InterpretedFunction, "run"), (Kernel, "launch")):
+            self._patch.setattr(kind, name, self._noting(getattr(kind, name)))
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 

@@ -7,6 +7,7 @@ compiled for all of them. Triton also chooses layouts, and so the order of sums,
 begin at multiples of 16 bytes: who needs equal bits keeps rows that do, as those of the models are.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -35,15 +36,23 @@ then moves 16 bytes at once, where else it moves element by element."""
 
 def capability(x: Tensor) -> int:
     """Return the compute capability of x's device, 90 for 9.0; of an H100 under the interpreter."""
-    if not x.is_cuda:
-        return 90
-    major, minor = torch.cuda.get_device_capability(x.device)
+    return _capability_of(x.device) if x.is_cuda else 90
+
+
+@functools.cache  # a pass asks a thousand times, and torch takes longer for it than for a view
+def _capability_of(device: torch.device) -> int:
+    major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor
 
 
 def empty_rows(x: Tensor, columns: int) -> Tensor:
     """Return memory for as many rows as x has, of x's dtype: of columns rounded up to ALIGNED."""
-    return x.new_empty(len(x), -(-columns // ALIGNED) * ALIGNED)
+    return x.new_empty(x.shape[0], -(-columns // ALIGNED) * ALIGNED)
+
+
+def some_columns(x: Tensor, first: int, count: int) -> Tensor:
+    """Return columns of a matrix: itself where they are all, since a view costs a call of torch."""
+    return x if count == x.shape[1] else x.narrow(1, first, count)
 
 
 def configuration(shipped: Mapping[int, T], x: Tensor) -> T:

@@ -5,21 +5,26 @@ such ones. A pass of few tokens is a thousand launches, and they take longer tha
 So what was found is kept here by what Triton goes by (types, whether pointers and integers are
 multiples of 16, the values of constants) and launched by Triton's own launcher.
 
+That is given addresses in the place of tensors: of a tensor it asks for the address, a second time,
+and then the driver whether it is one. The hooks by which profilers hear of launches are not called.
+
 Sizes of grids and blocks come by `cdiv` and `next_power_of_2`: Triton's, called on the host, take
 5 us each.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import triton
 from torch import Tensor
-from torch.cuda import current_device
+from triton.runtime import driver
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from qcn_kernels.chip import INTERPRETED
 
 _INT32 = 1 << 31
+_NO_HOOKS = (None, None, None)  # what they would be told, at the beginning, at the end
 
 
 class Kernel(triton.JITFunction):  # type: ignore[misc]
@@ -29,33 +34,50 @@ class Kernel(triton.JITFunction):  # type: ignore[misc]
         super().__init__(function, **named)
         self._known: dict[object, tuple[Any, tuple[object, ...]]] = {}
 
-    def run(self, *args: Any, grid: tuple[int, ...], warmup: bool, **named: Any) -> Any:
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        return partial(self.launch, grid)
+
+    def launch(self, grid: tuple[int, ...], *args: Any, **named: Any) -> None:
         """Launch; as `JITFunction.run`, which finds or compiles what is not known yet."""
-        key = (current_device(), _specialised(args), *named, *named.values())
+        active = driver.active
+        device = active.get_current_device()
+        seen: list[object] = [device, *named, *named.values()]
+        given = _seen(args, seen)
+        key = tuple(seen)
         known = self._known.get(key)
-        if warmup or known is None:
-            compiled = super().run(*args, grid=grid, warmup=warmup, **named)
+        if known is None:
+            compiled = self.run(*args, grid=grid, warmup=False, **named)
             constants = tuple(named[name] for name in self.arg_names[len(args) :])
             self._known[key] = compiled, constants
-            return compiled
+            return
         compiled, constants = known
-        compiled[(*grid, 1, 1)[:3]](*args, *constants)
-        return compiled
+        about = (compiled.function, compiled.packed_metadata, *_NO_HOOKS)
+        x, y, z = (*grid, 1, 1)[:3]
+        compiled.run(x, y, z, active.get_current_stream(device), *about, *given, *constants)
 
 
-def _specialised(args: tuple[Any, ...]) -> tuple[object, ...]:
-    """What Triton compiles for."""
-    found: list[object] = []
+def _seen(args: tuple[Any, ...], into: list[object]) -> list[object]:
+    """Add what Triton compiles for; return what its launcher is given.
+
+    Where a tensor lies is a part of it: one that is not on a GPU is none of those known.
+    """
+    given: list[object] = []
     for value in args:
         if isinstance(value, Tensor):
-            found += (value.dtype, value.data_ptr() & 15)
+            address = value.data_ptr()
+            into += (value.dtype, value.is_cuda, address & 15)
+            value = address
         elif isinstance(value, int):
-            found += (value == 1, value & 15, -_INT32 <= value < _INT32)
+            into += (value == 1, value & 15, -_INT32 <= value < _INT32)
         elif isinstance(value, TensorDescriptor):
-            found += (value.base.dtype, *value.block_shape)
+            into += (TensorDescriptor, value.base.dtype, *value.block_shape)
+        elif isinstance(value, tuple):
+            into.append(len(value))
+            value = tuple(_seen(value, into))
         else:
-            found.append(_specialised(value) if isinstance(value, tuple) else type(value))
-    return tuple(found)
+            into.append(type(value))
+        given.append(value)
+    return given
 
 
 def kernel(**named: Any) -> Callable[[Callable[..., None]], Any]:

@@ -38,4 +38,4 @@ class Fp8Matrices:
         return self.values.nbytes + self.scale_inv.nbytes
 
     def __len__(self) -> int:
-        return len(self.values)
+        return self.values.shape[0]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import triton.language as tl
 from torch import Tensor
 
-from qcn_kernels.chip import ALIGNED, configuration, empty_rows
+from qcn_kernels.chip import ALIGNED, configuration, empty_rows, some_columns
 from qcn_kernels.fp8.matrices import BLOCK, Fp8Matrices
 from qcn_kernels.fp8.quantised import Activations, Quantised, empty_quantised, plain
 from qcn_kernels.launch import cdiv, kernel
@@ -149,7 +149,7 @@ def activations(x: Activations, format_name: str) -> tuple[Tensor, ...]:
 
 def _tile_for(x: Tensor, rows: int) -> Tile:
     tile = configuration(PREFILL, x)
-    programs = cdiv(len(x), tile.tokens) * cdiv(rows, tile.rows)
+    programs = cdiv(x.shape[0], tile.tokens) * cdiv(rows, tile.rows)
     return tile if programs >= MULTIPROCESSORS else configuration(SHORT_PREFILL, x)
 
 
@@ -167,7 +167,7 @@ def linear(x: Activations, weight: Fp8Matrices, out: Tensor | None = None) -> Te
     assert x.stride(1) == 1
     tile = _tile_for(x, rows)
     out = empty_rows(x, rows) if out is None else out
-    assert len(out) == tokens
+    assert out.shape[0] == tokens
     assert rows <= out.shape[1] < rows + ALIGNED
     assert out.stride(1) == 1
     _linear[(cdiv(tokens, tile.tokens) * cdiv(rows, tile.rows),)](
@@ -189,4 +189,4 @@ def linear(x: Activations, weight: Fp8Matrices, out: Tensor | None = None) -> Te
         num_warps=tile.warps,
         num_stages=tile.stages,
     )
-    return out[:, :rows]
+    return some_columns(out, 0, rows)

@@ -20,7 +20,7 @@ class ChunkGrid:
     @property
     def chunks(self) -> int:
         """Number of chunks."""
-        return len(self.slots)
+        return self.slots.shape[0]
 
 
 def chunk_grid(

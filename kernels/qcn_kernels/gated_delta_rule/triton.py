@@ -316,7 +316,7 @@ def _check(
         )
     assert q.shape == k.shape
     assert heads % key_heads == 0
-    assert len(v) == tokens
+    assert v.shape[0] == tokens
     assert g.shape == beta.shape == (tokens, heads)
     assert g.dtype == beta.dtype == state.dtype == checkpoints.dtype == torch.float32
     assert q.stride()[1:] == k.stride()[1:] == (key_dim, 1)
@@ -325,4 +325,4 @@ def _check(
     assert state.shape == checkpoints.shape[1:] == (heads, key_dim, value_dim)
     assert state.is_contiguous()
     assert checkpoints.is_contiguous()
-    assert len(grid.starts) == grid.chunks + 1
+    assert grid.starts.shape[0] == grid.chunks + 1

@@ -11,7 +11,14 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from qcn_kernels.chip import ALIGNED, INTERPRETED, OPERAND, configuration, empty_rows
+from qcn_kernels.chip import (
+    ALIGNED,
+    INTERPRETED,
+    OPERAND,
+    configuration,
+    empty_rows,
+    some_columns,
+)
 from qcn_kernels.launch import cdiv, kernel
 
 
@@ -84,7 +91,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = 
     if it is the last part.
     """
     tokens, columns = x.shape
-    rows = len(weight)
+    rows = weight.shape[0]
     assert weight.shape == (rows, columns)
     assert weight.dtype == x.dtype
     assert weight.is_contiguous()
@@ -93,7 +100,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = 
     whole = x.dtype == torch.float32
     tile = FP32 if whole or INTERPRETED else configuration(BF16, x)
     out = empty_rows(x, rows) if out is None else out
-    assert len(out) == tokens
+    assert out.shape[0] == tokens
     assert rows <= out.shape[1] < rows + ALIGNED
     assert out.stride(1) == 1
     grid = (cdiv(tokens, tile.tokens) * cdiv(rows, tile.rows),)
@@ -118,4 +125,4 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = 
         num_warps=tile.warps,
         num_stages=tile.stages,
     )
-    return out[:, :rows]
+    return some_columns(out, 0, rows)

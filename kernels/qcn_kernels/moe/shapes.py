@@ -14,7 +14,7 @@ def check_shapes(
     tokens, hidden = x.shape
     experts, _, intermediate = down.shape
     assert weights.shape == chosen.shape
-    assert len(chosen) == tokens
+    assert chosen.shape[0] == tokens
     assert gate_up.shape == (experts, 2 * intermediate, hidden)
     assert down.shape == (experts, hidden, intermediate)
     assert x.stride(1) == 1

@@ -34,6 +34,7 @@ def most_many_from(x: Tensor) -> int:
     return max(tiles.many_from for tiles in configuration(SHIPPED, x).values())
 
 
+@functools.cache  # each layer of each pass asks
 def file_of(device: torch.device) -> Path:
     """Return the file for GPUs of this name, in the user's cache."""
     name = re.sub(r"[^A-Za-z0-9]+", "-", torch.cuda.get_device_name(device))

@@ -1,5 +1,6 @@
 """A kernel is launched as what was compiled for its arguments, and for no others."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,17 +9,34 @@ import triton
 from qcn_kernels import launch
 from qcn_kernels.launch import cdiv, next_power_of_2
 from torch import Tensor
+from triton.compiler import CompiledKernel
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 class Compiled:
-    """What Triton compiled: notes its launches."""
+    """What Triton compiled: notes what its launcher is given."""
+
+    function, packed_metadata = "function", "metadata"
 
     def __init__(self) -> None:
-        self.launches: list[tuple[tuple[int, ...], tuple[object, ...]]] = []
+        self.launches: list[tuple[object, ...]] = []
 
-    def __getitem__(self, grid: tuple[int, ...]) -> Any:
-        return lambda *args: self.launches.append((grid, args))
+    def run(self, *args: object) -> None:
+        self.launches.append(args)
+
+    # What Triton asks of it besides, to launch it.
+
+    def launch_metadata(self, *_: object) -> None:
+        pass
+
+    def _init_handles(self) -> None:
+        pass
+
+
+class OnGpu(Tensor):
+    """A tensor that says it is on a GPU."""
+
+    is_cuda = True
 
 
 @pytest.fixture
@@ -32,8 +50,15 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Compiled]:
 
     monkeypatch.setattr(triton.JITFunction, "run", run)
     monkeypatch.setattr(launch, "INTERPRETED", False)
-    monkeypatch.setattr(launch, "current_device", lambda: 0)
+    use_device(monkeypatch, 0)
     return made
+
+
+def use_device(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    active = SimpleNamespace(
+        get_current_device=lambda: number, get_current_stream=lambda device: 70 + device
+    )
+    monkeypatch.setattr(launch, "driver", SimpleNamespace(active=active))
 
 
 def function(p_x: Any, p_pair: Any, count: Any, scale: Any, size: Any) -> None:
@@ -50,7 +75,22 @@ def test_what_is_known_is_launched_without_triton_looking_for_it(compiled: list[
     for count in (32, 48):
         made[(3,)](x, pair, count, 0.5, size=16, num_warps=4)
     (first,) = compiled
-    assert first.launches == [((3, 1, 1), (x, pair, 48, 0.5, 16))]  # the options are no arguments
+    pointers = x.data_ptr(), tuple(each.data_ptr() for each in pair)
+    about = 70, "function", "metadata", None, None, None
+    assert first.launches == [(3, 1, 1, *about, *pointers, 48, 0.5, 16)]  # options are no arguments
+
+
+def test_a_launcher_is_given_what_triton_gives_it(compiled: list[Compiled]) -> None:
+    """But for hooks, and addresses instead of tensors."""
+    made = launch.kernel()(function)
+    x = given()
+    for _ in range(2):
+        made[(3, 5)](x, (), 48, 0.5, size=16)
+    CompiledKernel.__getitem__(compiled[0], (3, 5, 1))(x, (), 48, 0.5, 16, stream=70)
+    (*place, _, _, _, address, no_pair, count, scale, size), theirs = compiled[0].launches
+    assert theirs[:6] == tuple(place)
+    assert theirs[9:] == (x, no_pair, count, scale, size)
+    assert address == x.data_ptr()
 
 
 @pytest.mark.parametrize(
@@ -58,6 +98,7 @@ def test_what_is_known_is_launched_without_triton_looking_for_it(compiled: list[
     [
         {"p_x": given(torch.bfloat16)},
         {"p_x": given(offset=1)},  # a pointer that is no multiple of 16
+        {"p_x": given().as_subclass(OnGpu)},  # or was one, and is on the CPU now
         {"p_pair": (given(), given(torch.float32))},
         {"p_pair": (given(),)},
         {"count": 33},
@@ -101,7 +142,7 @@ def test_another_device_has_kernels_of_its_own(
 ) -> None:
     made = launch.kernel()(function)
     made[(1,)](given(), (), 32, 0.5, size=16)
-    monkeypatch.setattr(launch, "current_device", lambda: 1)
+    use_device(monkeypatch, 1)
     made[(1,)](given(), (), 32, 0.5, size=16)
     assert len(compiled) == 2
 
