@@ -112,7 +112,8 @@ class GatedDeltaNet:
         """Mix T normalised tokens [T, hidden] in the weights' dtype; return [T, hidden]."""
         del positions  # order is in the state
         projected = linear(x, self.in_proj)
-        return linear(state.mix(self.slot, projected, self.small), self.out_proj)
+        mixed = state.mix(self.slot, projected, self.small, self.out_proj)
+        return linear(mixed, self.out_proj)
 
     def decode(self, x: Tensor, now: Tensor | Normed, seat: Seat, positions: Positions) -> None:
         """Mix one token; add to its residual stream x [hidden] fp32, whose norm is `now`."""

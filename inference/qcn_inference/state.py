@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from qcn_kernels.fp8 import Activations
 from qcn_kernels.gated_delta_net import (
     DeltaNetWeights,
     DraftedDeltaNet,
@@ -28,6 +29,7 @@ from qcn_kernels.gated_delta_net import (
     verify,
 )
 from qcn_kernels.gated_delta_rule import ChunkGrid, chunk_grid
+from qcn_kernels.linear import Weight
 from torch import Tensor
 
 from qcn_inference.config import ModelConfig
@@ -210,13 +212,16 @@ class State:
         self._kv = self._kv.with_room(self, tokens)
         self.is_reading = True
 
-    def mix(self, slot: int, projected: Tensor, weights: DeltaNetWeights) -> Tensor:
+    def mix(
+        self, slot: int, projected: Tensor, weights: DeltaNetWeights, out_proj: Weight
+    ) -> Activations:
         """Read T tokens' projections into one Gated DeltaNet layer; see `gated_delta_net`.
 
         Args:
             slot: number of the layer among the Gated DeltaNet layers.
             projected: [T, q | k | v | z | b | a].
             weights: of the layer.
+            out_proj: which `linear` is to multiply the result by.
 
         Returns:
             [T, value_heads · value_dim].
@@ -242,6 +247,7 @@ class State:
             recurrent=past.recurrent,
             grid=now.grid,
             checkpoints=now.recurrent[slot],
+            out_proj=out_proj,
         )
 
     def mix_step(self, slot: int, projected: Tensor, weights: DeltaNetWeights) -> Tensor:

@@ -6,6 +6,7 @@
 from torch import Tensor
 
 from qcn_kernels.choice import uses_triton
+from qcn_kernels.fp8 import Activations
 from qcn_kernels.gated_delta_net import cpu, reference
 from qcn_kernels.gated_delta_net.cpu import step as step_on_cpu
 from qcn_kernels.gated_delta_net.drafts import (
@@ -18,6 +19,7 @@ from qcn_kernels.gated_delta_net.drafts import (
 from qcn_kernels.gated_delta_net.reference import ring_from_state, state_from_ring
 from qcn_kernels.gated_delta_net.weights import DeltaNetWeights
 from qcn_kernels.gated_delta_rule import ChunkGrid
+from qcn_kernels.linear import Weight
 
 __all__ = [
     "DeltaNetWeights",
@@ -42,7 +44,8 @@ def prefill(
     recurrent: Tensor,
     grid: ChunkGrid,
     checkpoints: Tensor,
-) -> Tensor:
+    out_proj: Weight | None = None,
+) -> Activations:
     """Read T tokens chunk by chunk.
 
     Args:
@@ -52,15 +55,16 @@ def prefill(
         recurrent: [value_heads, key_dim, value_dim] fp32, updated in place.
         grid: the chunks of the T tokens.
         checkpoints: [slots, value_heads, key_dim, value_dim] fp32, written where the grid says.
+        out_proj: the weight that `linear` multiplies the result by, if by any.
 
     Returns:
-        [T, value_heads · value_dim] in projected's dtype.
+        [T, value_heads · value_dim] in projected's dtype, as `norm_for` returns a norm.
     """
     past = {"convolution": convolution, "recurrent": recurrent, "checkpoints": checkpoints}
     if uses_triton(projected):
         from qcn_kernels.gated_delta_net import triton
 
-        return triton.prefill(projected, weights=weights, grid=grid, **past)
+        return triton.prefill(projected, weights=weights, grid=grid, out_proj=out_proj, **past)
     return cpu.prefill(projected, weights=weights, grid=grid, **past)
 
 

@@ -6,18 +6,22 @@ the programs it serves. That is why the convolution's past is a ring of `kernel`
 of them writes is the one none of them reads.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from qcn_kernels.causal_conv1d.triton import causal_conv1d_l2_norm
+from qcn_kernels.fp8 import BLOCK, Activations
 from qcn_kernels.gated_delta_net.weights import DeltaNetWeights
 from qcn_kernels.gated_delta_rule.grid import ChunkGrid
 from qcn_kernels.gated_delta_rule.triton import chunk_gated_delta_rule
 from qcn_kernels.launch import cdiv, kernel, next_power_of_2
+from qcn_kernels.linear import Weight, reads_e4m3
 from qcn_kernels.overlap.triton import await_previous, let_next_begin, overlapping, prefetch
-from qcn_kernels.rms_norm.triton import gated_rms_norm
+from qcn_kernels.rms_norm.triton import gated_rms_norm, gated_rms_norm_quantised
 
 GATES_TILE = 1024  # elements of a program
 STEP_WARPS = 4
@@ -156,7 +160,8 @@ def prefill(
     recurrent: Tensor,
     grid: ChunkGrid,
     checkpoints: Tensor,
-) -> Tensor:
+    out_proj: Weight | None = None,
+) -> Activations:
     """Read T tokens chunk by chunk; as `reference.prefill`, in projected's dtype.
 
     Args:
@@ -166,6 +171,8 @@ def prefill(
         recurrent: [value_heads, key_dim, value_dim] fp32, updated in place.
         grid: the chunks of the T tokens.
         checkpoints: [slots, value_heads, key_dim, value_dim] fp32, written where the grid says.
+        out_proj: the weight that `linear` multiplies the result by, if by any: where it reads FP8,
+            the result comes quantised as well, which spares a launch.
     """
     mixed, z, b, a = weights.split(projected)
     mixed = causal_conv1d_l2_norm(
@@ -176,16 +183,16 @@ def prefill(
         normalised=2 * weights.key_heads,
         scaled=weights.key_heads,
     )
-    q_k, v = mixed.tensor_split([2 * weights.key_heads * weights.key_dim], dim=1)
-    q, k = q_k.unflatten(1, (2, weights.key_heads, weights.key_dim)).unbind(1)
+    q, k, v = weights.split_heads(mixed)
     g, beta = gates(a=a, b=b, neg_a=weights.neg_a, dt_bias=weights.dt_bias)
-    v = v.unflatten(1, (weights.value_heads, weights.value_dim))
     out = chunk_gated_delta_rule(
         q=q, k=k, v=v, g=g, beta=beta, state=recurrent, grid=grid, checkpoints=checkpoints
     )
-    gate = z.unflatten(1, out.shape[1:])
-    out = gated_rms_norm(out, gate=gate, scale=weights.norm, eps=weights.eps, dtype=out.dtype)
-    return out.flatten(1)
+    gate = z.view(out.shape)
+    norm: dict[str, Any] = {"scale": weights.norm, "eps": weights.eps, "dtype": out.dtype}
+    if out_proj is not None and reads_e4m3(out_proj) and weights.value_dim % BLOCK == 0:
+        return gated_rms_norm_quantised(out, gate=gate, **norm)
+    return gated_rms_norm(out, gate=gate, **norm).flatten(1)
 
 
 def step(

@@ -21,12 +21,12 @@ class DeltaNetWeights:
     @property
     def value_heads(self) -> int:
         """Number of heads of the recurrence."""
-        return len(self.neg_a)
+        return self.neg_a.shape[0]
 
     @property
     def value_dim(self) -> int:
         """Dimensions of a value head."""
-        return len(self.norm)
+        return self.norm.shape[0]
 
     def split(self, projected: Tensor) -> tuple[Tensor, ...]:
         """Cut [..., q | k | v | z | b | a] into the convolution's input, z, b and a."""
@@ -41,7 +41,7 @@ class DeltaNetWeights:
         q, k, v = mixed.split_with_sizes((keys, keys, values), dim=-1)
         key_shape = (-1, self.key_heads, self.key_dim)
         return (
-            q.reshape(key_shape),
-            k.reshape(key_shape),
-            v.reshape(-1, self.value_heads, self.value_dim),
+            q.view(key_shape),
+            k.view(key_shape),
+            v.view(-1, self.value_heads, self.value_dim),
         )

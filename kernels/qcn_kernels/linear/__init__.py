@@ -24,6 +24,7 @@ __all__ = [
     "linear_few",
     "linear_step",
     "norm_for",
+    "reads_e4m3",
 ]
 
 
@@ -116,7 +117,7 @@ def norm_for(
     It comes in the weight's dtype, and where FP8 products read it, quantised beside that, which
     spares them a launch. `added` is added to x in place first, if it is given.
     """
-    if _reads_e4m3(weight, x):
+    if reads_e4m3(weight):
         from qcn_kernels.rms_norm import triton
 
         return triton.rms_norm_quantised(x, scale=scale, eps=eps, dtype=weight.dtype, added=added)
@@ -127,37 +128,37 @@ def norm_for(
 
 def gated_for(weight: Weight, x: Tensor, *, gate: Tensor, gating: Gating) -> Activations:
     """Return `x · gating(gate)` [T, columns], for `linear` with a weight; as `norm_for`."""
-    if _reads_e4m3(weight, x):
+    if reads_e4m3(weight):
         from qcn_kernels.gating import triton
 
         return triton.gated_quantised(x, gate=gate, gating=gating)
     return gated(x, gate=gate, gating=gating)
 
 
-def _reads_e4m3(weight: Weight, x: Tensor) -> bool:
-    """Whether products of x with a weight are, in part, of FP8 by FP8."""
-    if not isinstance(weight, Stacked) or x.shape[1] < BLOCK:
+def reads_e4m3(weight: Weight) -> bool:
+    """Tell whether `linear` with a weight multiplies, in part, FP8 by FP8."""
+    if not isinstance(weight, Stacked) or weight.parts[0].shape[1] < BLOCK:
         return False
     from qcn_kernels.matrices.triton import stored
 
-    parts = [part for part in weight.parts if isinstance(part, Fp8Matrices)]
+    parts = (part for part in weight.parts if isinstance(part, Fp8Matrices))
     return any(stored(part)[1] == "e4m3" for part in parts)
 
 
 def _stacked(x: Activations, weight: Stacked, bias: Tensor | None) -> Tensor:
     """A product for each part, each where it belongs."""
-    from qcn_kernels.chip import empty_rows
+    from qcn_kernels.chip import empty_rows, some_columns
     from qcn_kernels.linear import triton
 
     rows = weight.shape[0]
     whole, at = empty_rows(plain(x), rows), 0
     for part in weight.parts:
-        end = at + len(part)
-        product = whole[:, at : end if end < rows else None]
+        end = at + part.shape[0]
+        product = some_columns(whole, at, (end if end < rows else whole.shape[1]) - at)
         if isinstance(part, Fp8Matrices):
             fp8.linear(x, part, product)
         else:
             triton.linear(plain(x), part, None, product)
         at = end
-    out = whole[:, :rows]
+    out = some_columns(whole, 0, rows)
     return out if bias is None else out.add_(bias)

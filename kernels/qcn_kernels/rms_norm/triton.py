@@ -100,6 +100,19 @@ def gated_rms_norm(
     return _launch(x, gate, scale, eps, dtype, added=False, gated=True)
 
 
+def gated_rms_norm_quantised(
+    x: Tensor, *, gate: Tensor, scale: Tensor, eps: float, dtype: torch.dtype
+) -> Quantised:
+    """Return the same of heads x [T, H, dim] as [T, H · dim], with its quantised form beside it.
+
+    A head has whole blocks of 128.
+    """
+    assert x.shape[2] % BLOCK == 0
+    room = empty_quantised(x.new_empty(x.shape[0], x.shape[1] * x.shape[2], dtype=dtype), BLOCK)
+    _launch(x, gate, scale, eps, dtype, added=False, gated=True, room=room)
+    return room
+
+
 def _launch(
     x: Tensor,
     extra: Tensor,
@@ -113,12 +126,13 @@ def _launch(
 ) -> Tensor:
     out = x.new_empty(x.shape, dtype=dtype) if room is None else room.plain
     assert extra.shape == x.shape
-    while x.ndim < 3:
-        # Heads are compiled into the kernel, and so must not be what varies: rows are tokens.
-        place = 1 if x.ndim == 2 and scale.ndim == 1 else 0
-        x, extra = x.unsqueeze(place), extra.unsqueeze(place)
-    _, heads, dim = x.shape
-    assert x.stride(2) == extra.stride(2) == scale.stride(-1) == 1
+    if x.ndim == 1:
+        x, extra = x.unsqueeze(0), extra.unsqueeze(0)
+    dim = x.shape[-1]
+    # Heads are compiled into the kernel, and so must not be what varies: rows are tokens. Where
+    # there is one dimension for both, there is one of the other.
+    heads = x.shape[-2] if x.ndim == 3 or scale.ndim == 2 else 1
+    assert x.stride(-1) == extra.stride(-1) == scale.stride(-1) == 1
     assert scale.shape in {(dim,), (heads, dim)}
     assert scale.dtype == torch.float32
     block = next_power_of_2(dim)
@@ -133,9 +147,9 @@ def _launch(
         out if room is None else room.scales,
         rows,
         x.stride(0),
-        x.stride(1),
+        x.stride(-2),
         extra.stride(0),
-        extra.stride(1),
+        extra.stride(-2),
         scale.stride(0) if scale.ndim == 2 else 0,
         eps,
         H=heads,

@@ -48,7 +48,12 @@ from qcn_kernels.paged_attention.triton import (
     paged_attention_prefill,
 )
 from qcn_kernels.rms_norm import Normed
-from qcn_kernels.rms_norm.triton import add_rms_norm, rms_norm, rms_norm_quantised
+from qcn_kernels.rms_norm.triton import (
+    add_rms_norm,
+    gated_rms_norm_quantised,
+    rms_norm,
+    rms_norm_quantised,
+)
 from qcn_kernels.rotary.triton import rms_norm_rotary, rotary_tables
 from qcn_kernels.sampling.triton import sample
 from sampling import FULL
@@ -419,6 +424,8 @@ def in_front_of_fp8() -> None:
     projected = in_a_layer(TOKENS)
     gated_quantised(projected[:, 512:1024], gate=projected[:, :512], gating="silu")
     gated_quantised(mixed, gate=mixed, gating="sigmoid")
+    heads, norm = bf16(TOKENS, HEADS, DIM), WEIGHTS.norm
+    gated_rms_norm_quantised(heads, gate=heads, scale=norm, eps=1e-6, dtype=dtype)
 
 
 @pytest.mark.long

@@ -14,7 +14,13 @@ from qcn_kernels.fp8.quantised import Quantised
 from qcn_kernels.fp8.triton import quantise
 from qcn_kernels.gating.triton import gated, gated_quantised
 from qcn_kernels.linear import Stacked, gated_for, linear, norm_for
-from qcn_kernels.rms_norm.triton import add_rms_norm, rms_norm, rms_norm_quantised
+from qcn_kernels.rms_norm.triton import (
+    add_rms_norm,
+    gated_rms_norm,
+    gated_rms_norm_quantised,
+    rms_norm,
+    rms_norm_quantised,
+)
 from torch import Tensor
 
 EPS = 1e-6
@@ -48,6 +54,17 @@ def test_a_norm_of_a_sum(call: Caller, dtype: torch.dtype) -> None:
     plain = call(add_rms_norm, x=x, **how)
     assert_is_of(call(rms_norm_quantised, x=other, **how), plain, call)
     assert torch.equal(x, other)
+
+
+@DTYPES
+@pytest.mark.parametrize(("heads", "dim"), [(1, 128), (3, 128), (2, 384)])
+def test_a_gated_norm_of_heads(call: Caller, dtype: torch.dtype, heads: int, dim: int) -> None:
+    """The gate is a part of a wider projection."""
+    x, scale = 3 * torch.randn(35, heads, dim).to(dtype), torch.randn(dim)
+    gate = torch.randn(35, heads * dim + 16).to(dtype)[:, 16:].view(x.shape)
+    how = {"gate": gate, "scale": scale, "eps": EPS, "dtype": dtype}
+    plain = call(gated_rms_norm, x=x, **how).flatten(1)
+    assert_is_of(call(gated_rms_norm_quantised, x=x, **how), plain, call)
 
 
 @COLUMNS
