@@ -68,6 +68,13 @@ class Facts:
         if place not in self._conditions:
             found = of_kinds(around, self.source.grammar.conditions)
             nodes = [check.field("condition") or check for check in found]
-            told = [(span_of(node).end, node.text().strip("()").strip()) for node in nodes]
+            told = [(span_of(node).end, _without_brackets(node)) for node in nodes]
             self._conditions[place] = told
         return self._conditions[place]
+
+
+def _without_brackets(condition: SgNode) -> str:
+    """Return a condition's text without the brackets that the language wants around it."""
+    text = condition.text()
+    around = condition.kind() in ("parenthesized_expression", "condition_clause")
+    return text[1:-1].strip() if around else text

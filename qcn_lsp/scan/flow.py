@@ -4,6 +4,7 @@
     variable    anything else
     built       a string put together from parts of which one is not constant
     untrusted   something of it comes from outside: a request, the command line, standard input
+    measured    a text of C whose length was compared in front, or allocated with one more
     anchored    an address whose host, or a path whose first folder, is constant
     made:NAME   what the call of that name (a pattern, spelled out as the imports say) returned
 
@@ -29,10 +30,14 @@ _FORMATS = re.compile(
     r".*\.format|(?:fmt|log)\.Sprintf?(?:ln)?|String\.format|.*\.formatted|.*\.concat|"
     r"s(?:n)?printf|strn?c(?:at|py)|.*\.join|.*\.replace|textwrap\.dedent|.*\.strip|str|text|sqlalchemy\.text"
 )
+_ALLOCATORS = re.compile(r"(?:std::)?(?:malloc|calloc|realloc)|(?:__builtin_)?alloca")
 _QUOTES = "\"'`"
 _ANCHOR = re.compile(r"(?:[a-z+]+:)?//[^/\s]+/|/[^/\\]")
 _TRIVIAL_CHECK = re.compile(
-    r"(?:not\s+|!)?[\w.]+(?:\s*(?:is not|is|[=!]==?)\s*(?:None|null|nil|\"\"|''))?"
+    r"(?:not\s+|!)?(?:[\w.]+(?:\s*(?:is not|is|[=!]==?)\s*(?:None|null|nil|\"\"|''))?"
+    # That something is there, or how its name ends, tells nothing of where it lies.
+    r"|(?:os\.path\.|fs\.)(?:l?exists|isdir|isfile|islink|existsSync)\([\w.]+\)"
+    r"|[\w.]+\.(?:exists|is_dir|is_file)\(\)|[\w.]+\.(?:endswith|endsWith)\(['\"][^'\"]*['\"]\))"
 )
 
 
@@ -69,6 +74,7 @@ class Flow:
             "variable": lambda node: not self.constant(node),
             "built": self.built,
             "untrusted": self.untrusted,
+            "measured": self.measured,
             "anchored": lambda node: bool(_ANCHOR.match(self.beginning(node))),
         }
 
@@ -87,6 +93,8 @@ class Flow:
             )
         if kind in grammar.operators | grammar.wrappers | grammar.collections:
             return self._constant_children(node, depth)
+        if kind in grammar.choices:
+            return all(self.constant(part, depth) for part in self._chosen_from(node))
         text = node.text()
         if _CONSTANT_NAME.fullmatch(text):
             return True
@@ -98,6 +106,14 @@ class Flow:
                 self.constant(one.value, depth + 1) and not _is_loop(one.value) for one in values
             )
         return self._sanitized(node)
+
+    def _chosen_from(self, node: SgNode) -> list[SgNode]:
+        """Return the values of a choice, without what chooses between them."""
+        parts = [part for part in node.children() if part.is_named() and part.kind() != "comment"]
+        if len(parts) < 3:  # `a ?: b` of GNU C, where what is asked is a value too
+            return parts
+        condition = self.source.grammar.choices[node.kind()]
+        return parts[:condition] + parts[condition + 1 :]
 
     def _constant_children(self, node: SgNode, depth: int) -> bool:
         return all(self.constant(part, depth) for part in node.children() if _tells(part))
@@ -113,6 +129,8 @@ class Flow:
             return any(not self._constant_children(part, depth) for part in parts)
         if kind in grammar.wrappers:
             return any(self.built(part, depth) for part in node.children() if part.is_named())
+        if kind in grammar.choices:
+            return any(self.built(part, depth) for part in self._chosen_from(node))
         if kind in grammar.operators:
             if not _is_joining(node):
                 return any(self.built(part, depth) for part in node.children() if part.is_named())
@@ -157,6 +175,28 @@ class Flow:
             values = self.source.reaching(node.text(), span_of(node))
             return any(self.made(wanted, one.value, depth + 1) for one in values)
         return False
+
+    def measured(self, node: SgNode) -> bool:
+        """Whether code in front, in the same function, makes sure that there is room for a text."""
+        length = rf"(?:str|wcs)len\s*\(\s*{re.escape(node.text())}\s*\)"
+        around = self.source.function_around(node) or self.source.root
+        scope, place = span_of(around), span_of(node)
+        compared = re.compile(
+            rf"{length}[\s\d+]*[<>]=?+\s*+(?![01]\b)|"
+            rf"(?<![\w.])(?![01]\s*[<>])[\w.]+\)*\s*[<>]=?\s*{length}"
+        )
+        if any(
+            end <= place.start and compared.search(text)
+            for end, text in self.facts.conditions(around)
+        ):
+            return True
+        roomy = re.compile(rf"{length}\s*\+|\+\s*{length}")
+        return any(
+            scope.holds(call)
+            and call.end <= place.start
+            and roomy.search(self.source.text, call.start, call.end)
+            for call in self.facts.calls_of(_ALLOCATORS)
+        )
 
     def _has_text(self, node: SgNode, depth: int) -> bool:
         """Whether a string literal, or a name that stands for one, is among the operands."""
@@ -203,6 +243,9 @@ class Flow:
         whole = span_of(node)
         if whole in seen or depth > _DEEPEST:
             return False
+        if node.kind() in self.source.grammar.choices:
+            parts = self._chosen_from(node)
+            return any(self.untrusted(part, depth, seen | {whole}) for part in parts)
         clean = [span for span in self._clean if whole.holds(span) or span.holds(whole)]
         if any(span.holds(whole) for span in clean):
             return False

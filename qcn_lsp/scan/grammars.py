@@ -13,6 +13,7 @@ class Grammar:
     `calls`: kind of a call -> the fields of what is called (receiver, then name) and of arguments.
     `definitions`: kind -> the fields of the name that is given a value, and of that value.
     `fills`: functions that write into the argument of that position.
+    `choices`: kind -> which of its named children is the condition that chooses between the others.
     """
 
     name: str  # as ast-grep calls it
@@ -28,6 +29,7 @@ class Grammar:
     operators: frozenset[str] = frozenset({"binary_expression"})
     wrappers: frozenset[str] = frozenset({"parenthesized_expression"})
     collections: frozenset[str] = frozenset()
+    choices: dict[str, int] = field(default_factory=dict)
     conditions: frozenset[str] = frozenset({"if_statement"})
     blocks: frozenset[str] = frozenset()
     lookups: frozenset[str] = frozenset()
@@ -52,6 +54,7 @@ _PYTHON = Grammar(
     interpolations=frozenset({"interpolation"}),
     operators=frozenset({"binary_operator", "unary_operator", "boolean_operator"}),
     collections=frozenset({"list", "tuple", "set", "dictionary", "pair", "expression_list"}),
+    choices={"conditional_expression": 1},
     conditions=frozenset({"if_statement", "assert_statement", "elif_clause"}),
     blocks=frozenset({"block", "module"}),
     lookups=frozenset({"subscript"}),
@@ -77,8 +80,9 @@ _SCRIPT = {
     "literals": frozenset({"number", "true", "false", "null", "undefined", "regex"}),
     "strings": frozenset({"string", "template_string"}),
     "interpolations": frozenset({"template_substitution"}),
-    "operators": frozenset({"binary_expression", "unary_expression", "ternary_expression"}),
+    "operators": frozenset({"binary_expression", "unary_expression"}),
     "collections": frozenset({"array", "object", "pair"}),
+    "choices": {"ternary_expression": 0},
     "blocks": frozenset({"statement_block", "program"}),
     "lookups": frozenset({"subscript_expression"}),
 }
@@ -119,8 +123,9 @@ _JAVA = Grammar(
         | {"true", "false", "null_literal", "character_literal"}
     ),
     strings=frozenset({"string_literal"}),
-    operators=frozenset({"binary_expression", "unary_expression", "ternary_expression"}),
+    operators=frozenset({"binary_expression", "unary_expression"}),
     collections=frozenset({"array_initializer"}),
+    choices={"ternary_expression": 0},
     blocks=frozenset({"block", "class_body", "program"}),
 )
 _C = {
@@ -132,8 +137,9 @@ _C = {
     "functions": frozenset({"function_definition", "lambda_expression"}),
     "literals": frozenset({"number_literal", "char_literal", "true", "false", "null"}),
     "strings": frozenset({"string_literal", "concatenated_string", "raw_string_literal"}),
-    "operators": frozenset({"binary_expression", "unary_expression", "conditional_expression"}),
+    "operators": frozenset({"binary_expression", "unary_expression"}),
     "collections": frozenset({"initializer_list"}),
+    "choices": {"conditional_expression": 0},
     "blocks": frozenset({"compound_statement", "translation_unit"}),
     "fills": {"fgets": 0, "gets": 0, "read": 1, "recv": 1, "scanf": 1, "sscanf": 2, "fscanf": 2}
     | {"sprintf": 0, "snprintf": 0, "strcpy": 0, "strcat": 0, "strncpy": 0, "strncat": 0},

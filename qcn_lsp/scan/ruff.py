@@ -46,7 +46,6 @@ MEANINGS = {
     "S304": _Meaning(327, _E, _SEEN, "This cipher is broken. Use AES-GCM or ChaCha20-Poly1305."),
     "S305": _Meaning(327, _E, _SEEN, "ECB shows which blocks are equal. Use GCM."),
     "S306": _Meaning(377, _W, _SEEN, "Another process can take the name first. Use mkstemp."),
-    "S308": _Meaning(79, _W, _NEAR, "Text marked safe is not escaped. Use format_html."),
     "S312": _Meaning(319, _W, _SEEN, "Telnet sends everything in the clear. Use SSH."),
     "S321": _Meaning(319, _W, _SEEN, "FTP sends everything in the clear. Use SFTP or HTTPS."),
     "S323": _Meaning(295, _E, _SEEN, "Anybody on the way can answer for the server."),
@@ -69,13 +68,12 @@ MEANINGS = {
     "S612": _Meaning(94, _E, _SEEN, "The port takes configurations that run code."),
     "S701": _Meaning(79, _E, _SEEN, "Without escaping, data becomes markup."),
     "S702": _Meaning(79, _W, _NEAR, "Mako does not escape unless told. Use default_filters=['h']."),
-    "S704": _Meaning(79, _W, _NEAR, "Markup is not escaped. Pass the text to Markup.format."),
 }  # fmt: skip
 """Those that are used. Left out, as they say more of style than of a weakness, are wrong more often
 than right, or are told better by rules of ours: S101, S102, S103 (0o755 is no weakness), S105 to
-S108, S110, S112, S113 (timeouts), S307, S310 (any URL), S311 (any random number), S313 to S319 (XML
-that expat has long been safe for), S504 (the default is safe), S506, S601, S603, S606, S607 (any
-process), S608."""
+S108, S110, S112, S113 (timeouts), S307, S308 (any text marked safe), S310 (any URL), S311 (any
+random number), S313 to S319 (XML that expat has long been safe for), S504 (the default is safe),
+S506, S601, S603, S606, S607 (any process), S608, S704 (any markup)."""
 
 # Where the value is the empty string or the like, the other kind of shell call is no weakness.
 _CONSTANT_SHELL = "seems safe"

@@ -7,7 +7,8 @@ A file is a list of rules:
     message, rationale          one sentence for the line; why it matters and what to do
     words: [execute]            texts without any of these are not searched
     call: .*\.execute           what is called, by its name as the imports spell it out, and
-    args: {"0|sql": built}      what must hold of its arguments, by position or name
+    args: {"0|sql": built}      what must hold of its arguments, by position or name (`0.url`: see
+                                `Call.argument`)
     rule, constraints           or else an ast-grep rule, and
     flow: {VALUE: untrusted}    what must hold of its metavariables
     sanitizers, checked         see `flow.py`

@@ -50,14 +50,31 @@ class Call:
     named: dict[str, SgNode]
 
     def argument(self, keys: str) -> SgNode | None:
-        """Return the argument of the first of `keys` (`0|url`) that there is."""
+        """Return the argument of the first of `keys` (`0|url`) that there is.
+
+        `0.url` is what the object that is the first argument has under `url`.
+        """
         for key in keys.split("|"):
-            if key.isdigit():
-                if int(key) < len(self.positional):
-                    return self.positional[int(key)]
-            elif key in self.named:
-                return self.named[key]
+            position, _, name = key.partition(".")
+            if not position.isdigit():
+                if key in self.named:
+                    return self.named[key]
+            elif int(position) < len(self.positional):
+                found = self.positional[int(position)]
+                if not name:
+                    return found
+                if value := _value_in(found, name):
+                    return value
         return None
+
+
+def _value_in(node: SgNode, key: str) -> SgNode | None:
+    """Return what an object of JavaScript has under a key."""
+    for pair in node.children() if node.kind() == "object" else ():
+        name = pair.field("key")
+        if name is not None and name.text().strip(_QUOTES) == key:
+            return pair.field("value")
+    return None
 
 
 @dataclass(frozen=True, slots=True)
