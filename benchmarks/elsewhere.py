@@ -54,8 +54,24 @@ NOISE = {
         ("mongoose", "8.19.3"): "lib/",
         ("webpack", "5.102.1"): "lib/",
     },
+    "c": {
+        ("brotli", "1.2.1"): "c/",
+        ("hiredis", "3.5.0"): "",
+        ("mod_wsgi", "6.1.1"): "src/",
+        ("psycopg2", "2.9.13"): "psycopg/",
+        ("pynacl", "1.6.2"): "src/libsodium/src/",
+        ("uvloop", "0.23.0"): "vendor/libuv/src/",
+        ("uwsgi", "2.0.31"): "",
+        ("zstandard", "0.25.0"): "zstd/",
+    },
+    "java": {
+        ("@capacitor/android", "6.1.0"): "capacitor/src/main/",
+        ("cordova-android", "12.0.1"): "framework/src/",
+        ("jpype1", "1.7.1"): "native/",
+        ("react-native", "0.66.5"): "ReactAndroid/src/main/",
+    },
 }
-_SUFFIXES = {"python": ".py", "javascript": ".js"}
+_SUFFIXES = {"python": (".py",), "javascript": (".js",), "c": (".c", ".h"), "java": (".java",)}
 _ANNOTATION = re.compile(r"\s*(?:#|//)\s*(ruleid|ok):\s*([\w-]+)")
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(.))", re.DOTALL)
 _CODE = {78, 94, 95}
