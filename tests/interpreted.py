@@ -11,6 +11,7 @@ In both, memory that nobody wrote holds NaN.
 
 import contextlib
 import dataclasses
+import inspect
 import io
 import multiprocessing
 import os
@@ -85,8 +86,37 @@ def _interpret() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     assert "triton" not in sys.modules
     os.environ["TRITON_INTERPRET"] = "1"
+    _spare_the_interpreter()
     torch.set_num_threads(1)
     _poison_memory()
+
+
+def _spare_the_interpreter() -> None:
+    """Leave out half of what Triton's interpreter does, which changes nothing that it computes.
+
+    At every call of a function in a kernel it looks through Triton's whole language for what it
+    has to replace: which names those are is looked up once. And it computes whether each sum and
+    product of integers overflows, and drops the answer: assertions are off in its options.
+    """
+    from triton.language import core
+    from triton.runtime import interpreter
+
+    names: dict[Any, list[str]] = {}
+
+    def patch_builtin(of: Any, *how: Any) -> None:
+        if of not in names:
+            members = inspect.getmembers(of)
+            names[of] = [name for name, member in members if core.is_builtin(member)]
+        for name in names[of]:
+            member = getattr(of, name)
+            if core.is_builtin(member):  # it is not replaced yet
+                interpreter._patch_attr(of, name, member, *how)
+
+    assert hasattr(interpreter, "_patch_builtin"), "this Triton calls it otherwise"
+    interpreter._patch_builtin = patch_builtin
+    builder = interpreter.interpreter_builder
+    assert not builder.options.debug
+    builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)
 
 
 def _end_with_parent() -> None:
