@@ -3,7 +3,7 @@
 import hashlib
 from typing import Any
 
-from engine_support import EngineProcess
+from engine_support import EngineClient
 
 Layout = list[tuple[str, str, str]]  # path, text, zone
 
@@ -21,13 +21,13 @@ def body_of(layout: Layout, *, texts: bool = True, hot: bool = False) -> dict[st
     return {"repo": "shop", "segments": segments}
 
 
-def put(engine: EngineProcess, name: str, layout: Layout, **how: bool) -> dict[str, Any]:
+def put(engine: EngineClient, name: str, layout: Layout, **how: bool) -> dict[str, Any]:
     answer = engine.client.put(f"/v1/contexts/{name}", json=body_of(layout, **how))
     assert answer.status_code == 200, answer.text
     return answer.json()  # type: ignore[no-any-return]  # any JSON
 
 
-def view(engine: EngineProcess, name: str) -> dict[str, Any]:
+def view(engine: EngineClient, name: str) -> dict[str, Any]:
     answer = engine.client.get(f"/v1/contexts/{name}")
     assert answer.status_code == 200, answer.text
     return answer.json()  # type: ignore[no-any-return]  # any JSON

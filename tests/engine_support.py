@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -249,10 +250,31 @@ def engine_on(
         yield EngineProcess(process, client, socket)
 
 
+class ForkedEngine(EngineClient):
+    """An engine in a process that was forked, and a client of it."""
+
+    def __init__(self, process: BaseProcess, client: httpx.Client) -> None:
+        super().__init__(client, lambda: process.exitcode is not None)
+        self._process = process
+
+    def leave(self) -> None:
+        """Ask the process to end, and wait until it has."""
+        self._process.terminate()
+        self._process.join(DEADLINE_SECONDS)
+
+    def kill(self) -> None:
+        """End the process as it stands."""
+        self._process.kill()
+        self._process.join(DEADLINE_SECONDS)
+
+
 @contextmanager
 def forked_engine(
-    model: Path | str, *, cache_home: Path | None = None, cache_bytes: int | None = None
-) -> Generator[EngineClient]:
+    model: Path | str,
+    *arguments: str,
+    cache_home: Path | None = None,
+    cache_bytes: int | None = None,
+) -> Generator[ForkedEngine]:
     """A ready engine in a fresh process, forked from one that has imported torch and done nothing.
 
     For tests that need many: a start takes a tenth of what it takes otherwise. Its user's cache
@@ -261,7 +283,7 @@ def forked_engine(
     """
     with tempfile.TemporaryDirectory(prefix="qcn-") as folder:
         socket, log = Path(folder) / "s", Path(folder) / "log"
-        given = [*serve_arguments(model), "--socket", str(socket)]
+        given = [*serve_arguments(model), "--socket", str(socket), *arguments]
         home = cache_home or Path(folder) / "cache"
         process = _FORKS.Process(
             target=_serve, args=(given, str(log), str(home), cache_bytes), daemon=True
@@ -269,7 +291,7 @@ def forked_engine(
         process.start()
         try:
             with client_on(socket) as client:
-                engine = EngineClient(client, lambda: process.exitcode is not None)
+                engine = ForkedEngine(process, client)
                 engine.until("ready")
                 yield engine
         finally:

@@ -12,7 +12,7 @@ import httpx2  # what the client brings
 import openai
 import pytest
 from chatml_template import CHATML, write_chat_model
-from engine_support import EngineProcess, engine_on, parsed
+from engine_support import EngineProcess, engine_on, forked_engine, parsed
 from link_support import until
 from openai import AsyncOpenAI, OpenAI
 from qcn_inference.tokenizer import INFILL_TOKENS
@@ -155,11 +155,10 @@ def test_a_chat_that_goes_on_costs_what_was_added(chat_engine: EngineProcess) ->
 
 
 def test_thoughts_are_switched_off_unless_a_request_switches_them_on(
-    tmp_path: Path, socket_path: Path
+    tmp_path: Path,
 ) -> None:
     template = "{% if enable_thinking %}<|im_start|>{% endif %}{{ messages[0].content }}"
-    with engine_on(socket_path, write_chat_model(tmp_path / "m", template=template)) as engine:
-        engine.until("ready")
+    with forked_engine(write_chat_model(tmp_path / "m", template=template)) as engine:
         off = engine.post(PATH, messages=HELLO, max_tokens=0)
         on = engine.post(
             PATH, messages=HELLO, max_tokens=0, chat_template_kwargs={"enable_thinking": True}
@@ -218,11 +217,10 @@ def test_a_model_without_a_template_says_that_it_only_completes(engine: EnginePr
 
 
 def test_a_model_that_does_not_fill_in_the_middle_chats_all_the_same(
-    tmp_path: Path, socket_path: Path
+    tmp_path: Path,
 ) -> None:
     folder = write_chat_model(tmp_path / "m", without=INFILL_TOKENS)
-    with engine_on(socket_path, folder) as engine:
-        engine.until("ready")
+    with forked_engine(folder) as engine:
         assert engine.client.get("/health").json()["fim"] is False
         assert engine.post(PATH, messages=HELLO, max_tokens=5)["choices"]
         assert engine.post("/v1/completions", prompt="def f", max_tokens=2)["choices"]

@@ -1,7 +1,5 @@
 """`/v1/contexts/{id}` over real HTTP, and completions behind a context."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Any
 
 import pytest
 from context_support import BASE, Layout, body_of, put, segment_hash, source, view
-from engine_support import EngineProcess, engine_on
+from engine_support import EngineClient, EngineProcess, forked_engine
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -307,16 +305,15 @@ def test_text_of_a_segment_is_never_a_control_token(
 class Restartable:
     """An engine that is left and started again on one cache."""
 
-    def __init__(self, folder: Path, model: Path) -> None:
-        self._folder, self._model = folder, model
+    def __init__(self, cache_home: Path, model: Path) -> None:
+        self._cache_home, self._model = cache_home, model
         self._running = ExitStack()
         self.start()
 
     def start(self) -> None:
         self._running.close()
-        socket, cache = self._folder / "engine.sock", self._folder / "cache"
-        self.engine = self._running.enter_context(engine_on(socket, self._model, cache=cache))
-        self.engine.until("ready")
+        serving = forked_engine(self._model, cache_home=self._cache_home)
+        self.engine: EngineClient = self._running.enter_context(serving)
 
     def stop(self) -> None:
         self._running.close()
@@ -326,7 +323,7 @@ class Editing(RuleBasedStateMachine):
     """Edits of a small repository through a context: exact and cheap, whatever happened before."""
 
     edited: Restartable  # set by the test
-    fresh: EngineProcess  # asked only with contexts of one use
+    fresh: EngineClient  # asked only with contexts of one use
 
     def __init__(self) -> None:
         super().__init__()
@@ -335,12 +332,12 @@ class Editing(RuleBasedStateMachine):
         self.restarts = 0
 
     @property
-    def engine(self) -> EngineProcess:
+    def engine(self) -> EngineClient:
         return self.edited.engine
 
     @initialize(
         sizes=st.lists(st.integers(0, 8), min_size=1, max_size=4),
-        restarts=st.sampled_from([0, 0, 1]),  # it takes seconds
+        restarts=st.sampled_from([0, 0, 1]),  # it takes as long as many edits
     )
     def begin(self, sizes: list[int], restarts: int) -> None:
         self.restarts = restarts
@@ -396,24 +393,14 @@ class Editing(RuleBasedStateMachine):
 HERE = "# here\n" * 12
 
 
-@pytest.fixture(scope="module")
-def other_engine(model_folder: Path) -> Iterator[EngineProcess]:
-    folder = Path(tempfile.mkdtemp(prefix="qcn-"))
-    with engine_on(folder / "engine.sock", model_folder) as engine:
-        engine.until("ready")
-        yield engine
-    shutil.rmtree(folder)
-
-
 @pytest.mark.long
-def test_edits_of_any_kind_are_exact_and_cheap(
-    model_folder: Path, other_engine: EngineProcess, socket_path: Path
-) -> None:
+def test_edits_of_any_kind_are_exact_and_cheap(model_folder: Path, tmp_path: Path) -> None:
     class Bound(Editing):
         pass
 
-    Bound.edited, Bound.fresh = Restartable(socket_path.parent, model_folder), other_engine
-    try:
-        run_state_machine_as_test(Bound, settings=examples(sample=8, full=100))
-    finally:
-        Bound.edited.stop()
+    with forked_engine(model_folder) as fresh:
+        Bound.edited, Bound.fresh = Restartable(tmp_path, model_folder), fresh
+        try:
+            run_state_machine_as_test(Bound, settings=examples(sample=8, full=100))
+        finally:
+            Bound.edited.stop()

@@ -4,11 +4,10 @@ import itertools
 import os
 import random
 import resource
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,10 @@ import httpx
 import pytest
 from context_support import BASE, Layout, body_of, put, source, view
 from disk_support import files_of
-from engine_support import DEADLINE_SECONDS, EngineProcess, engine_on
+from engine_support import EngineClient, EngineProcess, ForkedEngine, engine_on, forked_engine
 from sampling import count
 
-Start = Callable[..., EngineProcess]
+Start = Callable[..., ForkedEngine]
 ENTRY = ("1.py", "v = 1\n", "overlay")
 
 
@@ -32,28 +31,17 @@ def cache(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(model_folder: Path, cache: Path) -> Iterator[Start]:
-    """Starts engines, one cache for all of them unless told; they are gone afterwards."""
+    """Starts engines on one cache; they are gone afterwards."""
     with ExitStack() as running:
-        sockets = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="qcn-")))
 
-        def begin(*arguments: str, cache: Path | None = cache) -> EngineProcess:
-            socket = Path(tempfile.mkdtemp(dir=sockets)) / "s"
-            serving: AbstractContextManager[EngineProcess] = engine_on(
-                socket, model_folder, *arguments, cache=cache
-            )
-            engine = running.enter_context(serving)
-            engine.until("ready")
-            return engine
+        def begin(*arguments: str) -> ForkedEngine:
+            serving = forked_engine(model_folder, *arguments, cache_home=cache)
+            return running.enter_context(serving)
 
         yield begin
 
 
-def leave(engine: EngineProcess) -> None:
-    engine.process.terminate()
-    engine.process.wait(DEADLINE_SECONDS)
-
-
-def answer(engine: EngineProcess, name: str) -> Any:
+def answer(engine: EngineClient, name: str) -> Any:
     """What a completion behind a context is told, log-probabilities and all."""
     asked = {"prompt": "<|file_sep|>typed.py\nv", "max_tokens": 4, "logprobs": 20, "temperature": 0}
     done = engine.post("/v1/completions", context=name, **asked)
@@ -67,7 +55,7 @@ def test_what_an_earlier_engine_read_is_forgotten_though_its_context_is_unknown(
     """A file became ignored while no engine was there: the one that starts knows no context."""
     first = start()
     put(first, "shop", BASE)
-    leave(first)
+    first.leave()
     assert files_of(cache)
     again = start()
     assert again.client.delete("/v1/contexts/shop").status_code == 404  # of which repository?
@@ -81,8 +69,8 @@ def test_a_restart_goes_on_where_it_stopped(start: Start) -> None:
     layout = [*BASE, ENTRY]
     tokens = put(first, "shop", layout)["tokens"]
     said = answer(first, "shop")
-    leave(first)
-    again, fresh = start(), start(cache=None)
+    first.leave()
+    again, fresh = start(), start("--disk-cache-mib", "0")
     restored = put(again, "shop", layout)
     assert (restored["reused"], restored["restored"], restored["computed"]) == (tokens, tokens, 0)
     assert put(fresh, "shop", layout)["computed"] == tokens
@@ -101,13 +89,13 @@ def test_a_requests_own_text_stays_off_the_disk(start: Start, cache: Path) -> No
     answer(engine, "shop")
     engine.post("/v1/completions", prompt="v = 1\n" * 100, max_tokens=1)
     put(engine, "shop", BASE)
-    leave(engine)
+    engine.leave()
     with_requests = files_of(cache)
     for path in cache.rglob("*.state"):
         path.unlink()
     engine = start()
     put(engine, "shop", BASE)
-    leave(engine)
+    engine.leave()
     assert files_of(cache).keys() == with_requests.keys()
 
 
@@ -118,14 +106,14 @@ def test_an_engine_that_is_killed_is_followed_by_one_that_answers_the_same(
     """Killed while layout after layout is sent to it, again and again on one cache."""
     draw = random.Random(5)
     layouts: list[Layout] = [[*BASE, ("1.py", source(n, n), "overlay")] for n in range(4)]
-    fresh = start(cache=None)
+    fresh = start("--disk-cache-mib", "0")
     expected = []
     for layout in layouts:
         put(fresh, "shop", layout)
         expected.append(answer(fresh, "shop"))
     first = start()
     put(first, "shop", layouts[0])
-    leave(first)
+    first.leave()
     for _ in range(count(sample=2, full=25)):
         engine = start()
         assert put(engine, "shop", layouts[0])["computed"] == 0
@@ -135,11 +123,11 @@ def test_an_engine_that_is_killed_is_followed_by_one_that_answers_the_same(
         sending = threading.Thread(target=partial(_send_for_ever, engine))
         sending.start()
         time.sleep(draw.uniform(0, 1.5))  # the moment is to be a random one
-        engine.process.kill()
+        engine.kill()
         sending.join()
 
 
-def _send_for_ever(engine: EngineProcess) -> None:
+def _send_for_ever(engine: EngineClient) -> None:
     """Something new to write whenever it looks."""
     with suppress(httpx.TransportError):  # until it is killed
         for number in itertools.count():
@@ -152,11 +140,10 @@ def test_of_two_engines_on_one_cache_one_is_killed_and_the_other_goes_on(
     one, two = start(), start()
     for engine in (one, two):
         put(engine, "shop", BASE)
-    one.process.kill()
-    one.process.wait(DEADLINE_SECONDS)
+    one.kill()
     tokens = put(two, "shop", [*BASE, ENTRY])["tokens"]
     said = answer(two, "shop")
-    leave(two)
+    two.leave()
     three = start()
     assert put(three, "shop", [*BASE, ENTRY])["restored"] == tokens
     assert answer(three, "shop") == said
@@ -171,7 +158,7 @@ def test_a_purge_takes_all_of_a_repository_whatever_the_engine_knows_of_it(
     put(first, "two", [*BASE, ENTRY])
     other = body_of(BASE) | {"repo": "other"}
     assert first.client.put("/v1/contexts/other", json=other).status_code == 200
-    leave(first)
+    first.leave()
     before = files_of(cache)
     again = start("--disk-cache-mib", disk)
     put(again, "one", BASE)
@@ -180,7 +167,7 @@ def test_a_purge_takes_all_of_a_repository_whatever_the_engine_knows_of_it(
     assert purged.json()["deleted"] == 1
     assert purged.json()["files"] > 0
     assert again.client.get("/v1/contexts/one").status_code == 404
-    leave(again)
+    again.leave()
     left = files_of(cache)
     assert len(left) == len(before) - purged.json()["files"]
     third = start()
@@ -202,7 +189,7 @@ def test_a_purge_needs_no_model(
 ) -> None:
     first = start()
     put(first, "shop", BASE)
-    leave(first)
+    first.leave()
     assert files_of(cache)
     with engine_on(socket_path, tmp_path / "no model", cache=cache) as broken:
         broken.until("errored")
@@ -214,13 +201,13 @@ def test_a_purge_needs_no_model(
 def test_a_deleted_context_leaves_the_disk(start: Start, cache: Path) -> None:
     engine = start()
     put(engine, "shop", BASE)
-    leave(engine)
+    engine.leave()
     assert files_of(cache)
     engine = start()
     put(engine, "shop", BASE)
     assert engine.client.delete("/v1/contexts/shop").json()["deleted"]
     assert files_of(cache) == {}
-    leave(engine)
+    engine.leave()
     assert files_of(cache) == {}
 
 
@@ -233,29 +220,33 @@ def test_a_refresh_that_has_not_begun_ends_with_its_context(start: Start, cache:
     assert put(engine, "shop", BASE)["reused"] == 0
 
 
-def test_without_room_it_says_so_once_and_goes_on(start: Start) -> None:
-    engine = start()
-    resource.prlimit(engine.process.pid, resource.RLIMIT_FSIZE, (4096, 4096))
-    tokens = put(engine, "shop", BASE)["tokens"]
-    while (problem := engine.client.get("/health").json()["disk_cache_problem"]) is None:
-        time.sleep(0.02)  # it is written by and by
-    assert put(engine, "shop", [*BASE, ENTRY])["reused"] == tokens
-    assert answer(engine, "shop")
-    assert view(engine, "shop")["bytes"]["disk_used"] is None
-    assert engine.log().count("contexts are not kept on disk") == 1
+def test_without_room_it_says_so_once_and_goes_on(
+    model_folder: Path, socket_path: Path, cache: Path
+) -> None:
+    with engine_on(socket_path, model_folder, cache=cache) as engine:
+        engine.until("ready")
+        resource.prlimit(engine.process.pid, resource.RLIMIT_FSIZE, (4096, 4096))
+        tokens = put(engine, "shop", BASE)["tokens"]
+        while (problem := engine.client.get("/health").json()["disk_cache_problem"]) is None:
+            time.sleep(0.02)  # it is written by and by
+        assert put(engine, "shop", [*BASE, ENTRY])["reused"] == tokens
+        assert answer(engine, "shop")
+        assert view(engine, "shop")["bytes"]["disk_used"] is None
+        assert engine.log().count("contexts are not kept on disk") == 1
     assert "File too large" in problem
 
 
 def test_without_a_home_it_says_so_once_and_goes_on(
-    start: Start, monkeypatch: pytest.MonkeyPatch
+    model_folder: Path, socket_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", os.devnull)
-    engine = start("--disk-cache-mib", "64", cache=None)
-    put(engine, "shop", BASE)
-    assert answer(engine, "shop")
-    assert engine.client.delete("/v1/contexts/shop").json()["deleted"]
-    assert engine.log().count("contexts are not kept on disk") == 1
+    with engine_on(socket_path, model_folder, "--disk-cache-mib", "64") as engine:
+        engine.until("ready")
+        put(engine, "shop", BASE)
+        assert answer(engine, "shop")
+        assert engine.client.delete("/v1/contexts/shop").json()["deleted"]
+        assert engine.log().count("contexts are not kept on disk") == 1
 
 
 def test_memory_is_bounded_by_its_option(start: Start) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_support import CONTEXT_LENGTH, CONTROL_STRINGS, EngineProcess, engine_on, parsed
+from engine_support import CONTEXT_LENGTH, CONTROL_STRINGS, EngineProcess, forked_engine, parsed
 from hypothesis import given
 from hypothesis import strategies as st
 from qcn_inference.tokenizer import Tokenizer
@@ -230,7 +230,7 @@ def test_pieces_are_text_or_bytes(engine: EngineProcess) -> None:
 
 
 def test_a_checkpoint_may_complete_with_the_suffix_first(
-    model_folder: Path, tmp_path: Path, socket_path: Path, tokenizer: Tokenizer
+    model_folder: Path, tmp_path: Path, tokenizer: Tokenizer
 ) -> None:
     folder = shutil.copytree(model_folder, tmp_path / "model")
     (folder / "generation_config.json").write_text(json.dumps({"fim_order": "suffix_first"}))
@@ -241,8 +241,7 @@ def test_a_checkpoint_may_complete_with_the_suffix_first(
         *tokenizer.encode_plain("print("),
         tokenizer.control_id("<|fim_middle|>"),
     ]
-    with engine_on(socket_path, folder) as engine:
-        engine.until("ready")
+    with forked_engine(folder) as engine:
         infill = engine.post("/infill", input_prefix="print(", input_suffix=")\n", n_predict=8)
         by_hand, by_suffix = (
             engine.post("/v1/completions", **prompt, max_tokens=8, temperature=0)
