@@ -5,6 +5,7 @@ is refused on a GPU: before it has done anything.
 """
 
 import itertools
+from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -104,12 +105,14 @@ def assert_same(got: Answer, want: Answer) -> None:
 class Undisturbed:
     """An answer, and how many operations it takes."""
 
+    ends: list[int]
+    """How many of them are done when it begins, and after each of its steps."""
+
     def __init__(self, loaded: Loaded, sampling: SamplingParams) -> None:
         self.request = request_of(REPEATING, max_tokens=TOKENS, sampling=sampling, logprobs=2)
         self.answer = Answer(with_empty_cache(loaded), self.request)
         with Refusing() as counted:
-            finish(self.answer.steps)
-        self.operations = counted.count
+            self.ends = [0, *(counted.count for _ in self.answer.steps), counted.count]
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["drafts", "steps"])
@@ -119,6 +122,26 @@ def undisturbed(request: pytest.FixtureRequest, once: Loaded) -> Iterator[dict[s
         patch.setattr(StepCost, "verifying", lambda *_: 0.01 if request.param else 1e9)
         patch.setattr(StepCost, "guessing", lambda *_: 0.0)
         yield {name: Undisturbed(once, sampling) for name, sampling in SAMPLING.items()}
+
+
+def refused_once(steps: Generator[None, None, Finished], at: int, ends: list[int]) -> Finished:
+    """Run an answer to its end, refused the operation of this number on its way.
+
+    Only the step of that operation is watched: the others run in a third of the time.
+    """
+    before = bisect_right(ends, at) - 1
+    for _ in range(before):
+        next(steps)
+    refusing = Refusing(at - ends[before])
+    try:
+        with refusing:
+            next(steps)
+    except StopIteration as end:
+        finished: Finished = end.value
+    else:
+        finished = finish(steps)
+    assert refusing.count > at - ends[before], "it was not reached"
+    return finished
 
 
 @pytest.mark.long
@@ -131,8 +154,7 @@ def test_whichever_allocation_is_refused_once_the_answer_is_the_same(
     want = undisturbed[sampling]
     loaded = with_empty_cache(once)
     got = Answer(loaded, want.request)
-    with Refusing(int(at * want.operations)):
-        finished = finish(got.steps)
+    finished = refused_once(got.steps, int(at * want.ends[-1]), want.ends)
     assert_same(got, want.answer)
     assert finished.completion_tokens == TOKENS
     loaded.cache.check_integrity()

@@ -336,10 +336,11 @@ def test_answers_are_drawn_from_the_models_distribution(
     every = itertools.product(range(TOKENS), repeat=4)
     prompt = tuple(itertools.chain.from_iterable(every))
     sampler, draws = Sampler(params), count(sample=2000, full=40_000)
+    indexes = BlockIndexes()  # of the same prompt each time
     found: Counter[tuple[int, ...]] = Counter()
     accepted = 0
     for _ in range(draws):
-        speculation = speculation_on(model, prompt)
+        speculation = speculation_on(model, prompt, indexes)
         logits, text = model.logits(prompt), list[int]()
         for left in reversed(range(LENGTH)):
             text.append(sampler.choose(logits))
@@ -364,9 +365,9 @@ def test_answers_are_drawn_from_the_models_distribution(
     assert statistic < bound
 
 
-def speculation_on(model: Scripted, prompt: tuple[int, ...]) -> Speculation:
+def speculation_on(model: Scripted, prompt: tuple[int, ...], indexes: BlockIndexes) -> Speculation:
     raw = torch.tensor(prompt, dtype=torch.int32).numpy().tobytes()
-    lookup = finish(BlockIndexes().lookup([raw]))
+    lookup = finish(indexes.lookup([raw]))
     state: Any = SimpleNamespace(text=prompt, position=len(prompt))
     return Speculation(model, state, lookup)  # type: ignore[arg-type]  # as far as it is used
 
@@ -429,7 +430,7 @@ def test_drafts_are_as_long_as_is_worth_while(loaded: Loaded) -> None:
     for name, lengths in drafts.items():
         model = Scripted(config_of(loaded, num_experts=0, num_experts_per_tok=0))
         prompt = tuple(itertools.chain.from_iterable((1, 2, 3, n % 7 + 4) for n in range(50)))
-        speculation = speculation_on(model, (*prompt, 1, 2))
+        speculation = speculation_on(model, (*prompt, 1, 2), BlockIndexes())
         for n in range(60):
             period = (3, n % 7 + 4, 1, 2) if name == "repeats" else (3, 19 + n, 1, 2)
             for token in period:
