@@ -9,7 +9,8 @@ import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import pytest
@@ -100,7 +101,7 @@ def compile_launches(capability: int, launcher: Callable[[], object]) -> list[Co
     """
     with pytest.MonkeyPatch.context() as patch:
         launches = list(_recorded(patch, capability, launcher))
-    return [_compile(launch, capability) for launch in launches]
+    return [_compile(_source_of(launch, capability)) for launch in launches]
 
 
 def _recorded(
@@ -122,7 +123,18 @@ def _recorded(
     return iter(launches)
 
 
-def _compile(launch: _Launch, capability: int) -> Compiled:
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What is compiled; of equals, which many launchers share, one is."""
+
+    name: str
+    digest: str  # of the kernel's code and of all that is known of its arguments
+    capability: int
+    options: tuple[tuple[str, int], ...]
+    source: ASTSource = field(compare=False)
+
+
+def _source_of(launch: _Launch, capability: int) -> _Source:
     signature: dict[str, Any] = {}
     constants: dict[str, Any] = {}
     attributes: dict[tuple[int, ...], list[list[Any]]] = {}
@@ -138,6 +150,12 @@ def _compile(launch: _Launch, capability: int) -> Compiled:
         elif isinstance(value, Tensor) or (specialised and value % 16 == 0):
             attributes[(at,)] = [["tt.divisibility", 16]]
     source = ASTSource(launch.kernel, signature, constants, attributes)
+    options = tuple(sorted(launch.options.items()))
+    return _Source(launch.kernel.__name__, source.hash(), capability, options, source)
+
+
+@cache
+def _compile(this: _Source) -> Compiled:
     report = io.StringIO()
     with contextlib.ExitStack() as stack:
         stack.enter_context(triton.knobs.nvidia.scope())
@@ -146,11 +164,11 @@ def _compile(launch: _Launch, capability: int) -> Compiled:
         triton.knobs.nvidia.dump_ptxas_log = True
         triton.knobs.compilation.always_compile = True  # what is cached comes without a report
         compiled = triton.compile(
-            source, target=GPUTarget("cuda", capability, 32), options=launch.options
+            this.source, target=GPUTarget("cuda", this.capability, 32), options=dict(this.options)
         )
     ptx = compiled.asm["ptx"]
     return Compiled(
-        name=launch.kernel.__name__,
+        name=this.name,
         registers=_number(r"Used (\d+) registers", report),
         spilled=_number(r"(\d+) bytes spill stores", report)
         + _number(r"(\d+) bytes spill loads", report),
