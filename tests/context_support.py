@@ -5,7 +5,8 @@ from typing import Any
 
 from engine_support import EngineClient
 
-Layout = list[tuple[str, str, str]]  # path, text, zone
+Entry = tuple[str, str, str]  # path, text, zone
+Layout = list[Entry]
 
 
 def segment_hash(path: str, text: str) -> str:

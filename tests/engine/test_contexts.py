@@ -1,13 +1,14 @@
 """`/v1/contexts/{id}` over real HTTP, and completions behind a context."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from context_support import BASE, Layout, body_of, put, segment_hash, source, view
+from context_support import BASE, Entry, Layout, body_of, put, segment_hash, source, view
 from engine_support import EngineClient, EngineProcess, forked_engine
 from hypothesis import given
 from hypothesis import strategies as st
@@ -323,7 +324,7 @@ class Editing(RuleBasedStateMachine):
     """Edits of a small repository through a context: exact and cheap, whatever happened before."""
 
     edited: Restartable  # set by the test
-    fresh: EngineClient  # asked only with contexts of one use
+    from_nothing: Callable[[tuple[Entry, ...], str], Any]  # what a fresh engine answers
 
     def __init__(self) -> None:
         super().__init__()
@@ -373,13 +374,9 @@ class Editing(RuleBasedStateMachine):
 
     @rule(typed=st.sampled_from(["", "v", "v1_", "x = v1_2 + "]))
     def complete(self, typed: str) -> None:
-        prompt = f"<|file_sep|>typed.py\n<|fim_prefix|>{HERE}{typed}<|fim_suffix|>\n<|fim_middle|>"
-        asked = {"prompt": prompt, "context": "edited", "max_tokens": 1, "logprobs": 20}
-        answer = self.engine.post("/v1/completions", **asked, temperature=0)
-        put(self.fresh, "edited", self.layout)
-        from_nothing = self.fresh.post("/v1/completions", **asked, temperature=0)
-        self.fresh.client.delete("/v1/contexts/edited")  # with all that it has read
-        assert answer["choices"] == from_nothing["choices"]  # log-probabilities bit for bit
+        answer = complete_behind("edited", self.engine, typed)
+        expected = self.from_nothing(tuple(self.layout), typed)
+        assert answer["choices"] == expected  # log-probabilities bit for bit
         usage = answer["usage"]
         own = usage["prompt_tokens"] - answer["context_tokens"]
         assert usage["prompt_tokens_details"]["cached_tokens"] >= answer["context_tokens"]
@@ -393,13 +390,30 @@ class Editing(RuleBasedStateMachine):
 HERE = "# here\n" * 12
 
 
+def complete_behind(name: str, engine: EngineClient, typed: str) -> Any:
+    prompt = f"<|file_sep|>typed.py\n<|fim_prefix|>{HERE}{typed}<|fim_suffix|>\n<|fim_middle|>"
+    asked = {"prompt": prompt, "context": name, "max_tokens": 1, "logprobs": 20}
+    return engine.post("/v1/completions", **asked, temperature=0)
+
+
 @pytest.mark.long
 def test_edits_of_any_kind_are_exact_and_cheap(model_folder: Path, tmp_path: Path) -> None:
     class Bound(Editing):
         pass
 
     with forked_engine(model_folder) as fresh:
-        Bound.edited, Bound.fresh = Restartable(tmp_path, model_folder), fresh
+
+        @cache  # of eight questions seven have been asked before
+        def from_nothing(layout: tuple[Entry, ...], typed: str) -> Any:
+            put(fresh, "fresh", list(layout))
+            choices = complete_behind("fresh", fresh, typed)["choices"]
+            fresh.client.delete("/v1/contexts/fresh")  # with all that it has read
+            return choices
+
+        Bound.edited, Bound.from_nothing = (
+            Restartable(tmp_path, model_folder),
+            staticmethod(from_nothing),
+        )
         try:
             run_state_machine_as_test(Bound, settings=examples(sample=8, full=100))
         finally:

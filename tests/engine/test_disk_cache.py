@@ -8,7 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO
 from unittest import mock
@@ -190,6 +190,7 @@ class Sessions(RuleBasedStateMachine):
 
     loaded: Loaded  # set by the test
     folder: Path
+    from_nothing: Callable[[tuple[int, ...]], Tensor]
 
     def __init__(self) -> None:
         super().__init__()
@@ -256,7 +257,7 @@ class Sessions(RuleBasedStateMachine):
 
     def compare(self, session: Loaded) -> None:
         session.cache.check_integrity()
-        expected = from_nothing(self.loaded, self.text)
+        expected = self.from_nothing(tuple(self.text))
         assert torch.equal(logits_behind(session, self.text, TAIL), expected)
 
     def teardown(self) -> None:
@@ -270,6 +271,8 @@ def test_whatever_happens_answers_are_those_of_a_fresh_engine(loaded: Loaded, ro
         pass
 
     Bound.loaded, Bound.folder = loaded, root
+    # Most texts are looked at again and again.
+    Bound.from_nothing = staticmethod(cache(lambda text: from_nothing(loaded, list(text))))
     run_state_machine_as_test(Bound, settings=examples(sample=6, full=50))
 
 
