@@ -3,7 +3,8 @@
 Guarantees:
 - Text is what its author wrote, never a guess. Bytes are UTF-8, or UTF-16 or UTF-32 with a byte
   order mark, or the encoding that the file itself declares (Python's coding line, XML, HTML), and
-  decode without a single error; else the file is unfit.
+  decode without a single error; else the file is unfit: `unread`, or binary where it holds what
+  no text of any encoding does.
 - What a program made, what holds a secret, and what is binary is unfit, whatever its name.
 - What is read is one state of the file: a change, a disappearance, or a FIFO or link put in its
   place since the walk makes it unfit for now, and its event will bring it back.
@@ -54,6 +55,8 @@ _GENERATED = re.compile(
 )
 _HEADER_LINES = 12
 BINARY = "it is binary"
+# Control characters that no text has, in any encoding; ^Z ended files once, ESC is ISO-2022's.
+_NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x19\x1c-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ class Unfit:
     """Why the file is not shown."""
 
     reason: str
-    unread: bool = False  # the system does not let us read it, whatever it holds
+    unread: bool = False  # no rule leaves it out: it, or the text that it is, could not be read
 
 
 def read_text(path: Path, *, with_secrets: bool = False) -> Text | Unfit:
@@ -88,10 +91,10 @@ def read_text(path: Path, *, with_secrets: bool = False) -> Text | Unfit:
         return Unfit("it is gone")
     except OSError as error:
         return Unfit(f"it cannot be read: {error.strerror or error}", unread=True)
-    decoded = _decoded(content)
-    if isinstance(decoded, Unfit):
-        return decoded
-    text, encoding = decoded
+    found = decoded(content)
+    if isinstance(found, Unfit):
+        return found
+    text, encoding = found
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     reason = _unfit(text) or (None if with_secrets else secret_in(text))
     if reason:
@@ -105,15 +108,14 @@ def digest_of(text: str) -> bytes:
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=32).digest()
 
 
-def _decoded(content: bytes) -> tuple[str, str] | Unfit:
+def decoded(content: bytes) -> tuple[str, str] | Unfit:
+    """Return the text of some bytes, without a mark, and its encoding; or why it is none."""
     for mark, encoding in MARKS:
         if content.startswith(mark):
             text = _strictly(content[len(mark) :], encoding)
-            return (
-                Unfit(f"it is marked as {encoding} and is not")
-                if text is None
-                else (text, encoding)
-            )
+            if text is None:
+                return Unfit(f"it is marked as {encoding} and is not", unread=True)
+            return Unfit(BINARY) if "\0" in text else (text, encoding)
     if b"\0" in content:
         return Unfit(BINARY)
     head = content[:_HEAD]
@@ -125,7 +127,9 @@ def _decoded(content: bytes) -> tuple[str, str] | Unfit:
         # A declaration in ASCII is not in UTF-16, whatever it says.
         if text is not None and (encoding != declared or declared in text[:_HEAD]):
             return text, encoding
-    return Unfit("it is not UTF-8, and declares no other encoding that it is in")
+    if _NO_TEXT.search(content):
+        return Unfit(BINARY)
+    return Unfit("it is not UTF-8, and declares no other encoding that it is in", unread=True)
 
 
 def _strictly(content: bytes, encoding: str) -> str | None:
@@ -139,8 +143,6 @@ def _strictly(content: bytes, encoding: str) -> str | None:
 def _unfit(text: str) -> str | None:
     if not text.strip():
         return EMPTY_FILE
-    if "\0" in text:
-        return BINARY
     long = sum(len(line) for line in text.split("\n") if len(line) > LONG_LINE)
     if 2 * long > len(text):
         return f"minified, or data: most of it stands in lines of over {LONG_LINE} characters"

@@ -33,7 +33,8 @@ from qcn_lsp.fixes.callers import surroundings
 from qcn_lsp.fixes.candidate import Subject, unified
 from qcn_lsp.fixes.trial import Trials
 from qcn_lsp.fixes.words import level_words, no_fix, unchecked_words
-from qcn_lsp.fixes.write import MAX_BYTES, NotWritten, SourceFile
+from qcn_lsp.fixes.write import MAX_BYTES, NotTextError, NotWritten, SourceFile
+from qcn_lsp.positions import split_lines
 from qcn_lsp.proving import ProvingGround
 from qcn_lsp.scan.finding import Finding
 from qcn_lsp.scan.reports import printable
@@ -328,8 +329,8 @@ def _read(path: Path) -> SourceFile:
         raise NotReadError(f"it is larger than {MAX_BYTES >> 20} MiB") from error
     except OSError as error:
         raise NotReadError(f"it cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise NotReadError(f"it is not UTF-8 text ({error.reason})") from error
+    except NotTextError as why:
+        raise NotReadError(str(why)) from why
 
 
 def _is_written(source: SourceFile, text: str) -> bool:
@@ -353,14 +354,14 @@ def _scan(text: str, path: PurePosixPath) -> Sequence[Finding]:
 def _chosen(wanted: Wanted, text: str, finding: Finding) -> bool:
     if (spot := wanted.spot) is None:
         return True
-    line = text.count("\n", 0, finding.start) + 1
-    column = finding.start - (text.rfind("\n", 0, finding.start) + 1) + 1
+    before = split_lines(text[: finding.start])
+    line, column = len(before), len(before[-1]) + 1
     return line == spot.line and spot.column in (None, column) and spot.rule in (None, finding.rule)
 
 
 def _at(text: str, finding: Finding) -> str:
-    start = text.rfind("\n", 0, finding.start) + 1
-    return text[start:].partition("\n")[0].strip()
+    before, behind = split_lines(text[: finding.start]), split_lines(text[finding.start :])
+    return (before[-1] + behind[0]).strip()
 
 
 def _line_asked(before: str, asked: Sequence[Finding], text: str, finding: Finding) -> int:
@@ -369,8 +370,8 @@ def _line_asked(before: str, asked: Sequence[Finding], text: str, finding: Findi
     Findings are fixed from the top, so lines are counted from the end. Where a fix has changed what
     stands below, too, it is the nearest place at which the same rule found something before.
     """
-    line = before.count("\n") - text.count("\n", finding.start) + 1
-    places = (before.count("\n", 0, one.start) + 1 for one in asked if one.rule == finding.rule)
+    line = len(split_lines(before)) - len(split_lines(text[finding.start :])) + 1
+    places = (len(split_lines(before[: one.start])) for one in asked if one.rule == finding.rule)
     return min(places, key=lambda place: abs(place - line), default=line)
 
 

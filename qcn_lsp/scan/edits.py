@@ -27,7 +27,7 @@ def edits_of(
 
     def text_of(name: str) -> str:
         found = named(name)
-        return found.text() if found else ""
+        return source.text[slice(*span_of(found))] if found else ""
 
     def asked(name: str) -> str:
         if name.startswith("name:"):
@@ -90,7 +90,7 @@ def _import(module: str, source: Source) -> tuple[TextEdit, ...]:
         if not (imported or opening or child.kind() == "import_from_statement"):
             break
         before = span_of(child).end
-    line_end = "\r\n" if "\r\n" in source.text else "\n"
+    line_end = next((end for end in ("\r\n", "\n", "\r") if end in source.text), "\n")
     if before == 0:
         return (TextEdit(0, 0, f"import {module}{line_end}"),)
     return (TextEdit(before, before, f"{line_end}import {module}"),)

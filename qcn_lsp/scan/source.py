@@ -14,6 +14,7 @@ from ast_grep_py import Rule, SgNode, SgRoot
 from qcn_lsp.scan.grammars import Grammar
 
 _QUOTES = "\"'`"
+_LONE_RETURN = re.compile(r"\r(?!\n)")  # the line end of old Macs, which no grammar takes for one
 
 
 class Span(NamedTuple):
@@ -95,7 +96,7 @@ class Source:
     def __init__(self, text: str, grammar: Grammar) -> None:
         self.text = text
         self.grammar = grammar
-        self.root: SgNode = SgRoot(text, grammar.name).root()
+        self.root: SgNode = SgRoot(_LONE_RETURN.sub("\n", text), grammar.name).root()
 
     @cached_property
     def calls(self) -> list[Call]:

@@ -20,6 +20,7 @@ from qcn_lsp.fixes.write import NotWritten, SourceFile
 
 TEXT = "import yaml\n\n\ndef load(text):\n    return yaml.load(text)\n"
 FIXED = TEXT.replace("yaml.load", "yaml.safe_load")
+LATIN = "# coding: latin-1\n# café\n"
 RULE = "qcn.python.yaml-load-bare"
 
 
@@ -74,8 +75,13 @@ def test_json_says_level_and_what_was_not_checked(
         ((TEXT + "# é🙂\n").encode(), (FIXED + "# é🙂\n").encode()),
         (b"\xff\xfe" + TEXT.encode("utf-16-le"), b"\xff\xfe" + FIXED.encode("utf-16-le")),
         (TEXT.encode("utf-32"), FIXED.encode("utf-32")),
+        (LATIN.encode("latin-1") + TEXT.encode(), LATIN.encode("latin-1") + FIXED.encode()),
+        (TEXT.replace("\n", "\r").encode(), FIXED.replace("\n", "\r").encode()),
     ],
-    ids=["plain", "crlf", "no final newline", "mark", "beyond ascii", "utf-16", "utf-32"],
+    ids=[
+        *("plain", "crlf", "no final newline", "mark", "beyond ascii", "utf-16", "utf-32"),
+        *("declared", "cr"),
+    ],
 )
 def test_what_is_written_keeps_mode_line_ends_and_encoding(
     source: Path, before: bytes, after: bytes
@@ -165,13 +171,15 @@ def test_a_link_is_not_followed(source: Path, capsys: pytest.CaptureFixture[str]
         ("{file}:5:1", "no finding there"),
         ("{file}:4", "no finding there (the whole line)"),
         ("{file}:x", "no such file, and no finding"),
-        ("{folder}/latin.py", "not UTF-8"),
+        ("{folder}/latin.py", "latin.py was not scanned: it is not UTF-8"),
+        ("{folder}/binary.py", "binary.py was not scanned: it is binary"),
     ],
 )
 def test_what_cannot_be_fixed_is_explained(
     source: Path, what: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source.with_name("latin.py").write_bytes(b"# caf\xe9\n")
+    source.with_name("binary.py").write_bytes(b"\0" + TEXT.encode())
     assert main(["fix", what.format(file=source, folder=source.parent)]) == 1
     assert message in capsys.readouterr().err
 
@@ -194,6 +202,25 @@ def test_a_file_that_changed_meanwhile_is_left_as_it_is(source: Path) -> None:
         read.replace(FIXED)
     assert source.read_text() == "# somebody else's\n"
     assert sorted(one.name for one in source.parent.iterdir()) == [".git", "load.py"]
+
+
+@pytest.mark.parametrize("fixed", [LATIN + "'→'\n", LATIN.partition("\n")[2]])
+def test_a_text_that_its_files_encoding_would_not_give_back_is_not_written(
+    source: Path, fixed: str
+) -> None:
+    source.write_text(LATIN, encoding="latin-1")
+    with pytest.raises(NotWritten, match="in latin-1, in which the fix cannot be written"):
+        SourceFile.read(source).replace(fixed)
+    assert source.read_text(encoding="latin-1") == LATIN
+
+
+def test_lines_that_end_as_on_old_macs_are_called_as_the_scan_calls_them(source: Path) -> None:
+    source.write_bytes(TEXT.replace("\n", "\r").encode() * 2)
+    folder = source.parent
+    assert "load.py:10:12: error" in qcn("scan", "load.py", cwd=folder).stdout
+    for asked in ("load.py:10", "load.py:10:12"):
+        told = qcn("fix", asked, cwd=folder).stderr
+        assert f"\nload.py:10:{RULE}: fixed" in told
 
 
 @pytest.mark.parametrize(
@@ -374,7 +401,7 @@ def test_no_file_name_reaches_the_terminal_as_a_command(tmp_path: Path) -> None:
 def test_what_cannot_be_read_is_told_and_the_rest_is_fixed(source: Path) -> None:
     folder = source.parent
     (folder / "aa.py").write_bytes(b"# caf\xe9\n")
-    (folder / "bb.py").write_bytes(b"# coding: latin-1\n# caf\xe9\n" + TEXT.encode())
+    (folder / "bb.py").write_bytes(b"\xff\xfex")
     for name in ("closed", "open"):
         (folder / name).mkdir()
         (folder / name / "last.py").write_text(TEXT)
@@ -389,9 +416,9 @@ def test_what_cannot_be_read_is_told_and_the_rest_is_fixed(source: Path) -> None
         "qcn: shop/bb.py",
         "qcn: shop/closed",
     ]
-    assert "not UTF-8" in told[0]
-    assert "not UTF-8" in told[1]
-    assert told[2:] == qcn("scan", "shop", cwd=folder.parent).stderr.splitlines()
+    scanned = qcn("scan", "shop", cwd=folder.parent)
+    assert scanned.returncode == 3
+    assert sorted(told) == sorted(scanned.stderr.splitlines())
     assert done.stderr.endswith("\nFixed 2 of 2 findings.\n")
 
 

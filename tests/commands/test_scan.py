@@ -111,6 +111,39 @@ def test_a_file_that_is_named_and_not_scanned_is_no_clean_bill(
     assert qcn("scan", "empty.py", "picture.png", cwd=shop).returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [(b"# caf\xe9\neval(x)\n", "it is not UTF-8"), (b"\xff\xfee", "it is marked as utf-16-le")],
+)
+def test_a_text_in_no_encoding_that_can_be_told_is_no_clean_bill(
+    shop: Path, content: bytes, why: str
+) -> None:
+    (shop / "lib" / "a.py").write_bytes(content)
+    (shop / "notes").write_bytes(b"caf\xe9\n")  # any text may hold a secret
+    for asked in (["lib", "notes"], ["lib/a.py", "notes"], ["."]):
+        done = qcn("scan", *asked, cwd=shop)
+        told = sorted(done.stderr.splitlines())
+        assert done.returncode == 3
+        assert [re.split(", and| and is not", line)[0] for line in told] == [
+            f"qcn: lib/a.py was not scanned: {why}",
+            "qcn: notes was not scanned: it is not UTF-8",
+        ]
+
+
+@pytest.mark.parametrize("name", ["picture.jpg", "picture"])
+def test_what_is_no_text_is_left_out_without_a_word(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\xff\xd8\xff\xe1\x10JFIF\xe9")  # none of its bytes is 0
+    for asked in (".", name):
+        done = qcn("scan", asked, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_lines_that_end_as_on_old_macs_are_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_bytes(b"import os\r\rdef f(x):\r    eval(x)\r    exec(x)\r")
+    found = scanned(tmp_path)["findings"]
+    assert [(one["line"], one["column"]) for one in found] == [(4, 5), (5, 5)]
+
+
 def test_what_cannot_be_read_is_no_clean_bill(shop: Path) -> None:
     (shop / "lib" / ".gitignore").write_text("a/**/b/**/c/**/d/**/e\n")  # too costly to follow
     done = qcn("scan", "--format", "json", cwd=shop)

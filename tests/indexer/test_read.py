@@ -73,6 +73,7 @@ def test_a_text_is_read_in_the_encoding_it_has(
         ("# coding: unicode_escape\ncafé".encode("latin-1"), "not UTF-8"),
         (b"\xff\xfea", "marked as utf-16-le"),
         (b"\x7fELF\0\1", "binary"),
+        (b"\xff\xd8\xff\xe1\x10JFIF", "binary"),
         ("a\0b".encode("utf-16"), "binary"),
         (b"", "empty"),
         (b" \r\n\t\n", "empty"),

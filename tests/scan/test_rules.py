@@ -156,10 +156,11 @@ def test_a_comparison_that_takes_one_time_tells_the_same(
         ('"""Says what."""\n', '"""Says what."""\nimport secrets\n'),
         ("import random\nrandom.seed(3)\n", "import random\nimport secrets\nrandom.seed(3)\n"),
         ("import random, secrets\n", "import random, secrets\n"),
+        ("import random\r", "import random\rimport secrets\r"),
     ],
 )
 def test_what_a_fix_needs_is_imported_before_any_statement(head: str, imported: str) -> None:
-    text = head + "token = random.choice(LETTERS)\n"
+    text = head + "token = random.choice(LETTERS)"
     [finding] = [match.finding for match in matches_in(text, BY_LANGUAGE["python"])]
     fixed = mended(text, finding)
-    assert fixed == imported + "token = secrets.choice(LETTERS)\n"
+    assert fixed == imported + "token = secrets.choice(LETTERS)"
