@@ -139,11 +139,14 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c '$(CHECK_PYTHON)' "Name one: make $(MAKECMDGOALS) PYTHON=python3.13"
 	$(PYTHON) -m venv $(VENV_FLAGS) $(VENV) || { rm -rf $(VENV); exit 1; }
 
-# torch comes first and alone, so that a build that is already there (a CPU build, say) stays.
+# torch comes first and alone, so that a build that is already there (a CPU build, say) stays. uv,
+# where there is one, takes the build that the machine needs; pip the index's, on Linux CUDA's.
 $(VENV)/.torch: | $(VENV)/bin/python
 	@$(BIN)/python -c '$(CHECK_PYTHON)' "Remove $(VENV), and name one: PYTHON=python3.13"
 	@echo "Installing into $(VENV): PyTorch first, unless it is there. This takes minutes."
-	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install -q -c constraints.txt $(TORCH)
+	$(BIN)/python -c "import torch" 2>/dev/null || \
+		{ command -v uv >/dev/null && uv pip install -q --python $(BIN)/python --torch-backend auto -c constraints.txt $(TORCH); } || \
+		$(BIN)/python -m pip install -q -c constraints.txt $(TORCH)
 	touch $@
 
 $(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/.torch

@@ -2,6 +2,9 @@
 
 No package index holds qcn-lsp yet, and whoever registers its name there would be installed: a
 command names what this installation was made from, a wheel or a folder, and never the name alone.
+
+The engine needs PyTorch, whose build for Linux at PyPI is CUDA's, 5 GB on disk: uv is told to take
+what the machine needs. pip and pipx cannot be, without naming an index.
 """
 
 import json
@@ -27,7 +30,8 @@ def install_command(extra: str = "") -> str:
     if (prefix / _PIPX_MARK).is_file():
         return f"pipx install --force {what}"
     if (prefix / _UV_MARK).is_file():
-        return f"uv tool install --force {what}"
+        fitting = "--torch-backend auto " if extra == "engine" and sys.platform != "darwin" else ""
+        return f"uv tool install --force {fitting}{what}"
     flags = "-e " if editable else ""
     return f"{shlex.quote(sys.executable)} -m pip install {flags}{what}"
 

@@ -135,7 +135,10 @@ def test_installed_into_an_empty_environment_it_serves_and_says_what_is_missing(
     found = {one["check"]: one for one in json.loads(done.stdout)["findings"]}
     assert found["language server"]["level"] == "ok"
     assert found["engine packages"]["level"] == "fail"
-    command = {"pipx": "pipx install --force", "uv": "uv tool install --force"}[tool]
+    command = {
+        "pipx": "pipx install --force",
+        "uv": "uv tool install --force --torch-backend auto",  # not CUDA's where it is of no use
+    }[tool]
     assert found["engine packages"]["remedy"].startswith(f"{command} '{wheel}[engine]'; or ")
 
 

@@ -64,6 +64,31 @@ def test_a_torch_that_the_new_environment_would_not_see_is_not_reckoned_with(clo
         assert ("--system-site-packages" in done.stdout) is expected, done
 
 
+@pytest.mark.parametrize("uv", [None, "exit 0", "exit 2"], ids=["no uv", "uv", "uv fails"])
+def test_uv_gets_the_torch_that_the_machine_needs_and_else_pip_the_indexes(
+    clone: Path, uv: str | None
+) -> None:
+    shutil.copy(MAKEFILE.with_name("constraints.txt"), clone)
+    (clone / ".venv" / "bin").mkdir(parents=True)
+    said = clone / "said"
+    has_no_torch = f'[ "$2" = "import torch" ] && exit 1; [ "$1" = -c ] || echo "$@" >> {said}'
+    program(clone / ".venv" / "bin" / "python", has_no_torch)
+    if uv:
+        program(clone / "uv", f'echo uv "$@" >> {said}; {uv}')
+    done = subprocess.run(
+        ["make", "-C", clone, ".venv/.torch"],
+        capture_output=True,
+        text=True,
+        env={"PATH": f"{clone}:/usr/bin:/bin"},
+    )
+    assert done.returncode == 0, done.stderr
+    by_uv = "uv pip install -q --python .venv/bin/python --torch-backend auto"
+    by_pip = "-m pip install -q"
+    expected = {None: [by_pip], "exit 0": [by_uv], "exit 2": [by_uv, by_pip]}[uv]
+    rest = " -c constraints.txt torch==2.13.0"
+    assert said.read_text().splitlines() == [command + rest for command in expected]
+
+
 def test_an_environment_that_came_out_by_half_is_taken_away(clone: Path) -> None:
     """As Debian's Python leaves one, without pip, where python3-venv is not installed."""
     half = "mkdir -p .venv/bin && touch .venv/bin/python && exit 1"

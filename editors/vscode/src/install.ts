@@ -17,6 +17,7 @@ import { LOG } from "./messages";
 import { examine, findPython, withoutModules, type Python } from "./pythons";
 import { runSteps, type Step } from "./running";
 import type { Server } from "./server";
+import { ofTheIndex, waysOf } from "./tools";
 
 const HELP = "https://docs.astral.sh/uv/getting-started/installation/";
 const LONGEST = 80;
@@ -63,7 +64,7 @@ class Installer {
     const tools = this.byTool();
     const own = "problem" in python ? [] : [this.ownEnvironment(python.program, `Python ${python.version}`)];
     const nothing = !tools.length && "problem" in python;
-    const placeHolder = nothing ? `No uv or pipx. ${python.problem}` : "With the engine it is some GB, most of it PyTorch.";
+    const placeHolder = nothing ? `No uv or pipx. ${python.problem}` : "Most of it is PyTorch, of which there are several builds.";
     const choices = [...tools, ...own, this.choosePython(), getUv()];
     const title = "qcn: install the language server";
     // The walkthrough may open meanwhile, and takes the focus.
@@ -71,21 +72,17 @@ class Installer {
   }
 
   private byTool(): Choice[] {
-    const tools: [string, string[]][] = [
-      ["uv", ["tool", "install", "--force", this.what]],
-      ["pipx", ["install", "--force", this.what]],
-    ];
-    return tools.flatMap(([tool, args]) => {
-      const program = find(tool, this.server.machine());
-      const take = (): Promise<void> => this.run(tool, [{ program: program ?? tool, args }]);
-      return program ? [{ label: `$(cloud-download) Install with ${tool}`, detail: program, take }] : [];
-    });
+    const machine = this.server.machine();
+    return ["uv", "pipx"].flatMap((tool) => {
+      const program = find(tool, machine);
+      return program ? waysOf(tool, program, this.what, machine.platform) : [];
+    }).map(({ tool, step, label, detail }) => ({ label: `$(cloud-download) ${label}`, detail, take: () => this.run(tool, [step]) }));
   }
 
   private ownEnvironment(python: string, name: string): Choice {
     return {
       label: `$(cloud-download) Install with ${name}`,
-      detail: `${python}, in an environment of the extension's own`,
+      detail: `${python}, in an environment of the extension's own; ${ofTheIndex(process.platform)}`,
       take: () => this.intoEnvironment(python),
     };
   }

@@ -6,6 +6,8 @@ import { createInterface } from "node:readline";
 export interface Step {
   readonly program: string;
   readonly args: readonly string[];
+  /** What it finds in its environment beside what we have. */
+  readonly environment?: Readonly<Record<string, string>>;
 }
 
 export interface Listener {
@@ -31,7 +33,7 @@ export async function runSteps(steps: readonly Step[], folder: string, listener:
   return undefined;
 }
 
-async function runStep({ program, args }: Step, folder: string, { line, signal }: Listener): Promise<string | undefined> {
+async function runStep({ program, args, environment = {} }: Step, folder: string, { line, signal }: Listener): Promise<string | undefined> {
   const written: string[] = [];
   const hear = (text: string): void => {
     if (text.trim()) {
@@ -40,9 +42,10 @@ async function runStep({ program, args }: Step, folder: string, { line, signal }
       written.splice(0, written.length - KEPT_LINES);
     }
   };
-  hear(`> ${[program, ...args].join(" ")}`);
+  const set = Object.entries(environment).map(([name, value]) => `${name}=${value}`);
+  hear(`> ${[...set, program, ...args].join(" ")}`);
   return new Promise((resolve) => {
-    const running = spawn(program, args, { cwd: folder, signal, stdio: ["ignore", "pipe", "pipe"], windowsHide: true });
+    const running = spawn(program, args, { cwd: folder, env: { ...process.env, ...environment }, signal, stdio: ["ignore", "pipe", "pipe"], windowsHide: true });
     createInterface({ input: running.stdout }).on("line", hear);
     createInterface({ input: running.stderr }).on("line", hear);
     running.once("error", (error) => resolve(signal.aborted ? "It was cancelled." : error.message));

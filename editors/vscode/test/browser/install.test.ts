@@ -24,6 +24,7 @@ for (const tool of ["uv", "pipx"]) {
       await code.screenshot(`install-with-${tool}`);
       await choice(code, `Install with ${tool}`).click();
       await installed(code, /home\/\.local\/bin/);
+      assert.equal(code.log().includes("> UV_TORCH_BACKEND=auto "), tool === "uv");
     });
   });
 }

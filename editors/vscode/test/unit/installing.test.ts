@@ -6,6 +6,7 @@ import { after, test } from "node:test";
 
 import { examine, findPython, withoutModules, type Python } from "../../src/pythons";
 import { reasonIn, runSteps } from "../../src/running";
+import { waysOf } from "../../src/tools";
 
 const folder = mkdtempSync(join(tmpdir(), "qcn-unit-"));
 after(() => rmSync(folder, { recursive: true }));
@@ -63,6 +64,30 @@ test("steps run in turn until one fails, whose reason is the last line that tell
   assert.deepEqual(lines.filter((line) => !line.startsWith(">")), ["done", "done", "done", "ERROR: no room", "see the manual"]);
   assert.match((await runSteps([{ program: "/nowhere/uv", args: [] }], folder, listener)) ?? "", /ENOENT/);
   assert.match((await runSteps([{ program: process.execPath, args: ["-e", "process.exit(3)"] }], folder, listener)) ?? "", /ended with 3/);
+});
+
+test("a step finds in its environment what it is given, and the log says so", async () => {
+  const lines: string[] = [];
+  const listener = { line: (line: string) => lines.push(line), signal: new AbortController().signal };
+  const args = ["-e", "console.log(process.env.UV_TORCH_BACKEND, process.env.PATH)"];
+  await runSteps([{ program: process.execPath, args, environment: { UV_TORCH_BACKEND: "auto" } }], folder, listener);
+  assert.deepEqual(lines, [`> UV_TORCH_BACKEND=auto ${process.execPath} ${args.join(" ")}`, `auto ${process.env["PATH"]}`]);
+});
+
+test("uv is asked for the PyTorch that the machine needs, and else for the package index's", () => {
+  const [fitting, plain, ...others] = waysOf("uv", "/bin/uv", "qcn-lsp[engine]", "linux");
+  assert.deepEqual(others, []);
+  assert.deepEqual(fitting?.step, { program: "/bin/uv", args: ["tool", "install", "--force", "qcn-lsp[engine]"], environment: { UV_TORCH_BACKEND: "auto" } });
+  assert.deepEqual(plain?.step, { program: "/bin/uv", args: ["tool", "install", "--force", "qcn-lsp[engine]"] });
+  assert.match(plain?.detail ?? "", /5 GB on disk/);
+});
+
+test("where it makes no difference, and by pipx, there is one way", () => {
+  const [onMac, ...others] = waysOf("uv", "/bin/uv", "what", "darwin");
+  assert.deepEqual([onMac?.step.environment, others], [undefined, []]);
+  const [pipx, ...more] = waysOf("pipx", "/bin/pipx", "what", "linux");
+  assert.deepEqual([pipx?.step, more], [{ program: "/bin/pipx", args: ["install", "--force", "what"] }, []]);
+  assert.match(pipx?.detail ?? "", /5 GB on disk/);
 });
 
 test("cancelled, what runs is ended", async () => {
