@@ -245,6 +245,7 @@ def test_a_folder_that_is_no_model_is_named(runtime: Path, tmp_path: Path) -> No
     done = qcn("bench", "--model", tmp_path)
     assert done.returncode == 1
     assert str(tmp_path) in done.stderr
+    assert "measuring" not in done.stderr  # refused before
 
 
 def test_a_plot_shows_its_lines_to_scale() -> None:

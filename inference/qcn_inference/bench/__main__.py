@@ -27,6 +27,7 @@ from qcn_inference.bench import models
 from qcn_inference.bench.conditions import conditions
 from qcn_inference.bench.measure import BESIDE, Figures, measure
 from qcn_inference.bench.waiting import engine_of, waits
+from qcn_inference.config import load_config
 from qcn_inference.embedded import EMBEDDED, checkpoint_folder
 from qcn_inference.errors import CheckpointError, DeviceError
 from qcn_inference.model import Model
@@ -55,8 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measured(given: argparse.Namespace) -> dict[str, Any]:
-    if given.synthetic:
-        models.synthetic_named(given.synthetic)  # refused before anything is measured
+    if given.synthetic:  # what there is not is refused before anything is measured
+        models.synthetic_named(given.synthetic)
+    else:
+        load_config(given.model)
     on, problem = device.choose(given.device)
     device.make_current(on)
     if given.device_memory_mib:
