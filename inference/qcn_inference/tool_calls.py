@@ -19,7 +19,7 @@ A value stands there unescaped, so nothing in it can be told from the format but
 
 Everything is data: nothing is evaluated (a parser of this format that called `eval` was
 CVE-2025-9141), numbers and nesting are bounded, and what comes out are None, bools, ints, finite
-floats, strings, lists and dicts with string keys.
+floats, strings, lists and dicts with string keys. Strings are such as UTF-8 can write.
 
 What was read does not depend on where the text was cut into pieces. A call that the end of the
 answer cuts short is left open, as OpenAI leaves it: half an argument must not look like a whole.
@@ -46,6 +46,7 @@ _INTEGER = re.compile(r"[+-]?[0-9]+")
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _END_OF_CALL = re.compile(rf"{END_FUNCTION}\s{{0,{WIDEST_GAP}}}{END_CALL}")
 _ENDS_LEFT = re.compile(rf"({END_FUNCTION}\s*)?({END_CALL}\s*)?\Z")
+_HALVES = re.compile("[\ud800-\udfff]")  # of surrogate pairs
 _LONGEST_MARK = len(f"\n{PARAMETER}>") + LONGEST_NAME
 _MARKS_IN_FUNCTION = (END_FUNCTION, END_CALL, PARAMETER, CALL)
 
@@ -296,6 +297,8 @@ def rendered(name: str, arguments: Mapping[str, Plain]) -> str:
 def loads(text: str) -> Plain:
     """JSON as plain data within bounds.
 
+    Half of a surrogate pair, which JSON can spell and UTF-8 cannot, is read as U+FFFD.
+
     Raises:
         ValueError, RecursionError: it is no JSON, nested too deep, or holds a number too long.
     """
@@ -307,6 +310,19 @@ def loads(text: str) -> Plain:
         depth += 1
         if depth > DEEPEST:
             raise ValueError("nested too deep")
+    return _in_whole_characters(value)
+
+
+def _in_whole_characters(value: Plain) -> Plain:
+    if isinstance(value, str):
+        return _HALVES.sub("\N{REPLACEMENT CHARACTER}", value)
+    if isinstance(value, list):
+        return [_in_whole_characters(one) for one in value]
+    if isinstance(value, dict):
+        return {
+            _HALVES.sub("\N{REPLACEMENT CHARACTER}", key): _in_whole_characters(one)
+            for key, one in value.items()
+        }
     return value
 
 
@@ -418,9 +434,4 @@ def _without_line_breaks(text: str) -> str:
 
 
 def _json(value: Plain) -> str:
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write
-        return json.dumps(value)
-    return text
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)

@@ -154,6 +154,20 @@ def test_a_chat_that_goes_on_costs_what_was_added(chat_engine: EngineProcess) ->
     assert other["usage"]["prompt_tokens_details"]["cached_tokens"] > 100
 
 
+def test_half_a_character_in_the_arguments_of_a_call_is_read_as_the_mark_of_one(
+    chat_engine: EngineProcess,
+) -> None:
+    """A call that is sent back may hold one: JSON can spell it, in which arguments are once more."""
+
+    def read(path: str) -> int:
+        function = {"name": "ls", "arguments": f'{{"path": "{path}"}}'}
+        call = {"role": "assistant", "tool_calls": [{"function": function}]}
+        answer = chat_engine.post(PATH, messages=[*HELLO, call], max_tokens=0)
+        return int(answer["usage"]["prompt_tokens"])
+
+    assert read(r"a\ud83d") == read("a\N{REPLACEMENT CHARACTER}")
+
+
 def test_thoughts_are_switched_off_unless_a_request_switches_them_on(
     tmp_path: Path,
 ) -> None:
