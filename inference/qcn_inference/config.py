@@ -227,6 +227,9 @@ def _text_model(whole: _Keys) -> _Keys:
     if inner := whole.part("text_config"):
         outer = {key: values[key] for key in _SHARED_KEYS if key in values}
         values = outer | {key: value for key, value in inner.values.items() if value is not None}
+        if outer.get("tie_word_embeddings") is not None:
+            # The head belongs to the whole model; the part's own flag is a default that nobody set.
+            values["tie_word_embeddings"] = outer["tie_word_embeddings"]
     keys = _Keys(whole.path, values)
     model_type = values.get("model_type")
     family = model_type.removesuffix("_text") if isinstance(model_type, str) else ""
@@ -319,14 +322,16 @@ def _rotary(keys: _Keys) -> tuple[int, float]:
     `mrope` gives each of a token's three positions (time, height, width) some of the dimensions; a
     token of text has the same position three times, which is plain rotary embedding.
     """
-    rope = keys.part("rope_parameters") or keys.part("rope_scaling") or _Keys(keys.path, {})
-    kind = rope.values.get("rope_type", rope.values.get("type", "default"))
-    if kind not in ("default", "mrope"):
-        raise CheckpointError(
-            keys.path,
-            f"rotary scaling of type {json.dumps(kind)[:40]}; expected none",
-            "Remove the scaling from config.json: the model reads 262,144 tokens without it",
-        )
+    said = [part for key in ("rope_parameters", "rope_scaling") if (part := keys.part(key))]
+    for part in said:  # where both are there, transformers goes by the second
+        kind = part.values.get("rope_type", part.values.get("type", "default"))
+        if kind not in ("default", "mrope"):
+            raise CheckpointError(
+                keys.path,
+                f"rotary scaling of type {json.dumps(kind)[:40]}; expected none",
+                "Remove the scaling from config.json: the model reads 262,144 tokens without it",
+            )
+    rope = said[0] if said else _Keys(keys.path, {})
     theta = (rope if "rope_theta" in rope.values else keys).number("rope_theta", 10_000.0)
     holder = rope if "partial_rotary_factor" in rope.values else keys
     factor = holder.number("partial_rotary_factor", 0.25)

@@ -168,6 +168,13 @@ class TestConfig:
         (tmp_path / "config.json").write_text(json.dumps(CONFIG | {spelling: rope}))
         refused(tmp_path, "config.json", "yarn")
 
+    def test_with_a_scaling_in_the_old_spelling_beside_the_new_one(self, tmp_path: Path) -> None:
+        """Model cards say to add one to the file, whichever spelling that has."""
+        rope = {"rope_type": "default", "rope_theta": 1e4}
+        scaled = {"rope_parameters": rope, "rope_scaling": {"type": "yarn", "factor": 4.0}}
+        (tmp_path / "config.json").write_text(json.dumps(CONFIG | scaled))
+        refused(tmp_path, "config.json", "yarn")
+
     @pytest.mark.parametrize(
         "quantisation",
         [

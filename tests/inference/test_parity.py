@@ -157,6 +157,22 @@ def test_a_text_model_beside_a_vision_tower_is_the_same_model(family: str, tmp_p
     torch.testing.assert_close(Oracle(beside).prefill(ids)[0], want, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_beside_a_vision_tower_the_whole_model_says_whether_its_head_is_the_embedding(
+    tied: bool, tmp_path: Path
+) -> None:
+    """transformers writes the flag of the text model too, at its default."""
+    config = draw("qwen3_5", 6) | {"tie_word_embeddings": tied}
+    tensors = draw_tensors(config, 6, deviation=0.05)
+    wrapped, renamed = wrap(config, tensors)
+    wrapped["text_config"] = config | {"tie_word_embeddings": not tied}
+    ids = torch.arange(20)
+    want, _ = Oracle(write(tmp_path / "alone", config, tensors)).prefill(ids)
+    ours = load_model(write(tmp_path / "beside", wrapped, renamed))
+    got = ours.prefill(ids, ours.new_state(), all_logits=True)
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
 def test_half_precision_weights_load(stored: torch.dtype, tmp_path: Path) -> None:
     """Computed in fp32, a checkpoint stored in 16 bits is exactly its rounded weights."""
