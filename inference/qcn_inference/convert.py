@@ -156,7 +156,7 @@ def _begin(folder: Path, source: Source) -> None:
         for left in folder.glob(f"*{PART}"):
             left.unlink()
         return
-    if any(path.name != LOCK for path in folder.iterdir()):
+    if any(path.name not in (LOCK, MARKER + PART) for path in folder.iterdir()):
         raise ConversionError(f"{folder}: is not empty. Name a new folder.")
     _write(marker, json.dumps(wanted).encode())
 

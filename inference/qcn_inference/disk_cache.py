@@ -335,8 +335,6 @@ class DiskCache:
         self, folder: Path, stretches: Sequence[Stretch], wanted: Callable[[], bool]
     ) -> None:
         """Write the stretches of a text that are missing, and note that the others are used."""
-        for left_behind in folder.glob("*.tmp"):  # by a writer that was killed: we hold the lock
-            left_behind.unlink(missing_ok=True)
         entries = {(entry.key, entry.parent): entry for entry in disk_files.entries_of(folder)}
         pieces = [piece for stretch in stretches for piece, _ in stretch.blocks]
         keys = iter(keys_of(self._format.fingerprint, pieces))
@@ -372,7 +370,7 @@ class DiskCache:
             OSError: it cannot be written; nothing is left of it.
         """
         # mkstemp makes the file 0600.
-        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        handle, name = tempfile.mkstemp(dir=path.parent, suffix=disk_files.HALF_WRITTEN)
         temporary = Path(name)
         try:
             with os.fdopen(handle, "wb") as file:

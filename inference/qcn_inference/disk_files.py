@@ -26,12 +26,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
+from filelock import FileLock, Timeout
 
 NO_PARENT = "0" * 32
 RETENTION_SECONDS = 30 * 24 * 3600.0
 """How long a state that nothing uses stays."""
 GONE = ".gone-"  # begins the name of a folder that is being removed
 LOCK = ".lock"  # in a repository's folder; who writes there holds it
+HALF_WRITTEN = ".tmp"  # ends the name of a file that is being written
 _NAME = re.compile(r"([0-9a-f]{32})-([0-9a-f]{32})\.state")
 
 
@@ -158,6 +160,7 @@ def sweep(root: Path, max_bytes: int) -> int:
     """
     for gone in root.glob(f"*/{GONE}*"):
         _remove_tree(gone)
+    _remove_half_written(root)
     entries = _of_use(list(all_entries(root)), time.time() - RETENTION_SECONDS)
     left = sum(entry.nbytes for entry in entries)
     for entry in _leaves_first(entries) if left > max_bytes else ():
@@ -172,6 +175,17 @@ def sweep(root: Path, max_bytes: int) -> int:
                 (folder / LOCK).unlink()
             folder.rmdir()
     return left
+
+
+def _remove_half_written(root: Path) -> None:
+    """Remove what writers that were killed have left; one that is alive holds its folder's lock."""
+    for folder in {file.parent for file in root.glob(f"*/*/*{HALF_WRITTEN}")}:
+        with (
+            suppress(Timeout, FileNotFoundError),
+            FileLock(folder / LOCK, timeout=0, mode=0o600),
+        ):
+            for file in folder.glob(f"*{HALF_WRITTEN}"):
+                file.unlink(missing_ok=True)
 
 
 def all_entries(root: Path) -> Iterator[Entry]:

@@ -157,7 +157,7 @@ def test_a_chat_that_goes_on_costs_what_was_added(chat_engine: EngineProcess) ->
 def test_half_a_character_in_the_arguments_of_a_call_is_read_as_the_mark_of_one(
     chat_engine: EngineProcess,
 ) -> None:
-    """A call that is sent back may hold one: JSON can spell it, in which arguments are once more."""
+    """A call that is sent back may hold one: arguments are JSON in JSON, which can spell it."""
 
     def read(path: str) -> int:
         function = {"name": "ls", "arguments": f'{{"path": "{path}"}}'}

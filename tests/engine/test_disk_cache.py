@@ -389,6 +389,23 @@ def test_killed_while_it_writes_it_leaves_nothing_wrong(
         assert not list(root.rglob("*.tmp"))
 
 
+def test_what_a_killed_writer_left_half_written_goes_wherever_it_lies(
+    opened: Callable[..., Loaded], root: Path
+) -> None:
+    """Also in the folder of a repository that nobody opens any more, of a model that is gone."""
+    left = root / "model" / "repository" / "left.tmp"
+    alive = root / "model" / "another" / "alive.tmp"
+    for file in (left, alive):
+        disk_files.make_private(file.parent)
+        file.touch(0o600)
+    with FileLock(alive.parent / ".lock", mode=0o600):
+        leave(opened())
+        assert not left.parent.exists()
+        assert alive.exists(), "its writer is at work"
+    leave(opened())
+    assert list(root.iterdir()) == []
+
+
 # --- Several engines ---------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """The engine's process: its socket, its states, and how it leaves."""
 
+import asyncio
 import fcntl
 import os
 import shutil
@@ -11,10 +12,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
 from engine_support import DEADLINE_SECONDS, LONG_ANSWER, EngineProcess, engine_on, start_engine
+from qcn_inference.scheduler import Priority, Scheduler
+from qcn_inference.service import server
 from qcn_inference.service.activity import Activity
 from qcn_inference.service.listen import AlreadyServed, is_loopback, unix_socket
 
@@ -268,6 +273,33 @@ def test_unused_it_leaves_and_being_watched_is_no_use(
                 engine.client.get("/health")
         assert exit_of(engine) == 0
         assert not socket_path.exists()
+
+
+async def test_what_is_read_without_anybody_waiting_is_read_to_its_end() -> None:
+    """A layout that was put with `"wait": false`."""
+    seconds, happened = 0.0, asyncio.Queue[str]()
+
+    class Watched(Activity):
+        def touch(self) -> None:
+            super().touch()
+            happened.put_nowait("goes on")
+
+    scheduler = Scheduler()
+    engine: Any = SimpleNamespace(
+        settled=asyncio.Event(), activity=Watched(lambda: seconds), scheduler=scheduler
+    )
+    engine.settled.set()
+    reading = scheduler.submit((part for part in [None]), priority=Priority.REFRESH)
+    seconds = 10
+    leaving: Any = SimpleNamespace(leave=lambda *, at_once: happened.put_nowait("leaves"))
+    task = asyncio.create_task(server._leave_when_unused(engine, 0.001, leaving))
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        assert await happened.get() == "goes on"
+        reading.cancel()
+        seconds = 20
+        while await happened.get() != "leaves":
+            pass
+        await task
 
 
 def test_only_requests_being_served_are_use() -> None:

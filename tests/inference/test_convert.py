@@ -59,11 +59,11 @@ KILLED_AT = """
 import os, signal, sys
 from pathlib import Path
 from qcn_inference.convert import convert
-moment, origin, folder = sys.argv[1:]
+moment, time, origin, folder = sys.argv[1:]
 seen = []
 def step(what, *_):
     seen.append(what)
-    if sum(each.startswith(moment) for each in seen) == 2:
+    if sum(each.startswith(moment) for each in seen) == int(time):
         os.kill(os.getpid(), signal.SIGKILL)
 fsync = os.fsync
 os.fsync = lambda descriptor: (step("write"), fsync(descriptor))
@@ -236,14 +236,22 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 
 class TestInterruption:
     @pytest.mark.parametrize(
-        "moment", ["Embeddings and head", "Layer 2 of 2", "Comparing", "write"]
+        ("moment", "time"),
+        [
+            ("Embeddings and head", 2),
+            ("Layer 2 of 2", 2),
+            ("Comparing", 2),
+            ("write", 1),
+            ("write", 2),
+        ],
     )
     def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
-        self, moment: str, whole: Whole, tmp_path: Path
+        self, moment: str, time: int, whole: Whole, tmp_path: Path
     ) -> None:
-        """At the second report of an activity, or with the second file not yet renamed."""
+        """At the second report of an activity, or with the first or second file not yet renamed."""
         copy = tmp_path / "copy"
-        killed = subprocess.run([sys.executable, "-c", KILLED_AT, moment, whole.origin, copy])
+        given = [moment, str(time), str(whole.origin), str(copy)]
+        killed = subprocess.run([sys.executable, "-c", KILLED_AT, *given])
         assert killed.returncode == -signal.SIGKILL
         assert not (copy / "config.json").exists()
         assert bool(list(copy.glob("*.part"))) == (moment == "write")
@@ -251,7 +259,7 @@ class TestInterruption:
         assert len(done) == {"Embeddings and head": 0, "write": 0, "Layer 2 of 2": 2}.get(moment, 3)
         to_int4(whole.origin, copy)
         assert contents(copy) == whole.files
-        assert all(path.stat().st_mtime_ns == time for path, time in done.items())
+        assert all(path.stat().st_mtime_ns == at for path, at in done.items())
 
     def test_asked_for_again_a_finished_copy_is_left_as_it_is(
         self, whole: Whole, tmp_path: Path

@@ -240,6 +240,15 @@ class TestDamage:
             converted(file, tmp_path / "copy")
         assert not (tmp_path / "copy" / "config.json").exists()
 
+    @pytest.mark.parametrize(
+        "name", ["blk.x.ssm_dt.bias", "blk.-1.sm_dt.bias", "blk.0ssm_dt_bias_"]
+    )
+    def test_with_a_tensor_of_no_block(self, name: str, whole: bytes, tmp_path: Path) -> None:
+        file = tmp_path / "model.gguf"
+        file.write_bytes(whole.replace(b"blk.0.ssm_dt.bias", name.encode()))
+        with pytest.raises(CheckpointError, match=f"holds the unknown tensor {name}"):
+            converted(file, tmp_path / "copy")
+
     def test_of_an_unknown_type(self, tensors: dict[str, Tensor], tmp_path: Path) -> None:
         file = write_gguf(tmp_path / "model.gguf", CONFIG, tensors, matrices=Kind.Q4_0)
         with pytest.raises(CheckpointError, match=r"is of GGML type 2; read are BF16, .*Q4_K"):

@@ -6,6 +6,7 @@ its middle dimension, and the rows of `in_proj_qkvz` are no longer grouped by ke
 are quantised keep their codes; of all else, what is quantised becomes bf16, and floats stay.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from qcn_inference.formats.gguf_tokenizer import tokenizer_json
 
 OTHER = "Use the safetensors checkpoint, or another GGUF file of the model"
 EXPERTS_AT_ONCE = 16  # repacked at a time: what lies between the two layouts stays small
+
+IN_BLOCK = re.compile(r"blk\.([0-9]{1,9})\.(.+)")
 
 Undo = Callable[[Tensor], Tensor]
 
@@ -88,11 +91,11 @@ class GgufSource:
         # Blocks behind the last layer hold a multi-token-prediction head, which is left out.
         self._parts: list[dict[str, Place]] = [{} for _ in range(layers + 1)]
         for name, place in self._gguf.tensors.items():
-            block, number, inner = _split(name)
-            if not block:
+            match = IN_BLOCK.fullmatch(name)
+            if match is None:
                 self._parts[0][name] = place
-            elif number < layers:
-                self._parts[1 + number][inner] = place
+            elif (number := int(match[1])) < layers:
+                self._parts[1 + number][match[2]] = place
         places = [place for part in self._parts[1:] for place in _of_experts(part)]
         self.quantised = all(place.kind.dtype is None for place in places)
 
@@ -163,14 +166,6 @@ class GgufSource:
         heads = config.linear_num_key_heads
         grouped = [part.reshape(heads, -1, config.hidden_size) for part in parts]
         return torch.cat(grouped, dim=1).flatten(0, 1)
-
-
-def _split(name: str) -> tuple[bool, int, str]:
-    """Return whether a tensor belongs to a block, the block's number, and the name within it."""
-    if not name.startswith("blk."):
-        return False, 0, name
-    _, number, inner = name.split(".", 2)
-    return True, int(number), inner
 
 
 def _of_experts(places: Mapping[str, Place]) -> list[Place]:

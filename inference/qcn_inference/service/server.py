@@ -114,10 +114,13 @@ class _Leaving:
 
 
 async def _leave_when_unused(engine: Engine, seconds: float, leaving: _Leaving) -> None:
-    """Leave once no request has been served for `seconds`. Loading is not idling."""
+    """Leave once no request has been served for `seconds`. Loading is not idling, nor is reading
+    a context for which nobody waits."""
     while True:
         await engine.settled.wait()
         await engine.activity.unused.wait()
+        if engine.scheduler.live_jobs:
+            engine.activity.touch()
         left = seconds - engine.activity.idle_seconds
         if left <= 0 and not engine.activity.active:
             log.info("unused for %.0f seconds: leaving", engine.activity.idle_seconds)
