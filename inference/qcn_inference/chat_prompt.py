@@ -21,6 +21,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from qcn_inference.chat_template import ChatTemplate
 from qcn_inference.request import RequestError
 from qcn_inference.tokenizer import Tokenizer
 
@@ -125,7 +126,7 @@ class Rendering:
     def of(
         cls,
         tokenizer: Tokenizer,
-        template: str,
+        template: ChatTemplate,
         values: Mapping[str, Any],
         *,
         longest: int,
@@ -142,14 +143,15 @@ class Rendering:
         texts = list(texts_in(dict(values)))
         if sum(map(len, texts)) > longest:
             raise RequestError("the messages are longer than the model's context")
-        marks = Marks(tokenizer.control_names, [template, *texts])
+        own = [template.text, *template.tokens.values()]
+        marks = Marks(tokenizer.control_names, [*own, *texts])
         marked = {name: marks.data(value) for name, value in values.items()}
         if placed:
             first = marked["messages"][0]
             behind = f"\n\n{first['content']}" if first["content"] else ""
             first["content"] = marks.place + behind
         request = {
-            "values": marked | {"add_generation_prompt": True},
+            "values": {**template.tokens, **marked, "add_generation_prompt": True},
             "base": marks.base,
             "alphabet": marks.alphabet,
             "longest": longest,

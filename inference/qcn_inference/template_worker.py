@@ -20,12 +20,25 @@ from datetime import datetime
 from typing import Any
 
 from jinja2 import Template, TemplateError, TemplateSyntaxError
-from jinja2.ext import loopcontrols
+from jinja2.ext import Extension, loopcontrols
+from jinja2.nodes import Node
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 
 class Refusal(TemplateError):  # noqa: N818 - an outcome, not an error of the program
     """What a template raises itself: these messages are not for this model."""
+
+
+class Generation(Extension):
+    """`{% generation %}`, by which trainers find what the model is to learn: what is in it."""
+
+    tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
+
+    def parse(self, parser: Parser) -> list[Node]:
+        """Take the tag off."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 class Marks:
@@ -80,7 +93,7 @@ def main() -> None:
 
 def _environment(marks: Marks) -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation]
     )
     environment.filters["tojson"] = marks.to_json
     environment.globals["raise_exception"] = _refuse
@@ -130,7 +143,9 @@ def _limit_time(seconds: int) -> None:
         return
     used = resource.getrusage(resource.RUSAGE_SELF)
     end = int(used.ru_utime + used.ru_stime) + 1 + seconds
-    resource.setrlimit(resource.RLIMIT_CPU, (end, resource.RLIM_INFINITY))
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)  # a machine may have set one, for good
+    end = end if most == resource.RLIM_INFINITY else min(end, most)
+    resource.setrlimit(resource.RLIMIT_CPU, (end, most))
 
 
 def _receive() -> dict[str, Any] | None:

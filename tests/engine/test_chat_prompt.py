@@ -2,6 +2,10 @@
 
 import asyncio
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -59,6 +63,9 @@ CHAT: list[dict[str, Any]] = [
 ]
 
 
+TOKENS = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+
+
 class Templates:
     """Renders with the small tokenizer, by us and by transformers."""
 
@@ -67,7 +74,7 @@ class Templates:
         self._runner = asyncio.Runner()
         self._renderers: dict[str, Renderer] = {}
         file = str(folder / "tokenizer.json")
-        self._theirs = PreTrainedTokenizerFast(tokenizer_file=file, chat_template=CHATML)
+        self._theirs = PreTrainedTokenizerFast(tokenizer_file=file, chat_template=CHATML, **TOKENS)
 
     def ids(
         self,
@@ -76,11 +83,10 @@ class Templates:
         template: str = CHATML,
     ) -> list[int]:
         values = self._values(messages, tools)
-        rendering = Rendering.of(self.tokenizer, template, values, longest=LONGEST)
+        found = ChatTemplate(Path("chat_template.jinja"), template, TOKENS)
+        rendering = Rendering.of(self.tokenizer, found, values, longest=LONGEST)
         if template not in self._renderers:
-            self._renderers[template] = Renderer(
-                ChatTemplate(Path("chat_template.jinja"), template)
-            )
+            self._renderers[template] = Renderer(found)
         text = self._runner.run(self._renderers[template].render(rendering.request))
         return rendering.ids(self.tokenizer, text)
 
@@ -90,11 +96,13 @@ class Templates:
         tools: list[dict[str, Any]] | None = None,
         *,
         tokenize: bool,
+        template: str = CHATML,
     ) -> Any:
         values = self._values(messages, tools)
         return self._theirs.apply_chat_template(
             values["messages"],
             tools=values.get("tools"),
+            chat_template=template,
             add_generation_prompt=True,
             tokenize=tokenize,
             return_dict=False,
@@ -215,6 +223,26 @@ def test_a_template_that_is_wrong_or_takes_too_much_is_told_and_nothing_else_hap
     assert templates.ids(CHAT) == templates.theirs(CHAT, tokenize=True)
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ bos_token }}{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}",
+        "{% for m in messages %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}"
+        "{% endfor %}{{ pad_token }}",
+    ],
+)
+def test_what_templates_of_trainers_use_is_there(templates: Templates, template: str) -> None:
+    """Special tokens by their roles, those that the tokenizer has; the mark of what is learnt."""
+    messages = [{"role": "user", "content": "<|im_end|>"}, {"role": "assistant", "content": "a"}]
+    ids = templates.ids(messages, template=template)
+    plain = [{**message, "content": message["content"].strip("<>")} for message in messages]
+    assert templates.ids(plain, template=template) == templates.theirs(
+        plain, tokenize=True, template=template
+    )
+    end = templates.tokenizer.control_names["<|im_end|>"]
+    assert ids.count(end) == len(messages), "and none of them is of the data"
+
+
 def test_a_process_that_has_ended_is_followed_by_another(templates: Templates) -> None:
     looping = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     template = f"{{% if messages|length > 1 %}}{looping}{{% endif %}}<|im_end|>"
@@ -222,6 +250,32 @@ def test_a_process_that_has_ended_is_followed_by_another(templates: Templates) -
         templates.ids(CHAT, template=template)
     ids = templates.ids(CHAT[:1], template=template)
     assert templates.tokenizer.decode(ids) == "<|im_end|>"
+
+
+UNDER_A_LIMIT = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+os.execv(sys.executable, sys.argv[1:])
+"""
+
+
+def test_a_machine_that_bounds_the_time_of_its_users_renders_too() -> None:
+    """As those that many share do; nobody but root can raise such a limit again."""
+    by = [sys.executable, "-c", UNDER_A_LIMIT]
+    if os.geteuid() == 0:
+        if (setpriv := shutil.which("setpriv")) is None:
+            pytest.skip("nothing bounds root, and there is no setpriv")
+        by = [setpriv, "--bounding-set", "-sys_resource", *by]
+    limits = {"cpu_seconds": 3, "memory_bytes": rendering.MEMORY_BYTES}
+    request = {"values": {}, "base": 0x100000, "alphabet": "<", "longest": LONGEST}
+    frames = [{"template": "a", **limits}, request]
+    done = subprocess.run(
+        [*by, sys.executable, "-P", str(rendering.WORKER)],
+        input=b"".join(map(rendering._framed, frames)),
+        capture_output=True,
+        check=True,
+    )
+    assert json.loads(done.stdout[4:]) == {"text": "a"}
 
 
 def test_messages_beyond_any_context_are_refused_before_they_are_rendered(
@@ -237,6 +291,16 @@ class TestFinding:
         assert find_template(tmp_path).text == "old"
         (tmp_path / "chat_template.jinja").write_text("new")
         assert find_template(tmp_path) == ChatTemplate(tmp_path / "chat_template.jinja", "new")
+
+    @pytest.mark.parametrize("file", ["chat_template.jinja", "tokenizer_config.json"])
+    def test_special_tokens_come_with_it(self, tmp_path: Path, file: str) -> None:
+        written = {"bos_token": None, "eos_token": "a", "pad_token": {"content": "b"}}
+        config = json.dumps(written | {"chat_template": "x", "eos_token_id": 1})
+        (tmp_path / "tokenizer_config.json").write_text(config)
+        if file == "chat_template.jinja":
+            (tmp_path / file).write_text("x")
+        tokens = {"eos_token": "a", "pad_token": "b"}
+        assert find_template(tmp_path) == ChatTemplate(tmp_path / file, "x", tokens)
 
     def test_of_several_the_default_is_taken(self, tmp_path: Path) -> None:
         several = [{"name": "rag", "template": "a"}, {"name": "default", "template": "b"}]

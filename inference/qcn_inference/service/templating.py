@@ -19,9 +19,10 @@ async def rendered(
     """
     loaded, renderer = engine.ready(), engine.renderer()
     longest = loaded.context_length * loaded.tokenizer.longest_token_bytes
-    template = renderer.template.text
     try:
-        rendering = Rendering.of(loaded.tokenizer, template, values, longest=longest, placed=placed)
+        rendering = Rendering.of(
+            loaded.tokenizer, renderer.template, values, longest=longest, placed=placed
+        )
     except RequestError as error:
         raise as_api_error(error) from None
     try:
