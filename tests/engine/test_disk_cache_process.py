@@ -7,6 +7,7 @@ import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,16 @@ import httpx
 import pytest
 from context_support import BASE, Layout, body_of, put, source, view
 from disk_support import files_of
-from engine_support import EngineClient, EngineProcess, ForkedEngine, engine_on, forked_engine
+from engine_support import (
+    DEADLINE_SECONDS,
+    LONG_ANSWER,
+    EngineClient,
+    EngineProcess,
+    ForkedEngine,
+    engine_on,
+    forked_engine,
+)
+from qcn_inference.disk_files import name_of
 from sampling import count
 
 Start = Callable[..., ForkedEngine]
@@ -218,6 +228,30 @@ def test_a_refresh_that_has_not_begun_ends_with_its_context(start: Start, cache:
     assert engine.client.put("/v1/contexts/shop", json=body).status_code == 202
     assert engine.client.delete("/v1/contexts/shop").json()["deleted"]
     assert put(engine, "shop", BASE)["reused"] == 0
+
+
+def test_a_deletion_is_done_though_a_layout_is_put_while_it_waits(
+    long_model_folder: Path, cache: Path, socket_path: Path
+) -> None:
+    """By another window, say."""
+    long = {"prompt": "a = ", "max_tokens": LONG_ANSWER, "temperature": 0, "stream": True}
+    with engine_on(socket_path, long_model_folder, cache=cache) as engine:
+        engine.until("ready")
+        put(engine, "shop", BASE)
+        while not files_of(cache):
+            time.sleep(0.01)
+        with (
+            engine.client.stream("POST", "/v1/completions", json=long) as busy,
+            ThreadPoolExecutor(1) as pool,
+        ):
+            deletion = pool.submit(engine.client.delete, "/v1/contexts/shop")
+            while "qcn_queue_length 3.0" not in engine.client.get("/metrics").text:
+                time.sleep(0.01)
+            body = body_of(BASE) | {"repo": "another", "wait": False}
+            assert engine.client.put("/v1/contexts/shop", json=body).status_code == 202
+            busy.close()
+            assert deletion.result(DEADLINE_SECONDS).json() == {"id": "shop", "deleted": True}
+        assert not [path for path in files_of(cache) if name_of("shop") in path]
 
 
 def test_without_room_it_says_so_once_and_goes_on(

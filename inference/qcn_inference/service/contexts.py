@@ -208,19 +208,19 @@ async def _forget(engine: Engine, names: list[str], repo: str) -> int:
     Raises:
         ApiError: the queue is full, the engine is leaving, or a file could not be removed.
     """
-    jobs = []
+    forgotten = None
     if (loaded := engine.loaded) is not None and engine.error is None:
         turns = {None, engine.chat_turn}  # as contexts of both dialects begin
         beginnings = [opening(loaded.tokenizer, repo, turn) for turn in turns]
         # Their refreshes end here: one that has not begun yet would read the text again.
-        jobs = [
-            engine.submit_job(loaded.forget(*beginnings), Priority.COMPLETION, key)
-            for key in [*map(_job_key, names), None]
-        ]
+        for name in names:
+            engine.submit_job(loaded.forget(), Priority.COMPLETION, _job_key(name))
+        # Not under a context's key: a layout that is put meanwhile does not end it.
+        forgotten = engine.submit_job(loaded.forget(*beginnings), Priority.COMPLETION, None)
     for name in names:
         engine.contexts.remove(name)
-    for job in jobs:
-        await _result(job)
+    if forgotten is not None:
+        await _result(forgotten)
     try:
         return await run_in_threadpool(engine.forget_on_disk, repo)
     except OSError as error:
