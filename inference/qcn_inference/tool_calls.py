@@ -282,18 +282,6 @@ def converted(text: str, types: Collection[str]) -> Plain:
     return text
 
 
-def rendered(name: str, arguments: Mapping[str, Plain]) -> str:
-    """A call as a model of this family writes it; strings stand as they are.
-
-    What is read back is the same, unless a string holds what ends a value.
-    """
-    lines = [CALL, f"{FUNCTION}{name}>"]
-    for key, value in arguments.items():
-        text = value if isinstance(value, str) else _json(value)
-        lines += [f"{PARAMETER}{key}>", text, END_PARAMETER]
-    return "\n".join([*lines, END_FUNCTION, END_CALL])
-
-
 def loads(text: str) -> Plain:
     """JSON as plain data within bounds.
 

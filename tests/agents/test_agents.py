@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from chatml_template import write_chat_model
 from deadlines import DEADLINE_SECONDS
-from qcn_inference.tool_calls import rendered
 from scripted_engine import scripted_engine
+from written_calls import rendered
 
 BINARIES = Path(__file__).parents[2] / "build" / "agents" / "node_modules" / ".bin"
 pytestmark = pytest.mark.skipif(

@@ -16,8 +16,8 @@ from engine_support import EngineProcess, engine_on, forked_engine, parsed
 from link_support import until
 from openai import AsyncOpenAI, OpenAI
 from qcn_inference.tokenizer import INFILL_TOKENS
-from qcn_inference.tool_calls import rendered
 from scripted_engine import scripted_engine
+from written_calls import rendered
 
 PATH = "/v1/chat/completions"
 HELLO: Any = [{"role": "user", "content": "Hello"}]

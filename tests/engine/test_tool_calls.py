@@ -19,9 +19,9 @@ from qcn_inference.tool_calls import (
     Text,
     Tool,
     ToolCallParser,
-    rendered,
 )
 from sampling import count, examples
+from written_calls import rendered
 
 SCHEMA = {
     "type": "object",
