@@ -13,8 +13,6 @@ from typing import Any
 
 FILE = "chat_template.jinja"
 CONFIG = "tokenizer_config.json"  # where it stands under `chat_template` in older checkpoints
-
-
 TOKENS = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 """Keys of the same file that templates know by these names."""
 

@@ -228,7 +228,7 @@ def _text_model(whole: _Keys) -> _Keys:
         outer = {key: values[key] for key in _SHARED_KEYS if key in values}
         values = outer | {key: value for key, value in inner.values.items() if value is not None}
         if outer.get("tie_word_embeddings") is not None:
-            # The head belongs to the whole model; the part's own flag is a default that nobody set.
+            # The head is the whole model's; the part's own flag may be a default that nobody set.
             values["tie_word_embeddings"] = outer["tie_word_embeddings"]
     keys = _Keys(whole.path, values)
     model_type = values.get("model_type")
