@@ -5,15 +5,20 @@ from contextlib import closing
 from pathlib import Path
 
 import torch
+from qcn_kernels.choice import uses_triton
 from qcn_kernels.fp8 import BLOCK
 from qcn_kernels.groupwise import PARTS
 
 from qcn_inference.config import load_config
+from qcn_inference.device import multiplies_bf16
 from qcn_inference.loading import Loader, Progress
 from qcn_inference.model import Model
 from qcn_inference.offload.layers import Offload
 from qcn_inference.tensors import TensorFiles, find_files
 from qcn_inference.weights import build_model
+
+SMALL = 1 << 30
+"""Bytes of a checkpoint that may take twice as many in memory, where products in bf16 are slow."""
 
 
 def load_model(
@@ -29,7 +34,8 @@ def load_model(
 
     Args:
         folder: holds `config.json` and the safetensors files.
-        dtype: what matrix products run in. None: fp32 for a checkpoint stored in fp32, bf16 else.
+        dtype: what matrix products run in. None: fp32 for a checkpoint stored in fp32, and on a CPU
+            without instructions for bf16 for a small one; bf16 else.
         device: where the weights are put.
         mtp: whether to load the multi-token-prediction head too, where there is one.
         progress: called with (bytes done, bytes in all) as weights are read.
@@ -41,6 +47,8 @@ def load_model(
     """
     config = load_config(folder)
     files = TensorFiles(folder)
+    if dtype is None and device == "cpu" and _is_faster_in_fp32(files):
+        dtype = torch.float32
     loader = Loader(
         files,
         fp8_block=config.fp8_block,
@@ -51,6 +59,13 @@ def load_model(
     with closing(loader):
         identity = fingerprint(folder, files.paths, loader.dtype)
         return build_model(config, loader, identity, mtp=mtp, offload=offload)
+
+
+def _is_faster_in_fp32(files: TensorFiles) -> bool:
+    """Whether torch on this CPU computes a checkpoint faster in fp32, and that is not large."""
+    if multiplies_bf16() or uses_triton(torch.empty(0)):
+        return False
+    return sum(path.stat().st_size for path in files.paths) <= SMALL
 
 
 def weight_bytes(folder: Path, *, head: bool = True) -> int:

@@ -76,16 +76,15 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     names: list[str] = []
 
-    def look(self: Any, *args: Any, grid: tuple[int, ...], warmup: bool, **kwargs: Any) -> None:
+    def look(self: Any, grid: tuple[int, ...], *args: Any, **kwargs: Any) -> None:
         name = self.fn.__name__
         assert places(args, kwargs) == {"meta"}, name
-        assert not warmup
         assert all(1 <= size <= most for size, most in zip(grid, MOST, strict=False)), (name, grid)
         names.append(name)
         names.append(f"{name} {kwargs} {[*map(compiled_in, self.params, args)]}")
 
     monkeypatch.setattr(qcn_kernels.choice, "INTERPRETED", True)
-    monkeypatch.setattr(Kernel, "run", look)
+    monkeypatch.setattr(Kernel, "launch", look)
     return names
 
 

@@ -16,8 +16,11 @@ READ_BYTES = 256 * MIB
 COPIED_BYTES = 4096 * MIB
 """Within a GPU, at most: a call costs some 10 us, in which a large one copies 40 MB."""
 SIDE, LARGEST_SIDE = 2048, 8192
-"""Of the matrices that are multiplied: on the CPU, and at least; on a GPU, which the smaller does
-not fill: an H200 multiplies 2,048 wide at less than half the rate that it reaches with 8,192."""
+"""Of the matrices that are multiplied on a GPU, at least and at most: an H200 multiplies 2,048 wide
+at less than half the rate that it reaches with 8,192."""
+CPU_SIDES = (256, 512, 1024, 2048)
+"""On a CPU, the first that takes LEAST_SECONDS, or the last: without instructions for bf16 one
+product of the last takes 18 s, and matrix units are not filled by the first."""
 MULTIPLIES_FP8 = (8, 9)
 """The first compute capability that does."""
 LEAST_TRIES, LEAST_SECONDS = 3, 0.05
@@ -62,7 +65,7 @@ def measure(device: torch.device | None = None) -> Machine:
     return Machine(
         free_bytes=psutil.virtual_memory().available,
         bandwidth=READ_BYTES / _least_seconds(data.sum, _nothing),
-        rate=_rate(torch.device("cpu"), SIDE, _nothing),
+        rate=_cpu_rate(),
         gpu=gpu,
     )
 
@@ -112,6 +115,14 @@ def _link(device: torch.device, nbytes: int, wait: Callable[[], None]) -> float:
 def _rate(device: torch.device, side: int, wait: Callable[[], None]) -> float:
     a, b = torch.randn(2, side, side, device=device, dtype=torch.bfloat16)
     return 2 * side**3 / _least_seconds(lambda: a @ b, wait)
+
+
+def _cpu_rate() -> float:
+    for side in CPU_SIDES:
+        rate = _rate(torch.device("cpu"), side, _nothing)
+        if 2 * side**3 / rate > LEAST_SECONDS:
+            break
+    return rate
 
 
 def _fp8_rate(device: torch.device, side: int, wait: Callable[[], None]) -> float | None:
