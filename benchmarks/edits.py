@@ -136,8 +136,14 @@ class Edits:
 
     def _tail(self) -> Tail:
         """A completion in a file of its own, as yet unread."""
-        prefix, suffix = self._text(PREFIX), self._text(SUFFIX)
+        prefix, suffix = (self._cut(self._text(size), size) for size in (PREFIX, SUFFIX))
         return Tail(FOLDER / "current.py", prefix.rstrip("\n"), "\n" + suffix)
+
+    def _cut(self, text: str, size: int) -> str:
+        """As much of a text as is so many tokens: all cases complete behind as much."""
+        while self._count(text) > size:
+            text = text[:-1]
+        return text
 
     def _text(self, size: int) -> str:
         """The next spare lines of about as many tokens."""

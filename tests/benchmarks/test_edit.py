@@ -13,7 +13,6 @@ from benchmarks.shapes import TOY
 
 LENGTH = 4_096
 TAIL = 400  # tokens of a completion's own text, at the most
-LINES = 60  # by which two such texts may differ: each ends with a whole line, before and behind
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +42,7 @@ def test_a_change_costs_itself_and_the_completion(result: dict[str, Any]) -> Non
     assert LENGTH < context["from_nothing"][OURS]["tokens"] < LENGTH + TAIL
     # The toy reads the prefix first: the suffix, of 512 tokens at the most, is read again.
     assert 0 < computed["typing in a long file"] <= 2 * TYPED_BLOCK + 512
-    assert computed["nothing"] < computed["a file deleted"] + LINES < TAIL + LINES
-    assert computed["nothing"] < TAIL
+    assert computed["nothing"] < computed["a file deleted"] < TAIL
     assert computed["one line"] < computed["512 tokens inserted"] < 2 * 512 + TAIL
     assert computed["back on the branch"] < computed["a branch switched"] < LENGTH / 2
 
