@@ -29,10 +29,11 @@ ONE = 4 * 3 * HIDDEN * INTERMEDIATE  # bytes of an expert, in fp32
 
 
 def layers() -> list[Experts]:
+    """Of weights that keep what passes through them near 1, as a model's do: the bound is absolute."""
     return [
         Experts(
-            torch.randn(EXPERTS, 2 * INTERMEDIATE, HIDDEN),
-            torch.randn(EXPERTS, HIDDEN, INTERMEDIATE),
+            torch.randn(EXPERTS, 2 * INTERMEDIATE, HIDDEN) / math.sqrt(HIDDEN),
+            torch.randn(EXPERTS, HIDDEN, INTERMEDIATE) / math.sqrt(INTERMEDIATE),
         )
         for _ in range(LAYERS)
     ]
