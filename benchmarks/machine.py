@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -99,12 +100,22 @@ def read_bandwidth(num_bytes: int, threads: int) -> float:
 
 
 def product_rate(dtype: str, threads: int, size: int = 2048) -> float:
-    """Operations per second of a square matrix product; the best of several tries."""
+    """Operations per second of a square matrix product; the best of several tries.
+
+    Of at most `size` rows: fewer where the processor has no instructions for `dtype`, on which
+    torch takes a minute for 2,048.
+    """
     import torch
 
     torch.set_num_threads(threads)
-    a, b = (torch.randn(size, size).to(getattr(torch, dtype)) for _ in range(2))
-    return 2 * size**3 / _best(lambda: torch.mm(a, b))
+    rows = 256
+    while True:
+        a, b = (torch.randn(rows, rows).to(getattr(torch, dtype)) for _ in range(2))
+        began = time.perf_counter()
+        torch.mm(a, b)
+        if rows >= size or time.perf_counter() - began > 0.1:
+            return 2 * rows**3 / _best(partial(torch.mm, a, b))
+        rows *= 2
 
 
 def _best(call: Callable[[], object], seconds: float = 0.6) -> float:

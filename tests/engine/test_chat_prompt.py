@@ -157,7 +157,7 @@ nasty = st.lists(
 
 
 @pytest.mark.long
-@examples(sample=100, full=3000)
+@examples(sample=100, full=1500)
 @given(
     texts=st.tuples(*[nasty] * 5),
     key=nasty.filter(lambda key: key not in ("type", "description")),

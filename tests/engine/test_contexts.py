@@ -415,6 +415,6 @@ def test_edits_of_any_kind_are_exact_and_cheap(model_folder: Path, tmp_path: Pat
             staticmethod(from_nothing),
         )
         try:
-            run_state_machine_as_test(Bound, settings=examples(sample=8, full=100))
+            run_state_machine_as_test(Bound, settings=examples(sample=8, full=50))
         finally:
             Bound.edited.stop()

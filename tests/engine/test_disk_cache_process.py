@@ -124,7 +124,7 @@ def test_an_engine_that_is_killed_is_followed_by_one_that_answers_the_same(
     first = start()
     put(first, "shop", layouts[0])
     first.leave()
-    for _ in range(count(sample=2, full=25)):
+    for _ in range(count(sample=2, full=12)):
         engine = start()
         assert put(engine, "shop", layouts[0])["computed"] == 0
         for layout, said in zip(layouts, expected, strict=True):

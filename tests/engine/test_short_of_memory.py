@@ -145,7 +145,7 @@ def refused_once(steps: Generator[None, None, Finished], at: int, ends: list[int
 
 
 @pytest.mark.long
-@examples(sample=30, full=600)
+@examples(sample=30, full=150)
 @given(at=st.floats(0, 1, exclude_max=True), sampling=st.sampled_from(sorted(SAMPLING)))
 def test_whichever_allocation_is_refused_once_the_answer_is_the_same(
     once: Loaded, undisturbed: dict[str, Undisturbed], at: float, sampling: str

@@ -119,7 +119,7 @@ PARTS = st.lists(
 
 @pytest.mark.long
 @pytest.mark.usefixtures("eager")
-@examples(sample=60, full=600)
+@examples(sample=60, full=300)
 @given(
     parts=PARTS,
     sampling=SAMPLINGS,
@@ -166,7 +166,7 @@ def test_what_nobody_drafts_costs_no_verification(loaded: Loaded) -> None:
 
 @pytest.mark.long
 @pytest.mark.usefixtures("eager")
-@examples(sample=8, full=200)
+@examples(sample=8, full=80)
 @given(parts=st.lists(PARTS, min_size=2, max_size=3), sampling=SAMPLINGS)
 def test_what_is_left_behind_is_exact(
     loaded: Loaded, parts: list[list[list[int]]], sampling: SamplingParams
@@ -335,7 +335,7 @@ def test_answers_are_drawn_from_the_models_distribution(
     model = Scripted(loaded.model.config)
     every = itertools.product(range(TOKENS), repeat=4)
     prompt = tuple(itertools.chain.from_iterable(every))
-    sampler, draws = Sampler(params), count(sample=2000, full=40_000)
+    sampler, draws = Sampler(params), count(sample=2000, full=12_000)
     indexes = BlockIndexes()  # of the same prompt each time
     found: Counter[tuple[int, ...]] = Counter()
     accepted = 0

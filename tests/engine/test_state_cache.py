@@ -143,7 +143,7 @@ def test_what_is_behind_a_block_has_no_say_in_it(tokenizer: Tokenizer, data: st.
 
 
 @pytest.mark.long
-@examples(sample=40, full=400)
+@examples(sample=40, full=200)
 @given(data=st.data())
 def test_what_is_resumed_is_what_is_read_from_nothing(loaded: Loaded, data: st.DataObject) -> None:
     """Text after text through one small cache, which drops what it must: equal logits, bit for bit.

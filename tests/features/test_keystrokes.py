@@ -237,7 +237,7 @@ def assert_one_request_for_each_pause(typist: Typist, engine: Engine) -> None:
 
 
 @pytest.mark.long
-@examples(sample=60, full=2000)
+@examples(sample=60, full=600)
 @given(
     delays=st.lists(st.floats(0.02, 0.6), min_size=5, max_size=30),
     latencies=st.lists(st.floats(0.0, 0.8), min_size=1, max_size=5),

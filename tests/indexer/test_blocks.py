@@ -41,7 +41,7 @@ TEXT = st.lists(LINES, max_size=40).map("\n".join)
 
 
 @pytest.mark.long
-@examples(sample=500, full=10_000)
+@examples(sample=500, full=4_000)
 @given(older=TEXT, newer=TEXT, front=TEXT, end=TEXT)
 def test_blocks_lead_from_the_older_text_to_the_newer(
     older: str, newer: str, front: str, end: str

@@ -193,7 +193,7 @@ def test_a_line_of_stars_is_no_reason_to_leave_a_folder_out() -> None:
 
 
 @pytest.mark.long
-@examples(sample=300, full=10_000)
+@examples(sample=300, full=3_000)
 @given(text=st.binary(max_size=60), path=st.binary(min_size=1, max_size=20))
 def test_any_bytes_are_rules_or_are_refused(text: bytes, path: bytes) -> None:
     with contextlib.suppress(UnreadableRulesError), warnings.catch_warnings():
@@ -218,7 +218,7 @@ places = st.sampled_from(["", "a/", "b/", "a/b/", "ab/a/"])
 
 
 @pytest.mark.long
-@examples(sample=150, full=4000)
+@examples(sample=150, full=1500)
 @given(
     tree=trees,
     rules=st.dictionaries(places, rule_files, max_size=3),

@@ -116,7 +116,7 @@ FILES = st.lists(st.tuples(st.sampled_from(PATHS), TEXTS, HEATS), unique_by=lamb
 
 
 @pytest.mark.long
-@examples(sample=300, full=5000)
+@examples(sample=300, full=2000)
 @given(before=FILES, files=FILES, budget=st.integers(0, 200))
 def test_each_file_stands_once_within_the_budget_or_has_its_reason(
     before: list[Ranked], files: list[Ranked], budget: int

@@ -179,7 +179,7 @@ def edit(root: Path, path: str, text: str | None) -> list[Path]:
 
 
 @pytest.mark.long
-@examples(sample=60, full=2000)
+@examples(sample=60, full=1000)
 @given(
     first=st.dictionaries(paths, texts, max_size=6),
     edits=st.lists(st.tuples(paths, texts | st.none()), max_size=6),

@@ -269,7 +269,7 @@ trees = st.lists(st.lists(names, min_size=1, max_size=4).map("/".join), max_size
 
 
 @pytest.mark.long
-@examples(sample=100, full=3000)
+@examples(sample=100, full=1000)
 @given(tree=trees, rules=st.lists(st.sampled_from(["a", "*.log", "!x.log", "b/", "/a/b"])))
 def test_every_file_is_found_or_lies_in_what_is_skipped_and_git_agrees(
     tree: list[str], rules: list[str]

@@ -29,7 +29,7 @@ ONE = 4 * 3 * HIDDEN * INTERMEDIATE  # bytes of an expert, in fp32
 
 
 def layers() -> list[Experts]:
-    """Of weights that keep what passes through them near 1, as a model's do: the bound is absolute."""
+    """Of weights that keep what passes near 1, as a model's do: the bound is absolute."""
     return [
         Experts(
             torch.randn(EXPERTS, 2 * INTERMEDIATE, HIDDEN) / math.sqrt(HIDDEN),

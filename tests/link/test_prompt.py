@@ -52,7 +52,7 @@ requests = st.builds(
 
 
 @pytest.mark.long
-@examples(sample=300, full=20_000)
+@examples(sample=300, full=5_000)
 @given(requests)
 def test_the_only_control_tokens_are_the_formats_own(request: CompletionRequest) -> None:
     found = ANY_CONTROL.findall(fim_prompt(request).text)

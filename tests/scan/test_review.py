@@ -77,7 +77,7 @@ VALUES = st.recursive(
 
 
 @pytest.mark.long
-@examples(sample=100, full=3000)
+@examples(sample=100, full=1000)
 @given(items=st.lists(st.fixed_dictionaries({"code": VALUES, "cwe": VALUES, "message": VALUES})))
 def test_no_answer_underlines_what_is_not_there(items: list[dict[str, Any]]) -> None:
     try:
