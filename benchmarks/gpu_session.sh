@@ -44,7 +44,8 @@ part() {
 		return
 	fi
 	echo "== $name, $seconds s at most" | tee -a "$out/log"
-	timeout -k 5 "$seconds" "$@" >"$out/$name.out" 2>>"$out/log"
+	# An interrupt: pytest tells then what has failed so far.
+	timeout -s INT -k 15 "$seconds" "$@" >"$out/$name.out" 2>>"$out/log"
 	echo "$name ended with $?, $((deadline - $(date +%s))) s are left" | tee -a "$out/log"
 	tail -n 3 "$out/$name.out"
 }
@@ -57,13 +58,13 @@ for wanted in $parts; do
 	waits) part waits 70 $bench "$model" --waits 131072 --tries 24 ;;
 	# A card of 24,564 MiB, of which CUDA takes some 500 for itself. The short prompt first: if the
 	# long one is cut off, something is known.
-	card) part card 110 $bench qwen3-coder-next-int4 --device-memory-mib 24000 --lengths 8192 65536 ;;
+	card) part card 130 $bench qwen3-coder-next-int4 --device-memory-mib 24000 --lengths 8192 65536 ;;
 	lookup)
 		[ -f $texts ] || $python -m benchmarks.gpu_lookup write $texts 2>>"$out/log"
 		part lookup 80 $python -m benchmarks.gpu_lookup measure $texts --synthetic "$model"
 		;;
-	tests) part tests 200 make gpu PYTHON="$python" GPU_WORKERS=8 ;;
-	tune) part tune 60 $python -m qcn_kernels.moe.tune ;;
+	tests) part tests 300 make gpu PYTHON="$python" GPU_WORKERS=12 ;;
+	tune) part tune 100 $python -m qcn_kernels.moe.tune ;;
 	*) echo "there is no part $wanted" >&2 && exit 1 ;;
 	esac
 done
