@@ -1,8 +1,11 @@
 """The causal convolution on a GPU: some channels of some tokens to a program, everything fp32.
 
-A token's sum runs oldest input first, wherever the token stands: no grid has a say in it. The state
-is read by the programs of the first tokens alone, each its own channels: so they replace it, when
-they have read it.
+A token's sum runs oldest input first, wherever the token stands: no grid has a say in it. Nor has
+the compiler. Of two products that are added it would fuse one with the sum, and which, by the
+token's place in a run. So nothing is fused: the kernel waits for memory anyway.
+
+The state is read by the programs of the first tokens alone, each its own channels: so they replace
+it, when they have read it.
 """
 
 import torch
@@ -174,5 +177,6 @@ def _launch(
         BC=next_power_of_2(head_dim),
         BS=next_power_of_2(kernel),
         num_warps=4,
+        enable_fp_fusion=False,
     )
     return out

@@ -52,8 +52,8 @@ class Tiles:
 ON_90: Mapping[int, tuple[Kept, ...]] = {
     64: (Kept(64, 2048, 4, 2), Kept(64, 2048, 4, 3), Kept(128, 2048, 8, 2)),
     128: (
-        Kept(64, 2048, 8, 3),
         Kept(64, 2048, 8, 3, tail=True),
+        Kept(64, 2048, 8, 3),
         Kept(128, 2048, 8, 2),
         Kept(64, 1024, 8, 3, tail=True),
     ),
@@ -81,10 +81,10 @@ SHIPPED: Mapping[int, Mapping[str, Tiles]] = {
         "plain": Tiles(few=Tile(64, 128, 4, 4), many=Tile(128, 256, 8, 3)),
         "e4m3": Tiles(
             few=Tile(64, 256, 8, 4, ON_90[64][0]),
-            many=Tile(128, 256, 16, 4, ON_90[128][0]),
+            many=Tile(128, 256, 8, 4, ON_90[128][0], registers=232, tail=True),
             many_from=256,
         ),
-        "groupwise": Tiles(few=Tile(64, 128, 8, 4), many=Tile(64, 128, 8, 4)),
+        "groupwise": Tiles(few=Tile(64, 128, 8, 4), many=Tile(128, 128, 4, 2), many_from=256),
     },
     100: {  # multiplies by another instruction
         "plain": Tiles(few=Tile(64, 128, 4, 4), many=Tile(128, 256, 8, 3)),
