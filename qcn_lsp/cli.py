@@ -12,6 +12,9 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import TypeAlias
+
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -149,7 +152,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"qcn {metadata.version('qcn-lsp')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_demo(commands)
+    _add_complete(commands)
+    _add_context(commands)
+    _add_fix(commands)
+    _add_eval(commands)
+    _add_engine(commands)
+    _add_models(commands)
+    _add_bench(commands)
+    _add_scan(commands)
+    _add_doctor(commands)
+    return parser
 
+
+def _add_demo(commands: _Commands) -> None:
     demo = commands.add_parser(
         "demo",
         help="complete code at several places of a real repository",
@@ -166,6 +182,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(demo)
     _add_endpoint(demo)
 
+
+def _add_complete(commands: _Commands) -> None:
     complete = commands.add_parser(
         "complete",
         help="print one completion",
@@ -182,6 +200,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_endpoint(complete)
     _add_json(complete)
 
+
+def _add_context(commands: _Commands) -> None:
     context = commands.add_parser(
         "context",
         help="show what the model sees of a repository",
@@ -209,25 +229,8 @@ def _parser() -> argparse.ArgumentParser:
     output.add_argument("--json", action="store_true", help="print JSON")
     output.add_argument("--open", action="store_true", help="draw it, live, in the browser")
 
-    _add_fix(commands)
-    _add_eval(commands)
-    _add_engine(commands)
-    _add_models(commands)
 
-    _add_bench(commands)
-    _add_scan(commands)
-
-    doctor = commands.add_parser(
-        "doctor",
-        help="say what is wrong on this machine, and the remedy",
-        description="Say what this machine has, what is missing, and what to do about it; and what "
-        "the published models could do on it at best, before anything is downloaded.",
-    )
-    _add_json(doctor)
-    return parser
-
-
-def _add_fix(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_fix(commands: _Commands) -> None:
     fix = commands.add_parser(
         "fix",
         help="fix security findings, with evidence",
@@ -260,7 +263,7 @@ def _add_fix(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     _add_json(fix)
 
 
-def _add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_eval(commands: _Commands) -> None:
     evaluation = commands.add_parser(
         "eval",
         help="measure whether the repository helps a model",
@@ -283,16 +286,11 @@ def _add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         metavar="N",
         help="lines for each part (default: 30)",
     )
-    evaluation.add_argument(
-        "--model",
-        default="qcn-nano",
-        metavar="DIR",
-        help="checkpoint folder (default: qcn-nano, the embedded model)",
-    )
+    _add_checkpoint(evaluation)
     _add_json(evaluation)
 
 
-def _add_scan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_scan(commands: _Commands) -> None:
     scan = commands.add_parser(
         "scan",
         help="find weaknesses and secrets in source files",
@@ -314,6 +312,16 @@ def _add_scan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
 
 
+def _add_doctor(commands: _Commands) -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="say what is wrong on this machine, and the remedy",
+        description="Say what this machine has, what is missing, and what to do about it; and what "
+        "the published models could do on it at best, before anything is downloaded.",
+    )
+    _add_json(doctor)
+
+
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 6 and int(text)):
         raise argparse.ArgumentTypeError("must be a number from 1 to 999999")
@@ -327,7 +335,7 @@ def _tokens(text: str) -> int:
     return int(text)
 
 
-def _add_engine(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_engine(commands: _Commands) -> None:
     engine = commands.add_parser("engine", help="start, stop or show the engine by hand")
     actions = engine.add_subparsers(dest="action", required=True, metavar="start|stop|status")
     start = actions.add_parser(
@@ -336,12 +344,7 @@ def _add_engine(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         description="Start the engine of a model where editors look for it, or at an address of "
         "your choice, and wait until it is ready.",
     )
-    start.add_argument(
-        "--model",
-        default="qcn-nano",
-        metavar="DIR",
-        help="checkpoint folder (default: qcn-nano, the embedded model)",
-    )
+    _add_checkpoint(start)
     _add_beside(start)
     start.add_argument(
         "--foreground", action="store_true", help="run it in this terminal until it is ended"
@@ -369,7 +372,7 @@ def _add_engine(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         )
 
 
-def _add_models(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_models(commands: _Commands) -> None:
     models = commands.add_parser(
         "models", help="get a checkpoint; convert one: experts to 4 bits, or from GGUF, GPTQ or AWQ"
     )
@@ -410,19 +413,14 @@ def _add_models(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     )
 
 
-def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_bench(commands: _Commands) -> None:
     bench = commands.add_parser(
         "bench",
         help="measure how fast a model is on this machine",
         description="Measure prefill, decode, the way from an edit to the first token, and a new "
         "window's first completion; beside each, how near it is to what the machine allows.",
     )
-    bench.add_argument(
-        "--model",
-        default="qcn-nano",
-        metavar="DIR",
-        help="checkpoint folder (default: qcn-nano, the embedded model)",
-    )
+    _add_checkpoint(bench)
     bench.add_argument(
         "--synthetic",
         metavar="NAME",
@@ -444,6 +442,15 @@ def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--output", type=Path, metavar="DIR", help="write bench.json and bench.svg there"
     )
     _add_json(bench)
+
+
+def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        default="qcn-nano",
+        metavar="DIR",
+        help="checkpoint folder (default: qcn-nano, the embedded model)",
+    )
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
