@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from qcn_lsp.engine.messages import ChatListener, ChatMessage, ChatRequest, ChatResult
+from qcn_lsp.engine.messages import ChatMessage, ChatRequest, ChatResult
 
 _FENCE = re.compile(r"(?P<indent> {0,3})(?P<fence>`{3,}|~{3,})(?P<info>.*)")
 
@@ -32,26 +32,24 @@ class FencedBlock:
 class Chats(Protocol):
     """Something that answers chats, as `EngineLink` does."""
 
-    async def chat(self, request: ChatRequest, listener: ChatListener | None = None) -> ChatResult:
+    async def chat(self, request: ChatRequest) -> ChatResult:
         """Answer the turns of `request`."""
         ...
 
 
-async def ask_for_block(
-    link: Chats, request: ChatRequest, listener: ChatListener | None = None
-) -> FencedBlock:
+async def ask_for_block(link: Chats, request: ChatRequest) -> FencedBlock:
     """Return the one fenced block of the answer; one that is malformed is asked for once more.
 
     Raises `MalformedAnswer` when the second is no better, and what `chat` raises.
     """
-    answer = await link.chat(request, listener)
+    answer = await link.chat(request)
     try:
         return block_of(answer)
     except MalformedAnswer as problem:
         again = f"{problem} Answer again, with exactly one fenced code block and nothing else."
         turns = (ChatMessage("assistant", answer.text), ChatMessage("user", again))
         retry = replace(request, messages=(*request.messages, *turns))
-    return block_of(await link.chat(retry, listener))
+    return block_of(await link.chat(retry))
 
 
 def fence_for(text: str) -> str:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qcn_lsp.engine.answers import FencedBlock, MalformedAnswer, ask_for_block, one_block
-from qcn_lsp.engine.messages import ChatListener, ChatMessage, ChatRequest, ChatResult
+from qcn_lsp.engine.messages import ChatMessage, ChatRequest, ChatResult
 
 CODE = "def f():\n    return 1\n"
 
@@ -74,7 +74,7 @@ class Model:
         self.answers = list(answers)
         self.asked: list[ChatRequest] = []
 
-    async def chat(self, request: ChatRequest, listener: ChatListener | None = None) -> ChatResult:
+    async def chat(self, request: ChatRequest) -> ChatResult:
         self.asked.append(request)
         return self.answers.pop(0)
 

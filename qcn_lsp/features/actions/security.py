@@ -14,7 +14,7 @@ from qcn_indexer.open_files import withheld
 from qcn_indexer.secrets import looks_secret
 
 from qcn_lsp.documents import Document
-from qcn_lsp.engine.messages import ChatListener, ChatRequest, ChatResult
+from qcn_lsp.engine.messages import ChatRequest, ChatResult
 from qcn_lsp.engine.writing import Writing
 from qcn_lsp.features.actions.abilities import Abilities
 from qcn_lsp.features.actions.provider import (
@@ -191,11 +191,11 @@ class _ChatsBehind:
     ) -> None:
         self._server, self._root, self._report = server, root, report
 
-    async def chat(self, request: ChatRequest, listener: ChatListener | None = None) -> ChatResult:
+    async def chat(self, request: ChatRequest) -> ChatResult:
         """Answer the turns of `request`."""
         from qcn_lsp.context.chats import chat_in
 
-        return await chat_in(self._server, self._root, request, listener or Writing(self._report))
+        return await chat_in(self._server, self._root, request, Writing(self._report))
 
 
 def _at(asked: Asked, finding: Finding) -> bool:
