@@ -98,14 +98,11 @@ def events(commit: Commit, texts: Texts) -> Iterator[Event]:
     each file is written once.
     """
     bulk = len(commit.changes) > BULK
-    for some in _some(commit.changes, AT_ONCE):
+    for start in range(0, len(commit.changes), AT_ONCE):
+        some = commit.changes[start : start + AT_ONCE]
         turns = zip_longest(*(_events_of(change, texts, bulk=bulk) for change in some))
         for turn in turns:
             yield from filter(None, turn)
-
-
-def _some(changes: Sequence[Change], most: int) -> Iterator[Sequence[Change]]:
-    return (changes[start : start + most] for start in range(0, len(changes), most))
 
 
 def _events_of(change: Change, texts: Texts, *, bulk: bool) -> Iterator[Event]:

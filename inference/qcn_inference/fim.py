@@ -107,9 +107,7 @@ def infill_prompt(
     return Prompt(ids, keep, truncated, context_tokens=len(context))
 
 
-def bare_infill_prompt(
-    tokenizer: Tokenizer, prefix: str, suffix: str, order: FimOrder = "prefix_first"
-) -> Prompt:
+def bare_infill_prompt(tokenizer: Tokenizer, prefix: str, suffix: str, order: FimOrder) -> Prompt:
     """The prompt of one file without a name, of which nothing is left out, however long it is."""
     encoding = tokenizer.plain_encoding(prefix)
     gap, start = _around_the_gap(tokenizer, encoding.ids, tokenizer.encode_plain(suffix), order)

@@ -45,16 +45,14 @@ class Position:
     cut: Cut  # its middle is the text of the line from the cursor on
 
 
-def draw_positions(
-    sources: list[Source], count: int = POSITIONS, seed: int = SEED
-) -> list[Position]:
+def draw_positions(sources: list[Source]) -> list[Position]:
     """The same positions for the same files, whatever model is judged."""
-    rng = random.Random(seed)
+    rng = random.Random(SEED)
     by_package: dict[str, list[Source]] = {}
     for source in sources:
         by_package.setdefault(source.package, []).append(source)
     positions: list[Position] = []
-    while len(positions) < count:
+    while len(positions) < POSITIONS:
         source = rng.choice(by_package[rng.choice(sorted(by_package))])
         start, end = rng.choice(line_spans(source.text))
         line = source.text[start:end]

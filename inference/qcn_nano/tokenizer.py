@@ -97,10 +97,6 @@ class PlainText:
         """The ids of a text; `<|fim_prefix|>` in it is thirteen characters like any others."""
         return list(self._bpe.encode(text).ids)
 
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """The ids of each text."""
-        return [list(encoding.ids) for encoding in self._bpe.encode_batch_fast(texts)]
-
     def decode(self, ids: list[int]) -> str:
         """The text of ids that hold no control token."""
         return str(self._bpe.decode(ids))
