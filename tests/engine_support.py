@@ -89,7 +89,6 @@ def write_tokenizer(folder: Path, *, without: Iterable[str] = ()) -> Path:
 
 def write_model(
     folder: Path,
-    seed: int = 7,
     *,
     context_length: int = CONTEXT_LENGTH,
     without: Iterable[str] = (),
@@ -102,7 +101,7 @@ def write_model(
     write_tokenizer(folder, without=without)
     random_checkpoint(
         folder,
-        seed,
+        7,
         vocab_size=VOCAB_SIZE,
         max_position_embeddings=context_length,
         eos_token_id=VOCAB_SIZE - 1,

@@ -60,8 +60,8 @@ class Buffer:
         """Insert `text` at the cursor, in one change."""
         self.replace(self.cursor, self.cursor, text)
 
-    def backspace(self, count: int = 1) -> None:
-        self.replace(self.cursor - count, self.cursor, "")
+    def backspace(self) -> None:
+        self.replace(self.cursor - 1, self.cursor, "")
 
     def replace(self, start: int, end: int, text: str) -> None:
         span = types.Range(self.position(start), self.position(end))
@@ -265,7 +265,6 @@ async def fake_editor(
     client_capabilities: types.ClientCapabilities,
     settings: dict[str, Any],
     *,
-    env: dict[str, str] | None = None,
     roots: Sequence[Path] | None = None,
 ) -> AsyncIterator[FakeEditor]:
     """Run the real server and a session with it while the block runs."""
@@ -302,7 +301,7 @@ async def fake_editor(
     client.feature(types.CLIENT_REGISTER_CAPABILITY)(register_capability)
     client.protocol.fm.features[types.WORKSPACE_CONFIGURATION] = configuration
     client.set_configuration(settings, section="qcn")
-    await client.start_io(sys.executable, "-m", "qcn_lsp", env=env)
+    await client.start_io(sys.executable, "-m", "qcn_lsp")
     try:
         async with asyncio.timeout(DEADLINE_SECONDS):
             result = await client.initialize_session(

@@ -39,11 +39,10 @@ def scan(text: str, path: PurePosixPath) -> Sequence[Finding]:
     return scan_text(text, language_of(path.name))
 
 
-def subject_of(text: str, path: str = "app.py", *, rule: str = "") -> Subject:
-    """The finding of a text that has one, or of its findings the one by `rule`."""
-    found = [one for one in scan(text, PurePosixPath(path)) if not rule or one.rule == rule]
-    assert len(found) == 1, found
-    return Subject(PurePosixPath(path), text, found[0])
+def subject_of(text: str, path: str = "app.py") -> Subject:
+    """The finding of a text that has one."""
+    (found,) = scan(text, PurePosixPath(path))
+    return Subject(PurePosixPath(path), text, found)
 
 
 class CopyView(View):

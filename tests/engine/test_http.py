@@ -66,10 +66,10 @@ def ended(engine: EngineProcess, outcome: str) -> float:
 
 
 @contextmanager
-def raw_request(engine: EngineProcess, path: str, body: dict[str, Any]) -> Iterator[socket.socket]:
-    """Send a request on a connection of its own, which is closed without reading the answer."""
+def raw_completion(engine: EngineProcess, body: dict[str, Any]) -> Iterator[socket.socket]:
+    """Ask for a completion on a connection of its own, closed without reading the answer."""
     content = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n"
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n"
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(engine.socket)
         connection.sendall(head.encode() + content)
@@ -171,7 +171,7 @@ def test_no_answer_allows_another_origin(engine: EngineProcess) -> None:
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_hangs_up_ends_its_completion(engine: EngineProcess, stream: bool) -> None:
     before = ended(engine, "cancelled")
-    with raw_request(engine, "/v1/completions", LONG | {"stream": stream}) as connection:
+    with raw_completion(engine, LONG | {"stream": stream}) as connection:
         if stream:
             received = b""
             while b"data:" not in received:
@@ -185,9 +185,9 @@ def test_a_client_that_hangs_up_ends_its_completion(engine: EngineProcess, strea
 
 def test_a_client_may_hang_up_while_it_waits_for_its_turn(engine: EngineProcess) -> None:
     before = ended(engine, "cancelled")
-    with raw_request(engine, "/v1/completions", LONG):
+    with raw_completion(engine, LONG):
         until(lambda: metrics(engine)["qcn_queue_length"] == 1)
-        with raw_request(engine, "/v1/completions", LONG | {"stream": True}):
+        with raw_completion(engine, LONG | {"stream": True}):
             until(lambda: metrics(engine)["qcn_queue_length"] == 2)
         until(lambda: ended(engine, "cancelled") == before + 1)
         assert metrics(engine)["qcn_queue_length"] == 1
@@ -210,14 +210,14 @@ def test_a_newer_request_supersedes_the_older(engine: EngineProcess) -> None:
 
 
 def test_a_superseded_request_in_one_piece_is_a_conflict(engine: EngineProcess) -> None:
-    with raw_request(engine, "/v1/completions", LONG | {"supersede": "k"}) as older:
+    with raw_completion(engine, LONG | {"supersede": "k"}) as older:
         until(lambda: metrics(engine)["qcn_queue_length"] == 1)
         engine.post("/infill", prompt="b", n_predict=1, supersede="k")
         assert older.recv(10_000).startswith(b"HTTP/1.1 409")
 
 
 def test_a_completion_overtakes_less_urgent_work(engine: EngineProcess) -> None:
-    with raw_request(engine, "/v1/completions", LONG | {"priority": "refresh"}):
+    with raw_completion(engine, LONG | {"priority": "refresh"}):
         until(lambda: metrics(engine)["qcn_queue_length"] == 1)
         assert engine.post("/infill", prompt="b", n_predict=4)["tokens_evaluated"] > 0
         assert metrics(engine)["qcn_queue_length"] == 1  # still at it
@@ -226,7 +226,7 @@ def test_a_completion_overtakes_less_urgent_work(engine: EngineProcess) -> None:
 def test_a_full_queue_refuses(engine: EngineProcess) -> None:
     with ExitStack() as stack:
         for _ in range(64):
-            stack.enter_context(raw_request(engine, "/v1/completions", LONG))
+            stack.enter_context(raw_completion(engine, LONG))
         until(lambda: metrics(engine)["qcn_queue_length"] == 64)
         answer = engine.client.post("/v1/completions", json=LONG)
         check_error(answer, 503, "too many requests")

@@ -16,7 +16,7 @@ from sampling import examples
 CONTROL = 9
 
 
-def pieces_of(ids: Sequence[int], sizes: Sequence[int] = ()) -> list[bytes]:
+def pieces_of(ids: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
     """Blocks of these sizes, and the rest as one."""
     cuts = [0, *itertools.takewhile(lambda at: at < len(ids), itertools.accumulate(sizes))]
     parts = itertools.pairwise([*dict.fromkeys(cuts), len(ids)])

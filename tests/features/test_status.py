@@ -22,10 +22,10 @@ def bars(editor: FakeEditor) -> list[list[object]]:
     return [list(reports) for reports in editor.client.progress_reports.values()]
 
 
-async def until_shown(editor: FakeEditor, kind: type, count: int = 1) -> None:
-    """Return when `count` reports of `kind` have been shown on the bars."""
+async def until_shown(editor: FakeEditor, kind: type) -> None:
+    """Return when a report of `kind` has been shown on the bars."""
     async with asyncio.timeout(DEADLINE_SECONDS):
-        while sum(isinstance(report, kind) for bar in bars(editor) for report in bar) < count:
+        while not any(isinstance(report, kind) for bar in bars(editor) for report in bar):
             await editor.client.wait_for_notification(types.PROGRESS)
 
 

@@ -31,10 +31,10 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
     return load_config(random_checkpoint(folder, 7, num_hidden_layers=3, layer_types=kinds))
 
 
-def memory_of(config: ModelConfig, pages: int = PAGES, checkpoints: int = 3) -> DeviceMemory:
+def memory_of(config: ModelConfig, checkpoints: int = 3) -> DeviceMemory:
     part = RecurrentPart.of_nothing(config, torch.device("cpu"))
     nbytes = part.convolution.nbytes + part.recurrent.nbytes
-    budget = DeviceBudget(pages, checkpoints * nbytes)
+    budget = DeviceBudget(PAGES, checkpoints * nbytes)
     return DeviceMemory(config, torch.float32, torch.device("cpu"), budget)
 
 

@@ -66,13 +66,13 @@ def no_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(footprint, "MOST_TOKENS", 64)
 
 
-def with_slots(folder: Path, slots: int, *, link: float, cpu_bandwidth: float = 1e9) -> Machine:
+def with_slots(folder: Path, slots: int, *, link: float) -> Machine:
     """A machine whose GPU has room for so many experts, and the least context there may be."""
     config = load_config(folder)
     foot = Footprint(config, as_loaded(config, 32))
     caches = config.max_position_embeddings * foot.kv_bytes + CHECKPOINTS * foot.checkpoint_bytes
     free = foot.resident_bytes + caches + slots * foot.expert_bytes
-    return Machine(2**40, cpu_bandwidth, 1e15, Gpu("simulated", free, 1e15, 1e18, link))
+    return Machine(2**40, 1e9, 1e15, Gpu("simulated", free, 1e15, 1e18, link))
 
 
 def simulated(slots: int, like: Experts, device: torch.device) -> SimulatedDevice:
