@@ -8,7 +8,7 @@ heads, a convolution near 0. The oracle (`oracle.py`) reads the very files that 
 import json
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 Config = dict[str, Any]
+Normal = Callable[..., Tensor]  # shape, and as keywords mean and deviation → a tensor drawn so
 
 
 def draw_config(seed: int) -> Config:
@@ -155,72 +156,88 @@ def draw_tensors(config: Config, seed: int, *, deviation: float) -> dict[str, Te
     }
     if not config["tie_word_embeddings"]:
         tensors["lm_head.weight"] = normal(vocab, hidden)
-
-    def mlp(prefix: str, size: int) -> None:
-        tensors[f"{prefix}.gate_proj.weight"] = normal(size, hidden)
-        tensors[f"{prefix}.up_proj.weight"] = normal(size, hidden)
-        tensors[f"{prefix}.down_proj.weight"] = normal(hidden, size)
-
     for i, kind in enumerate(layer_types(config)):
         layer = f"model.layers.{i}"
         tensors[f"{layer}.input_layernorm.weight"] = normal(hidden, spread=0.2)
         tensors[f"{layer}.post_attention_layernorm.weight"] = normal(hidden, spread=0.2)
         if kind == "linear_attention":
-            key_heads, value_heads = (
-                config["linear_num_key_heads"],
-                config["linear_num_value_heads"],
-            )
-            key_dim = key_heads * config["linear_key_head_dim"]
-            value_dim = value_heads * config["linear_value_head_dim"]
-            channels, kernel = 2 * key_dim + value_dim, config["linear_conv_kernel_dim"]
-            mixer = f"{layer}.linear_attn"
-            if config["model_type"] == "qwen3_next":
-                tensors |= {
-                    f"{mixer}.in_proj_qkvz.weight": normal(channels + value_dim, hidden),
-                    f"{mixer}.in_proj_ba.weight": normal(2 * value_heads, hidden, spread=0.2),
-                }
-            else:
-                tensors |= {
-                    f"{mixer}.in_proj_qkv.weight": normal(channels, hidden),
-                    f"{mixer}.in_proj_z.weight": normal(value_dim, hidden),
-                    f"{mixer}.in_proj_b.weight": normal(value_heads, hidden, spread=0.2),
-                    f"{mixer}.in_proj_a.weight": normal(value_heads, hidden, spread=0.2),
-                }
-            tensors |= {
-                f"{mixer}.conv1d.weight": normal(channels, 1, kernel, spread=0.4),
-                f"{mixer}.A_log": normal(value_heads, spread=1.5),
-                f"{mixer}.dt_bias": normal(value_heads, around=-2.0, spread=2.0),
-                f"{mixer}.norm.weight": normal(
-                    config["linear_value_head_dim"], around=1.0, spread=0.3
-                ),
-                f"{mixer}.out_proj.weight": normal(hidden, value_dim),
-            }
+            tensors |= _draw_delta_net(config, f"{layer}.linear_attn", normal)
         else:
-            heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
-            head_dim = config["head_dim"]
-            mixer = f"{layer}.self_attn"
-            rows = {
-                "q_proj": (2 * heads * head_dim, hidden),
-                "k_proj": (kv_heads * head_dim, hidden),
-                "v_proj": (kv_heads * head_dim, hidden),
-                "o_proj": (hidden, heads * head_dim),
-            }
-            for name, shape in rows.items():
-                tensors[f"{mixer}.{name}.weight"] = normal(*shape)
-                if config["attention_bias"]:
-                    tensors[f"{mixer}.{name}.bias"] = normal(shape[0], spread=0.2)
-            tensors[f"{mixer}.q_norm.weight"] = normal(head_dim, spread=0.5)
-            tensors[f"{mixer}.k_norm.weight"] = normal(head_dim, spread=0.5)
+            tensors |= _draw_attention(config, f"{layer}.self_attn", normal)
         if "num_experts" not in config or i in config.get("mlp_only_layers", []):
-            mlp(f"{layer}.mlp", config["intermediate_size"])
-            continue
-        # The router is wider than the rest, or every token would be a near-tie.
-        tensors[f"{layer}.mlp.gate.weight"] = normal(config["num_experts"], hidden, spread=0.3)
-        tensors[f"{layer}.mlp.shared_expert_gate.weight"] = normal(1, hidden, spread=0.2)
-        mlp(f"{layer}.mlp.shared_expert", config["shared_expert_intermediate_size"])
-        for expert in range(config["num_experts"]):
-            mlp(f"{layer}.mlp.experts.{expert}", config["moe_intermediate_size"])
+            tensors |= _draw_mlp(config, f"{layer}.mlp", config["intermediate_size"], normal)
+        else:
+            tensors |= _draw_experts(config, f"{layer}.mlp", normal)
     return tensors
+
+
+def _draw_delta_net(config: Config, mixer: str, normal: Normal) -> dict[str, Tensor]:
+    hidden, value_heads = config["hidden_size"], config["linear_num_value_heads"]
+    value_head_dim = config["linear_value_head_dim"]
+    key_dim = config["linear_num_key_heads"] * config["linear_key_head_dim"]
+    value_dim = value_heads * value_head_dim
+    channels, kernel = 2 * key_dim + value_dim, config["linear_conv_kernel_dim"]
+    if config["model_type"] == "qwen3_next":
+        projections = {
+            f"{mixer}.in_proj_qkvz.weight": normal(channels + value_dim, hidden),
+            f"{mixer}.in_proj_ba.weight": normal(2 * value_heads, hidden, spread=0.2),
+        }
+    else:
+        projections = {
+            f"{mixer}.in_proj_qkv.weight": normal(channels, hidden),
+            f"{mixer}.in_proj_z.weight": normal(value_dim, hidden),
+            f"{mixer}.in_proj_b.weight": normal(value_heads, hidden, spread=0.2),
+            f"{mixer}.in_proj_a.weight": normal(value_heads, hidden, spread=0.2),
+        }
+    return projections | {
+        f"{mixer}.conv1d.weight": normal(channels, 1, kernel, spread=0.4),
+        f"{mixer}.A_log": normal(value_heads, spread=1.5),
+        f"{mixer}.dt_bias": normal(value_heads, around=-2.0, spread=2.0),
+        f"{mixer}.norm.weight": normal(value_head_dim, around=1.0, spread=0.3),
+        f"{mixer}.out_proj.weight": normal(hidden, value_dim),
+    }
+
+
+def _draw_attention(config: Config, mixer: str, normal: Normal) -> dict[str, Tensor]:
+    hidden, head_dim = config["hidden_size"], config["head_dim"]
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    rows = {
+        "q_proj": (2 * heads * head_dim, hidden),
+        "k_proj": (kv_heads * head_dim, hidden),
+        "v_proj": (kv_heads * head_dim, hidden),
+        "o_proj": (hidden, heads * head_dim),
+    }
+    tensors = {}
+    for name, shape in rows.items():
+        tensors[f"{mixer}.{name}.weight"] = normal(*shape)
+        if config["attention_bias"]:
+            tensors[f"{mixer}.{name}.bias"] = normal(shape[0], spread=0.2)
+    tensors[f"{mixer}.q_norm.weight"] = normal(head_dim, spread=0.5)
+    tensors[f"{mixer}.k_norm.weight"] = normal(head_dim, spread=0.5)
+    return tensors
+
+
+def _draw_experts(config: Config, mlp: str, normal: Normal) -> dict[str, Tensor]:
+    hidden, experts = config["hidden_size"], config["num_experts"]
+    shared, size = config["shared_expert_intermediate_size"], config["moe_intermediate_size"]
+    # The router is wider than the rest, or every token would be a near-tie.
+    tensors = {
+        f"{mlp}.gate.weight": normal(experts, hidden, spread=0.3),
+        f"{mlp}.shared_expert_gate.weight": normal(1, hidden, spread=0.2),
+    }
+    tensors |= _draw_mlp(config, f"{mlp}.shared_expert", shared, normal)
+    for expert in range(experts):
+        tensors |= _draw_mlp(config, f"{mlp}.experts.{expert}", size, normal)
+    return tensors
+
+
+def _draw_mlp(config: Config, mlp: str, size: int, normal: Normal) -> dict[str, Tensor]:
+    hidden = config["hidden_size"]
+    return {
+        f"{mlp}.gate_proj.weight": normal(size, hidden),
+        f"{mlp}.up_proj.weight": normal(size, hidden),
+        f"{mlp}.down_proj.weight": normal(hidden, size),
+    }
 
 
 def layer_types(config: Config) -> list[str]:
