@@ -259,17 +259,9 @@ def _action(raw: dict[str, Any], _type: object) -> types.Command | types.CodeAct
     return get_converter().structure(raw, types.CodeAction)
 
 
-@asynccontextmanager
-async def fake_editor(
-    root: Path,
-    client_capabilities: types.ClientCapabilities,
-    settings: dict[str, Any],
-    *,
-    roots: Sequence[Path] | None = None,
-) -> AsyncIterator[FakeEditor]:
-    """Run the real server and a session with it while the block runs."""
-    client = make_test_lsp_client()
-    editor = FakeEditor(client, root)
+def _answer(editor: FakeEditor) -> None:
+    """Have the client answer the server's requests as an editor does, and keep what it is told."""
+    client = editor.client
 
     async def changed(params: Any) -> None:
         status = params if isinstance(params, dict) else params._asdict()
@@ -300,6 +292,20 @@ async def fake_editor(
     client.feature("didChangeStatus")(changed)
     client.feature(types.CLIENT_REGISTER_CAPABILITY)(register_capability)
     client.protocol.fm.features[types.WORKSPACE_CONFIGURATION] = configuration
+
+
+@asynccontextmanager
+async def fake_editor(
+    root: Path,
+    client_capabilities: types.ClientCapabilities,
+    settings: dict[str, Any],
+    *,
+    roots: Sequence[Path] | None = None,
+) -> AsyncIterator[FakeEditor]:
+    """Run the real server and a session with it while the block runs."""
+    client = make_test_lsp_client()
+    editor = FakeEditor(client, root)
+    _answer(editor)
     client.set_configuration(settings, section="qcn")
     await client.start_io(sys.executable, "-m", "qcn_lsp")
     try:
