@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from tree_sitter import Node
 
 from qcn_indexer.syntax import Grammar, grammar_language, grammar_of, parse
+from qcn_indexer.tree import words
 
 LONGEST_SIGNATURE = 12  # lines, of 200 characters at most: what is longer is cut there
 LONGEST_LINE = 200
@@ -125,8 +126,7 @@ def names_of(node: Node) -> Iterator[str]:
     while pending and left:
         node, left = pending.pop(), left - 1
         if node.type in _NAMES:
-            if node.text is not None:
-                yield node.text.decode("utf-8", "replace")
+            yield words(node)
             continue
         if node.type in _NO_NAMES:
             continue

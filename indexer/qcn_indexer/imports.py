@@ -17,6 +17,7 @@ from pathlib import PurePosixPath
 from tree_sitter import Node
 
 from qcn_indexer.syntax import grammar_language, import_nodes, parse
+from qcn_indexer.tree import words
 
 Graph = Mapping[PurePosixPath, frozenset[PurePosixPath]]
 # What an import says: alternatives, the first of which that is found counts, each as the parts of a
@@ -68,13 +69,13 @@ def imports(path: PurePosixPath, text: str) -> list[Import]:
 def _python(captures: Captures) -> Imports:
     for statement in captures.get("statement", ()):
         names = [
-            _text(name.child_by_field_name("name") or name)
+            words(name.child_by_field_name("name") or name)
             for name in statement.children_by_field_name("name")
         ]
         if (source := statement.child_by_field_name("module_name")) is None:
             yield from ((tuple(name.split(".")),) for name in names)
             continue
-        dots, module = re.fullmatch(r"(\.*)\s*(.*)", _text(source), re.DOTALL).groups()  # type: ignore[union-attr]
+        dots, module = re.fullmatch(r"(\.*)\s*(.*)", words(source), re.DOTALL).groups()  # type: ignore[union-attr]
         front = (".", *[".."] * (len(dots) - 1)) if dots else ()
         whole = (*front, *filter(None, module.split(".")))
         if any(child.type == "wildcard_import" for child in statement.named_children):
@@ -125,7 +126,7 @@ def _used(use: Node, front: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     """The paths that a `use` names, its braces written out."""
     if use.type in {"use_list", "scoped_use_list", "use_as_clause"}:
         if path := use.child_by_field_name("path"):
-            front = (*front, *_text(path).split("::"))
+            front = (*front, *words(path).split("::"))
         listed = use if use.type == "use_list" else use.child_by_field_name("list")
         if listed is None:
             yield front
@@ -133,9 +134,9 @@ def _used(use: Node, front: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
             for child in listed.named_children:
                 yield from _used(child, front)
     elif use.type == "use_wildcard":
-        yield (*front, *_text(use).removesuffix("*").removesuffix("::").split("::"))
+        yield (*front, *words(use).removesuffix("*").removesuffix("::").split("::"))
     else:
-        yield (*front, *_text(use).split("::"))
+        yield (*front, *words(use).split("::"))
 
 
 def _ruby(captures: Captures) -> Imports:
@@ -169,11 +170,7 @@ def _lua(captures: Captures) -> Imports:
 
 
 def _texts(captures: Captures, name: str) -> Iterator[str]:
-    return map(_text, captures.get(name, ()))
-
-
-def _text(node: Node) -> str:
-    return (node.text or b"").decode("utf-8", "replace")
+    return map(words, captures.get(name, ()))
 
 
 _READERS: Mapping[str, Callable[[Captures], Imports]] = {
