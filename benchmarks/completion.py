@@ -14,7 +14,8 @@ from benchmarks import keystrokes, machine
 from benchmarks.editor import REPOSITORY, engine_totals, open_file, own_engine
 from benchmarks.results import percentiles
 from qcn_lsp.commands.places import Place, choose_places
-from qcn_lsp.commands.session import EditorSession, editor_session, split_lines
+from qcn_lsp.commands.session import EditorSession, editor_session
+from qcn_lsp.positions import plain_lines
 
 OPEN_FILES = 8
 PLACES, PLACES_PER_FILE, TYPED_PLACES = 120, 4, 4
@@ -74,7 +75,7 @@ class _Documents:
         return answers
 
     async def _ask(self, uri: str, place: Place, line: str) -> tuple[float, bool]:
-        lines = split_lines(self._texts[uri])
+        lines = plain_lines(self._texts[uri])
         lines[place.line] = line
         text = "\n".join(lines)
         began = time.perf_counter()

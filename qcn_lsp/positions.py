@@ -35,6 +35,11 @@ def plain(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def plain_lines(text: str) -> list[str]:
+    """Return the lines without their ends; there is always at least one, which may be empty."""
+    return plain(text).split("\n")
+
+
 def line_end(text: str) -> str:
     r"""Return the line end that most lines of `text` have; `\n` where it has none."""
     windows = text.count("\r\n")

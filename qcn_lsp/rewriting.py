@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from qcn_lsp.positions import line_end, plain
+from qcn_lsp.positions import line_end, plain, plain_lines
 from qcn_lsp.postprocess.context import indentation
 from qcn_lsp.postprocess.hidden import hidden_characters, names_of
 from qcn_lsp.postprocess.special_tokens import control_tokens
@@ -49,7 +49,7 @@ def fitted(answer: str, piece: Piece) -> str:
     """
     lines = plain(answer).strip("\n").rstrip().split("\n")
     old = plain(piece.old)
-    unit = indent_unit(plain(piece.text).split("\n"))
+    unit = indent_unit(plain_lines(piece.text))
     lines = _indented(_with_first_line_in(lines, old), indentation(old), unit)
     end = old[len(old.rstrip("\n")) :]
     ends_of = piece.old if "\n" in old else piece.text

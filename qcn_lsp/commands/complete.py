@@ -11,7 +11,8 @@ from typing import Any
 from qcn_indexer.files import TooLongError, read_file
 
 from qcn_lsp.commands.errors import CommandError
-from qcn_lsp.commands.session import Suggestion, editor_session, language_of, split_lines
+from qcn_lsp.commands.session import Suggestion, editor_session, language_of
+from qcn_lsp.positions import plain_lines
 
 MAX_BYTES = 64 << 20
 
@@ -82,7 +83,7 @@ def read_source(path: Path) -> str:
 
 def check_inside(spot: Spot, text: str) -> None:
     """Raise `CommandError` when the place is not in the text."""
-    lines = split_lines(text)
+    lines = plain_lines(text)
     if spot.line > len(lines):
         raise CommandError(f"{spot.path} has {len(lines)} lines; there is no line {spot.line}")
     length = len(lines[spot.line - 1])

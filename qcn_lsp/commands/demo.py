@@ -30,7 +30,6 @@ from qcn_lsp.commands.session import (
     Suggestion,
     editor_session,
     language_of,
-    split_lines,
 )
 from qcn_lsp.engine.local import dismiss
 from qcn_lsp.engine.runtime import (
@@ -40,6 +39,7 @@ from qcn_lsp.engine.runtime import (
     engine_key,
     runtime_directory,
 )
+from qcn_lsp.positions import plain_lines
 
 PLACES, PLACES_PER_FILE = 10, 2
 _ABOUT_EMBEDDED_MODEL = (
@@ -60,7 +60,7 @@ class Outcome:
     @property
     def exact(self) -> bool:
         """Whether the line came out as it was."""
-        return split_lines(self.suggestion.text or "")[0].rstrip() == self.place.rest
+        return plain_lines(self.suggestion.text or "")[0].rstrip() == self.place.rest
 
 
 def run(path: Path | None, options: Mapping[str, Any]) -> int:
@@ -152,7 +152,7 @@ async def _complete_each(session: EditorSession, places: list[Place], show: Show
     outcomes = []
     for done, place in enumerate(places):
         show(f"Completing {place.path.name}:{place.line + 1}", 100 * done // len(places))
-        uri, lines = place.path.as_uri(), split_lines(texts[place.path])
+        uri, lines = place.path.as_uri(), plain_lines(texts[place.path])
         if place.path not in opened:  # files are opened one after another, and stay open
             opened.add(place.path)
             session.open(uri, language_of(place.path), texts[place.path])
@@ -186,7 +186,7 @@ def table_of(outcomes: list[Outcome], folder: Path) -> Table:
 def _shown(outcome: Outcome) -> Text:
     if outcome.suggestion.text is None:
         return Text("(none)", style="italic")
-    lines = [line.strip() for line in split_lines(outcome.suggestion.text.rstrip())]
+    lines = [line.strip() for line in plain_lines(outcome.suggestion.text.rstrip())]
     shown = Text(" ⏎ ".join(lines[:2]), style="bold green" if outcome.exact else "cyan")
     if len(lines) > 2:
         shown.append(f" ⏎ … {len(lines)} lines", style="dim")

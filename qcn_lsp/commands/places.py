@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from qcn_lsp.commands.session import split_lines
+from qcn_lsp.positions import plain_lines
 
 SEED = 20
 MIN_REST, MAX_REST = 4, 48
@@ -89,7 +89,7 @@ def source_files(root: Path) -> list[Path]:
 def places_in(path: Path) -> list[Place]:
     """Return every place of one file that is worth completing."""
     try:
-        lines = split_lines(path.read_bytes().decode("utf-8"))
+        lines = plain_lines(path.read_bytes().decode("utf-8"))
     except (OSError, UnicodeDecodeError):
         return []
     if len(lines) < MIN_LINES:

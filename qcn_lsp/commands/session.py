@@ -24,6 +24,7 @@ from pygls.lsp.client import LanguageClient
 from qcn_indexer import languages
 
 from qcn_lsp.commands.errors import CommandError
+from qcn_lsp.positions import count_units, plain_lines
 
 START_SECONDS = 60.0
 ANSWER_SECONDS = 120.0
@@ -166,10 +167,10 @@ class EditorSession:
         column: int,
         kind: types.InlineCompletionTriggerKind = types.InlineCompletionTriggerKind.Invoked,
     ) -> str | None:
-        before = split_lines(self._texts[uri])[line][:column]
+        before = plain_lines(self._texts[uri])[line][:column]
         params = types.InlineCompletionParams(
             text_document=types.TextDocumentIdentifier(uri),
-            position=types.Position(line, _utf16_length(before)),
+            position=types.Position(line, count_units(before, types.PositionEncodingKind.Utf16)),
             context=types.InlineCompletionContext(kind),
         )
         async with self._answer_within(ANSWER_SECONDS):
@@ -295,11 +296,6 @@ def language_of(path: Path) -> str:
     return languages.language_of(path.name) or "plaintext"
 
 
-def split_lines(text: str) -> list[str]:
-    r"""Return the lines as the protocol counts them: ended by `\n`, `\r\n` or `\r` alone."""
-    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-
-
 def _after_cursor(item: types.InlineCompletionItem, before: str) -> str:
     """Return what an item puts after the cursor: its text may repeat what stands before it."""
     insert = item.insert_text
@@ -308,10 +304,6 @@ def _after_cursor(item: types.InlineCompletionItem, before: str) -> str:
         units = before.encode("utf-16-le", "surrogatepass")[2 * item.range.start.character :]
         text = text.removeprefix(units.decode("utf-16-le", "surrogatepass"))
     return text
-
-
-def _utf16_length(text: str) -> int:
-    return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 def _ignore(params: Any) -> None:
