@@ -17,7 +17,7 @@ import httpx
 from deadlines import DEADLINE_SECONDS as DEADLINE_SECONDS
 from qcn_inference.__main__ import main
 from qcn_inference.request import Chunk, Finished, GenerationRequest, Prompt, SamplingParams
-from random_checkpoints import random_checkpoint
+from random_checkpoints import draw_config, draw_mtp_head, draw_tensors, write_checkpoint
 from tokenizers import (
     AddedToken,
     Regex,
@@ -92,21 +92,23 @@ def write_model(
     *,
     context_length: int = CONTEXT_LENGTH,
     without: Iterable[str] = (),
+    head: bool = False,
 ) -> Path:
     """Write a random checkpoint with a tokenizer; fp32, a few hundred thousand parameters.
 
     Greedily it repeats itself and never ends but with its context, at a thousand tokens a second.
-    `without` leaves out special tokens.
+    `without` leaves out special tokens; `head` adds a head for drafts.
     """
     write_tokenizer(folder, without=without)
-    random_checkpoint(
-        folder,
-        7,
-        vocab_size=VOCAB_SIZE,
-        max_position_embeddings=context_length,
-        eos_token_id=VOCAB_SIZE - 1,
-    )
-    return folder
+    config = draw_config(7) | {
+        "vocab_size": VOCAB_SIZE,
+        "max_position_embeddings": context_length,
+        "eos_token_id": VOCAB_SIZE - 1,
+    }
+    tensors = draw_tensors(config, 7, deviation=0.05)
+    if head:
+        tensors |= draw_mtp_head(config, 8, deviation=0.05)
+    return write_checkpoint(folder, config, tensors)
 
 
 def request_of(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_support import CONTEXT_LENGTH, VOCAB_SIZE, finish, request_of, write_tokenizer
+from engine_support import VOCAB_SIZE, finish, request_of, write_model
 from qcn_inference.checkpoint import load_model
 from qcn_inference.errors import DeviceMemoryError
 from qcn_inference.generate import Loaded
@@ -19,7 +19,6 @@ from qcn_inference.request import Chunk, Finished, GenerationRequest, SamplingPa
 from qcn_inference.state_cache import StateCache
 from qcn_inference.step_cost import HEAD_ROWS, StepCost
 from qcn_inference.tokenizer import Tokenizer
-from random_checkpoints import draw_config, draw_mtp_head, draw_tensors, write_checkpoint
 from torch import Tensor
 
 TIE = 1e-3
@@ -29,15 +28,7 @@ SAMPLED = SamplingParams(temperature=0.7, seed=3)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = draw_config(7) | {
-        "vocab_size": VOCAB_SIZE,
-        "max_position_embeddings": CONTEXT_LENGTH,
-        "eos_token_id": VOCAB_SIZE - 1,
-    }
-    tensors = draw_tensors(config, 7, deviation=0.05) | draw_mtp_head(config, 8, deviation=0.05)
-    folder = write_checkpoint(tmp_path_factory.mktemp("model"), config, tensors)
-    write_tokenizer(folder)
-    return folder
+    return write_model(tmp_path_factory.mktemp("model"), head=True)
 
 
 def loaded(folder: Path, *, mtp: bool) -> Loaded:

@@ -7,12 +7,11 @@ is refused on a GPU: before it has done anything.
 import itertools
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from engine_support import CONTEXT_LENGTH, VOCAB_SIZE, finish, request_of, write_tokenizer
+from engine_support import VOCAB_SIZE, finish, request_of, write_model
 from hypothesis import given
 from hypothesis import strategies as st
 from qcn_inference import decoding
@@ -25,7 +24,6 @@ from qcn_inference.sampling import Sampler
 from qcn_inference.state_cache import StateCache
 from qcn_inference.step_cost import StepCost
 from qcn_inference.tokenizer import Tokenizer
-from random_checkpoints import draw_config, draw_mtp_head, draw_tensors, write_checkpoint
 from sampling import examples
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -59,14 +57,7 @@ class Refusing(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @pytest.fixture(scope="module")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     """A model with a head for drafts, in fp32."""
-    config = draw_config(7) | {
-        "vocab_size": VOCAB_SIZE,
-        "max_position_embeddings": CONTEXT_LENGTH,
-        "eos_token_id": VOCAB_SIZE - 1,
-    }
-    tensors = draw_tensors(config, 7, deviation=0.05) | draw_mtp_head(config, 8, deviation=0.05)
-    folder: Path = write_checkpoint(tmp_path_factory.mktemp("model"), config, tensors)
-    write_tokenizer(folder)
+    folder = write_model(tmp_path_factory.mktemp("model"), head=True)
     model, tokenizer = load_model(folder, mtp=True), Tokenizer(folder, VOCAB_SIZE)
     return Loaded(model, tokenizer, StateCache(model.config, Grid(tokenizer), 0))
 
