@@ -14,7 +14,8 @@ from qcn_inference.request import Chunk, Finished, GenerationRequest
 from qcn_inference.scheduler import Priority
 from qcn_inference.service.activity import Activity
 from qcn_inference.service.app import create_app
-from qcn_inference.service.engine import CacheBudgets, Engine, Running
+from qcn_inference.service.engine import CacheBudgets, Engine
+from qcn_inference.service.running import Running
 
 PIECE = 7  # characters of an answer that come at once: no mark of the format comes whole
 

@@ -23,7 +23,8 @@ from qcn_inference.request import (
 from qcn_inference.service.chat_schemas import ChatBody
 from qcn_inference.service.completions import FINISH_REASONS, usage
 from qcn_inference.service.contexts import named_context
-from qcn_inference.service.engine import Engine, as_api_error
+from qcn_inference.service.engine import Engine
+from qcn_inference.service.errors import as_api_error
 from qcn_inference.service.http import answer, check_model, engine_of, read_body, unless_gone
 from qcn_inference.service.templating import rendered
 from qcn_inference.tokenizer import IM_START

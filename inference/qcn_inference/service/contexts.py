@@ -18,8 +18,8 @@ from starlette.responses import JSONResponse, Response
 from qcn_inference.contexts import Context, Segment, context_limit, opening
 from qcn_inference.request import CacheView, Refreshed
 from qcn_inference.scheduler import Priority, Superseded
-from qcn_inference.service.engine import Engine, as_api_error
-from qcn_inference.service.errors import ApiError
+from qcn_inference.service.engine import Engine
+from qcn_inference.service.errors import ApiError, as_api_error
 from qcn_inference.service.http import engine_of, read_body, unless_gone
 from qcn_inference.service.schemas import ContextBody
 from qcn_inference.service.templating import turn_in_front

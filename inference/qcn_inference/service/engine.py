@@ -9,8 +9,7 @@ An exit code would tell only whoever started it, and the engine is shared.
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -25,12 +24,13 @@ from qcn_inference.contexts import Contexts
 from qcn_inference.disk_files import default_folder, purge
 from qcn_inference.errors import CheckpointError, DeviceError, DeviceMemoryError
 from qcn_inference.metrics import Metrics
-from qcn_inference.request import Chunk, Finished, GenerationRequest, RequestError
+from qcn_inference.request import Finished, GenerationRequest, RequestError
 from qcn_inference.scheduler import Closed, Priority, QueueFull, Scheduler, Steps, Superseded
 from qcn_inference.service.activity import Activity
-from qcn_inference.service.errors import ApiError
+from qcn_inference.service.errors import ApiError, as_api_error
 from qcn_inference.service.guard import without_message
 from qcn_inference.service.rendering import Renderer
+from qcn_inference.service.running import Running
 
 if TYPE_CHECKING:
     import torch
@@ -56,12 +56,6 @@ JOIN_SECONDS = 15
 
 LOST_REMEDY = (
     "Look for Xid messages in the kernel's log and at nvidia-smi, then start the engine again."
-)
-
-OUT_OF_MEMORY = (
-    "the GPU's memory does not suffice for this request, though all that could be spared was given "
-    "back. End other programs on the GPU, ask with less text, take a smaller or a quantised model, "
-    'or set "qcn.engine.device" to "cpu".'
 )
 
 # How a request that did not fail, yet has no result, is counted.
@@ -101,67 +95,6 @@ class CacheBudgets:
 
 class _Leaving(BaseException):
     """Ends the loading of a model that nobody waits for any more."""
-
-
-class Running:
-    """A completion under way: iterate `chunks` to their end, then take `result`."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[Chunk | None] = asyncio.Queue()
-        self._future: Future[Finished] | None = None
-
-    def emit(self, chunk: Chunk | None) -> None:
-        """Hand over a chunk, or None as the last; called on any thread."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, chunk)
-
-    def follow(self, future: Future[Finished]) -> None:
-        """Wait for the job that emits here."""
-        self._future = future
-        future.add_done_callback(lambda _: self.emit(None))
-
-    async def chunks(self) -> AsyncIterator[Chunk]:
-        """The chunks as they come."""
-        while (chunk := await self._queue.get()) is not None:
-            yield chunk
-
-    def result(self) -> Finished:
-        """How it ended.
-
-        Raises:
-            ApiError: it failed, was superseded, or the engine is leaving.
-        """
-        assert self._future is not None
-        try:
-            return self._future.result(timeout=0)
-        except (Exception, CancelledError) as error:
-            raise as_api_error(error) from error
-
-    def cancel(self) -> None:
-        """Stop within one step, unless it has ended."""
-        if self._future is not None:
-            self._future.cancel()
-
-
-def as_api_error(error: BaseException) -> ApiError:
-    """What a client is told about a job that has no result."""
-    match error:
-        case RequestError():
-            return ApiError(400, "invalid_request_error", str(error))
-        case Superseded():
-            return ApiError(409, "superseded", "a newer request has taken this one's place")
-        case Closed() | CancelledError():
-            return ApiError(503, "unavailable", "the engine is leaving")
-        case DeviceMemoryError():
-            return ApiError(500, "out_of_memory", str(error))
-        case DeviceError():
-            return ApiError(503, "unavailable", str(error))
-    from qcn_inference.device import is_out_of_memory
-
-    if is_out_of_memory(error):
-        return ApiError(500, "out_of_memory", OUT_OF_MEMORY)
-    return ApiError(500, "internal_error", f"the request failed ({type(error).__name__})")
 
 
 class Engine:

@@ -1,13 +1,24 @@
 """Every error answer, in OpenAI's shape: `{"error": {"message", "type", "code"}}`."""
 
 from collections.abc import Mapping
+from concurrent.futures import CancelledError
 
 from pydantic import ValidationError
 from starlette.responses import JSONResponse
 
+from qcn_inference.errors import DeviceError, DeviceMemoryError
+from qcn_inference.request import RequestError
+from qcn_inference.scheduler import Closed, Superseded
+
 # A validation message names the fields; it never repeats their values, which are somebody's source
 # text.
 MOST_FIELDS_NAMED = 5
+
+OUT_OF_MEMORY = (
+    "the GPU's memory does not suffice for this request, though all that could be spared was given "
+    "back. End other programs on the GPU, ask with less text, take a smaller or a quantised model, "
+    'or set "qcn.engine.device" to "cpu".'
+)
 
 
 class ApiError(Exception):
@@ -41,3 +52,23 @@ def invalid(error: ValidationError) -> ApiError:
     more = len(problems) - MOST_FIELDS_NAMED
     shown = "; ".join(problems[:MOST_FIELDS_NAMED]) + (f"; and {more} more" if more > 0 else "")
     return ApiError(400, "invalid_request_error", shown)
+
+
+def as_api_error(error: BaseException) -> ApiError:
+    """What a client is told about a job that has no result."""
+    match error:
+        case RequestError():
+            return ApiError(400, "invalid_request_error", str(error))
+        case Superseded():
+            return ApiError(409, "superseded", "a newer request has taken this one's place")
+        case Closed() | CancelledError():
+            return ApiError(503, "unavailable", "the engine is leaving")
+        case DeviceMemoryError():
+            return ApiError(500, "out_of_memory", str(error))
+        case DeviceError():
+            return ApiError(503, "unavailable", str(error))
+    from qcn_inference.device import is_out_of_memory
+
+    if is_out_of_memory(error):
+        return ApiError(500, "out_of_memory", OUT_OF_MEMORY)
+    return ApiError(500, "internal_error", f"the request failed ({type(error).__name__})")

@@ -11,8 +11,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from qcn_inference.request import Chunk, Finished
-from qcn_inference.service.engine import Engine, Running
+from qcn_inference.service.engine import Engine
 from qcn_inference.service.errors import ApiError, invalid
+from qcn_inference.service.running import Running
 
 B = TypeVar("B", bound=BaseModel)
 T = TypeVar("T")

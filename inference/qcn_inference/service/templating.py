@@ -5,8 +5,8 @@ from typing import Any
 
 from qcn_inference.chat_prompt import Rendering
 from qcn_inference.request import RequestError
-from qcn_inference.service.engine import Engine, as_api_error
-from qcn_inference.service.errors import ApiError
+from qcn_inference.service.engine import Engine
+from qcn_inference.service.errors import ApiError, as_api_error
 
 
 async def rendered(
