@@ -16,6 +16,7 @@ from qcn_lsp.fixes.checks import changed_lines
 from qcn_lsp.fixes.evidence import Evidence, Level, Tests
 from qcn_lsp.fixes.ladder import without_tests
 from qcn_lsp.fixes.refusal import Reason, Refusal
+from qcn_lsp.proving.deploy import without_hidden
 from qcn_lsp.proving.outcomes import EndedBy, ProvingError, Run, TestOutcome
 from qcn_lsp.proving.suites import TestSuite, find_suites
 from qcn_lsp.proving.view import View
@@ -62,7 +63,8 @@ class Trials:
     """Runs a project's tests for the candidates of one subject.
 
     `find` finds the proving ground, which takes seconds, once it is needed. `texts` are open
-    buffers; `seconds` ends one run of the tests before the ground's limit does.
+    buffers: those of ignored files and secrets are not shown to the tests, as on the disk.
+    `seconds` ends one run of the tests before the ground's limit does.
     """
 
     def __init__(
@@ -77,7 +79,8 @@ class Trials:
         self._seconds = seconds
         self._find, self._root, self._subject = find, root, subject
         self._found: Ground | None = None
-        self._texts = {**texts, str(subject.path): subject.text}
+        self._texts = texts
+        self._seen: Mapping[str, str] | None = None  # of them
         self._suite: TestSuite | None = None
         self._baseline: TestOutcome | str | None = None
 
@@ -173,17 +176,21 @@ class Trials:
         return self._found
 
     async def _run(self, text: str, changed: set[int] | None) -> TestOutcome:
-        path = str(self._subject.path)
         assert self._suite is not None
-        async with (await self._ground()).deploy(self._root, {**self._texts, path: text}) as view:
-            touched = None if changed is None else {path: changed}
+        async with (await self._ground()).deploy(self._root, await self._edits(text)) as view:
+            touched = None if changed is None else {str(self._subject.path): changed}
             return await view.run_tests(self._suite, changed=touched, seconds=self._seconds)
 
     async def _run_exploit(self, text: str, suite: TestSuite, name: str, test: str) -> TestOutcome:
-        path = str(self._subject.path)
-        async with (await self._ground()).deploy(self._root, {**self._texts, path: text}) as view:
+        async with (await self._ground()).deploy(self._root, await self._edits(text)) as view:
             await view.write(name, test)
             return await view.run_tests(suite, seconds=self._seconds)
+
+    async def _edits(self, text: str) -> dict[str, str]:
+        """The open files, of which one has this text."""
+        if self._seen is None:
+            self._seen = await asyncio.to_thread(without_hidden, self._root, self._texts)
+        return {**self._seen, str(self._subject.path): text}
 
 
 class UnfitExploit(Exception):  # noqa: N818 - an outcome of asking a model

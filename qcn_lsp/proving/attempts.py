@@ -25,6 +25,7 @@ from typing import Any
 Targets = dict[str, Any]
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _KEYCTL = {"x86_64": 250, "aarch64": 219}
+_SOCKET = {"x86_64": 41, "aarch64": 198}
 _PTRACE_ATTACH, _PTRACE_DETACH = 16, 17
 _CLONE_NEWUSER = 0x10000000
 _BLOCK = b"x" * (1 << 20)
@@ -149,9 +150,14 @@ def open_raw_socket(_: Targets) -> bool:
 
 
 def reach_host_of_machine(_: Targets) -> bool:
-    """Make a socket to the host of a virtual machine, which no network namespace holds."""
-    socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM).close()
-    return True
+    """Make a socket to the host of a virtual machine, which no network namespace holds.
+
+    Asked for by its number, and by one that the kernel takes for the same: it looks at half of it.
+    """
+    families = (socket.AF_VSOCK, socket.AF_VSOCK | 1 << 32)
+    number = _SOCKET[platform.machine()]
+    made = [_LIBC.syscall(number, ctypes.c_ulong(one), socket.SOCK_STREAM, 0) for one in families]
+    return any(descriptor >= 0 for descriptor in made)
 
 
 def end_process(targets: Targets) -> bool:

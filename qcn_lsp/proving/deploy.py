@@ -71,6 +71,27 @@ async def deploy(box: Sandbox, root: Path, edits: Mapping[str, str]) -> Deployed
     return Deployed(digests)
 
 
+def without_hidden(root: Path, texts: Mapping[str, str]) -> dict[str, str]:
+    """Return of open files (path to text) those that the copy may hold, saved or not.
+
+    They are told by the rules for what lies on the disk, and by their newest text.
+    """
+    top = ignore_at(root)
+    return {path: text for path, text in texts.items() if not _is_hidden(root, path, text, top)}
+
+
+def _is_hidden(root: Path, path: str, text: str, rules: Ignore) -> bool:
+    *folders, name = PurePosixPath(path).parts
+    above = root
+    for folder in folders:
+        above = above / folder
+        if _folder_left_out(above, rules):
+            return True
+        rules = rules.inside(folder)
+    ignored = rules.whole or rules.reason(name, is_folder=False)
+    return bool(ignored or secret_by_name(PurePosixPath(path)) or secret_in(text))
+
+
 def digest(body: bytes) -> bytes:
     """Return what tells one content from another."""
     return blake2b(body, digest_size=16).digest()

@@ -108,6 +108,14 @@ def _checked_root(root: Path) -> Path:
 
 
 async def _verdict(builder: Builder) -> Verdict:
+    try:
+        return await _judged(builder)
+    # Also: no libseccomp, or what is attacked cannot be planted (no room, no shared memory).
+    except (ProvingError, ImportError, RuntimeError, OSError) as error:
+        return Verdict(builder.name, "", {}, f"{builder.name} is of no use here: {error}")
+
+
+async def _judged(builder: Builder) -> Verdict:
     version = await builder.version()
     if version is None:
         return Verdict(builder.name, "", {}, builder.absent)
@@ -115,9 +123,6 @@ async def _verdict(builder: Builder) -> Verdict:
     known = await asyncio.to_thread(verdicts.get, builder.name, version)
     if known:
         return known
-    try:
-        verdict = Verdict(builder.name, version, await assail(builder))
-    except (ProvingError, ImportError, RuntimeError) as error:  # also: no libseccomp
-        return Verdict(builder.name, version, {}, f"{builder.name} is of no use here: {error}")
+    verdict = Verdict(builder.name, version, await assail(builder))
     await asyncio.to_thread(verdicts.put, verdict)
     return verdict

@@ -51,7 +51,8 @@ def filter_program() -> bytes:
             asked = seccomp.Arg(0, seccomp.MASKED_EQ, namespace, namespace)
             program.add_rule(seccomp.ERRNO(_REFUSED), call, asked)
     for family in set(range(_FIRST_FAMILIES)) - set(_FAMILIES):
-        asked = seccomp.Arg(0, seccomp.EQ, family)
+        # The kernel looks at the lower half of the argument alone, and so has the filter to.
+        asked = seccomp.Arg(0, seccomp.MASKED_EQ, 0xFFFFFFFF, family)
         program.add_rule(seccomp.ERRNO(errno.EAFNOSUPPORT), "socket", asked)
     with tempfile.TemporaryFile() as file:
         program.export_bpf(file)

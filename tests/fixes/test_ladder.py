@@ -1,10 +1,12 @@
 """The ladder: the level that a good fix reaches, and why bad ones are refused."""
 
 import re
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path, PurePosixPath
 
 import pytest
-from fix_support import CopyGround, chatting, fixed, scan, subject_of
+from fix_support import CopyGround, CopyView, chatting, fixed, scan, subject_of
 from proving_support import needs_bubblewrap, proving_ground
 
 from qcn_lsp.fixes.attempts import Outcome, Search
@@ -97,6 +99,36 @@ async def test_a_good_fix_reaches_the_projects_tests(subject: Subject, project: 
     assert "CWE-78" in prompt
     assert "line 6" in prompt
     assert 'subprocess.run("echo hello "' in prompt
+
+
+async def test_an_open_file_that_is_ignored_or_secret_is_not_shown_to_the_tests(
+    subject: Subject, project: Path
+) -> None:
+    deployed: list[set[str]] = []
+
+    class Noting(CopyGround):
+        def deploy(
+            self, root: Path, edits: Mapping[str, str]
+        ) -> AbstractAsyncContextManager[CopyView]:
+            deployed.append(set(edits))
+            return super().deploy(root, edits)
+
+    (project / ".gitignore").write_text("notes/\nplan.py\n")
+    key = "AKIA" + "Q3EXB7ZK2WJH5NTM"
+    open_files = {
+        ".env": "PASSWORD=hunter2\n",
+        "notes/today.py": "x = 1\n",
+        "plan.py": "x = 1\n",
+        "config/.aws/config": "region = here\n",
+        "keys.py": f"KEY = '{key}'\n",
+        "other.py": "x = 1\n",
+    }
+    trials = Trials(Noting().find, project, subject, open_files)
+    async with chatting(block(GOOD)) as (link, _):
+        outcome = await Search(scan, chats=link, trials=trials).run(subject)
+    assert outcome.accepted is not None
+    assert outcome.accepted.evidence.level is Level.TESTS
+    assert deployed == 2 * [{"app.py", "other.py"}]
 
 
 @needs_bubblewrap

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -196,6 +197,15 @@ async def test_where_no_verdict_can_be_kept_it_is_found_anew(
     for _ in range(2):
         assert not (await ProvingGround.find(builders=[porous])).holds
     assert runs(record) == 2
+
+
+async def test_where_nothing_can_be_planted_to_be_attacked_it_says_why(
+    porous: ContainerEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    ground = await ProvingGround.find(builders=[porous])
+    assert not ground.holds
+    assert "docker is of no use here: [Errno 2] No such file or directory" in ground.reason
 
 
 @needs_bubblewrap
