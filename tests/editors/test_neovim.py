@@ -239,6 +239,14 @@ def test_what_no_longer_fits_is_never_accepted(neovim: Neovim, model: Endpoint) 
     assert neovim.lines()[0].rstrip() == "n = x"
 
 
+def test_who_waits_at_the_cursor_until_the_server_is_there_is_offered_something(
+    neovim: Neovim, model: Endpoint
+) -> None:
+    answers(model, "len(a)")
+    neovim.type(":edit! a.py<CR>in = ")
+    neovim.until_ghost("len(a)")
+
+
 def test_without_a_suggestion_the_keys_mean_what_they_did(
     version: str, runtime: Path, project: Path, model: Endpoint
 ) -> None:
@@ -248,6 +256,27 @@ def test_without_a_suggestion_the_keys_mean_what_they_did(
         neovim.edit("a.py")
         neovim.type("in = <Tab><C-End>!")
         neovim.until("vim.api.nvim_get_current_line() == 'n = TAB!'")
+
+
+@pytest.mark.parametrize(
+    "mapping", ["<expr> <Tab> <SID>onwards()", "<Tab> <C-R>=<SID>onwards()<CR>"]
+)
+def test_a_mapping_of_a_script_of_the_users_goes_on_working(
+    version: str, runtime: Path, project: Path, model: Endpoint, mapping: str
+) -> None:
+    """With a function of the script's own, which answers with a key that is no character."""
+    script = runtime / "tab.vim"
+    script.write_text(
+        'function! s:onwards() abort\n  return "…\\<Right>!"\nendfunction\n'
+        f"inoremap <silent> {mapping}\n"
+    )
+    answers(model, "")
+    with started(
+        version, runtime, project, setup=asking(model), lua=f"vim.cmd.source('{script}')"
+    ) as neovim:
+        neovim.edit("a.py")
+        neovim.type("iab<Home><Tab>")
+        neovim.until("vim.api.nvim_get_current_line() == '…a!b'")
 
 
 def test_a_completion_plugin_that_maps_the_key_later_stands_in_front(
@@ -316,6 +345,19 @@ def test_a_pause_ends_suggestions_until_it_is_over(neovim: Neovim, model: Endpoi
     neovim.type("A")
     neovim.until_ghost("len(a)")
     assert neovim.lua("require('qcn').statusline()") == "qcn"
+
+
+def test_a_pause_holds_in_a_project_that_is_opened_later(
+    neovim: Neovim, model: Endpoint, project: Path
+) -> None:
+    (project.parent / "other" / ".git").mkdir(parents=True)
+    neovim.edit("a.py")
+    neovim.type(":Qcn pause<CR>")
+    neovim.until("require('qcn').statusline() == 'qcn off'")
+    neovim.edit("../other/b.py")
+    neovim.until("require('qcn').statusline() == 'qcn off'")
+    neovim.type("<Esc>:Qcn resume<CR>")
+    neovim.until("require('qcn').statusline() == 'qcn'")
 
 
 def test_the_status_names_model_and_project(neovim: Neovim, model: Endpoint) -> None:
@@ -476,6 +518,17 @@ def test_checkhealth_is_clean(neovim: Neovim, model: Endpoint) -> None:
     assert "running" in said
     assert "ERROR" not in said
     assert "WARNING" not in said
+
+
+def test_checkhealth_is_clean_where_a_python_starts_the_server(
+    version: str, runtime: Path, project: Path
+) -> None:
+    setup = f"{{ cmd = {{ '{sys.executable}', '-P', '-m', 'qcn_lsp' }} }}"
+    with started(version, runtime, project, setup=setup) as neovim:
+        neovim.edit("a.py")
+        said = health(neovim)
+        assert "OK qcn-lsp " in said
+        assert "ERROR" not in said
 
 
 def test_every_tag_of_the_help_is_found(neovim: Neovim, tmp_path: Path) -> None:

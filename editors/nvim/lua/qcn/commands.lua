@@ -13,6 +13,8 @@ end
 
 --- Turn all that the servers offer on or off, until Neovim is left.
 local function enable(on)
+  -- Also of those that start later, in other projects or after a crash.
+  vim.lsp.config('qcn', { settings = { qcn = { enable = on } } })
   for _, one in ipairs(vim.lsp.get_clients({ name = 'qcn' })) do
     local section = vim.tbl_extend('force', (one.settings or {}).qcn or {}, { enable = on })
     one.settings = vim.tbl_extend('force', one.settings or {}, { qcn = section })

@@ -14,7 +14,8 @@ local function check_server()
     health.info('the server is started by a function of yours')
     return
   end
-  local asked = vim.system({ command[1], '--version' }, { text = true }):wait(10000)
+  local asking = vim.list_extend(vim.list_slice(command), { '--version' })
+  local asked = vim.system(asking, { text = true }):wait(10000)
   local version = (asked.stdout or ''):match('^qcn%-lsp (%S+)')
   if asked.code ~= 0 or not version then
     health.error(command[1] .. ' does not run', { vim.trim(asked.stderr or ''), ':help qcn-install' })

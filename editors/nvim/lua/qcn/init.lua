@@ -63,6 +63,10 @@ end
 function M.attach(client, buffer)
   vim.api.nvim_set_hl(0, 'QcnGhost', { link = 'NonText', default = true })
   shows().attach(client, buffer)
+  -- The user may have been waiting at the cursor until the server was there.
+  vim.schedule(function()
+    M.refresh(client)
+  end)
 end
 
 --- Ask anew at the cursor.

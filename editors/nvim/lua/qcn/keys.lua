@@ -6,21 +6,17 @@
 
 local M = {}
 
---- Return the keys to feed, and how, for what `key` meant before it was mapped.
-local function meaning(key, before)
+--- Keep what `key` is mapped to under a name of its own, so that Neovim itself goes on carrying it
+--- out, whatever kind of mapping it is; return the keys to feed for it, and how.
+local function kept(key, name)
+  local before = vim.fn.maparg(key, 'i', false, true)
   if vim.tbl_isempty(before) then
-    return key, 'n'
+    return vim.keycode(key), 'n'
   end
-  local keys = before.rhs
-  if before.callback then
-    keys = before.callback()
-    if before.expr ~= 1 then
-      return '', 'n'
-    end
-  elseif before.expr == 1 then
-    keys = vim.api.nvim_eval(before.rhs)
-  end
-  return type(keys) == 'string' and keys or '', before.noremap == 1 and 'n' or 'm'
+  before.lhs = ('<Plug>(qcn-before-%s)'):format(name)
+  before.lhsraw, before.lhsrawalt, before.buffer = vim.keycode(before.lhs), nil, 0
+  vim.fn.mapset('i', false, before)
+  return before.lhsraw, 'm'
 end
 
 --- Map `key` to `action`, which returns whether there was anything to do.
@@ -28,13 +24,11 @@ end
 ---@param name string
 ---@param action fun(otherwise: fun()): boolean
 function M.map(key, name, action)
-  local before = vim.fn.maparg(key, 'i', false, true)
-  if before.desc == 'qcn: ' .. name then
+  if vim.fn.maparg(key, 'i', false, true).desc == 'qcn: ' .. name then
     return -- `setup()` was called again
   end
+  local keys, mode = kept(key, name)
   local function as_before()
-    local keys, mode = meaning(key, before)
-    keys = vim.api.nvim_replace_termcodes(keys, true, true, true)
     -- In front of what was typed meanwhile.
     vim.api.nvim_feedkeys(keys, mode .. 'i', false)
   end
