@@ -1,13 +1,25 @@
 """Fixes of findings in the menu, by the real server and scanner, with a scripted model."""
 
 import asyncio
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
-from fake_editor import Buffer
+from deadlines import DEADLINE_SECONDS
+from fake_editor import Buffer, capabilities
 from features_support import Start
 from lsprotocol import types
 from pygls.exceptions import JsonRpcException
 from scripted_model import ScriptedModel
+
+from qcn_lsp.documents import Document
+from qcn_lsp.features.actions.provider import Asked
+from qcn_lsp.features.actions.security import SecurityFixes
+from qcn_lsp.scan.finding import Finding
+from qcn_lsp.scan.open_documents import DocumentFindings
+from qcn_lsp.server import QcnServer
+from qcn_lsp.settings import Settings
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -44,6 +56,50 @@ async def test_a_rules_own_fix_is_offered_with_what_it_has_shown(start: Start) -
     assert annotation.description is not None
     assert "Not checked" in annotation.description
     assert "the project's tests: none were found" in annotation.description.replace("\\", "")
+
+
+async def test_a_rules_own_fix_is_judged_once_though_questions_are_dropped() -> None:
+    """As VS Code drops that behind its menu when it asks by itself, after a move of the cursor."""
+    scanned: list[str] = []
+    compared = asyncio.Event()
+
+    class Counting(DocumentFindings):
+        async def in_text(self, text: str, language: str) -> tuple[Finding, ...]:
+            scanned.append(text)
+            compared.set()
+            return await super().in_text(text, language)
+
+    findings = Counting()
+    server = SimpleNamespace(
+        settings_for=lambda uri: Settings(),
+        client_capabilities=capabilities("vscode"),
+        workspace_roots=[],
+        findings=findings,
+    )
+    fixes = SecurityFixes(cast("QcnServer", server))
+    document = Document("file:///shop/load.py", "python", 1, YAML)
+    place = YAML.index("yaml.load")
+    asked = Asked(document, place, place, (), automatic=True)
+    try:
+        await findings.of(document)
+        compared.clear()
+        dropped = asyncio.ensure_future(fixes.offers(asked))
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await compared.wait()
+        dropped.cancel()
+        [offer] = await fixes.offers(asked)
+        assert "the finding is gone" in offer.title
+        once = len(scanned)
+        assert len(set(scanned)) == once - 1  # the text as it is: to find it, and to compare
+        [again] = await fixes.offers(asked)
+        assert again.title == offer.title
+        assert len(scanned) == once
+        newer = replace(document, version=2, text=f"# newer\n{YAML}")
+        [other] = await fixes.offers(replace(asked, document=newer, end=len(newer.text)))
+        assert len(scanned) > once
+        assert other.start > offer.start
+    finally:
+        await findings.close()
 
 
 async def test_a_client_that_does_not_resolve_gets_the_rules_edit_at_once(start: Start) -> None:

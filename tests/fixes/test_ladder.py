@@ -1,8 +1,8 @@
 """The ladder: the level that a good fix reaches, and why bad ones are refused."""
 
 import re
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -107,11 +107,11 @@ async def test_an_open_file_that_is_ignored_or_secret_is_not_shown_to_the_tests(
     deployed: list[set[str]] = []
 
     class Noting(CopyGround):
-        def deploy(
-            self, root: Path, edits: Mapping[str, str]
-        ) -> AbstractAsyncContextManager[CopyView]:
+        @asynccontextmanager
+        async def deploy(self, root: Path, edits: Mapping[str, str]) -> AsyncIterator[CopyView]:
             deployed.append(set(edits))
-            return super().deploy(root, edits)
+            async with super().deploy(root, edits) as view:
+                yield view
 
     (project / ".gitignore").write_text("notes/\nplan.py\n")
     key = "AKIA" + "Q3EXB7ZK2WJH5NTM"

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from qcn_lsp.proving import ProvingGround
     from qcn_lsp.server import QcnServer
 
+    _Judging = asyncio.Task[tuple[Subject, Accepted] | None]
+
 KIND = "quickfix.security.qcn"
 FIX, PROVE = "fix", "prove"
 EXPLOITED = ("python", "javascript")  # what exploit tests are written for
@@ -57,6 +59,7 @@ class SecurityFixes:
     def __init__(self, server: "QcnServer") -> None:
         self._server = server
         self._grounds: dict[str, asyncio.Task[ProvingGround]] = {}  # by the setting
+        self._judged: tuple[Document, dict[Finding, _Judging]] | None = None  # of the last document
 
     async def offers(self, asked: Asked) -> Sequence[Offer]:
         """Return a fix for each finding at the place, by the rule where it knows one."""
@@ -67,10 +70,7 @@ class SecurityFixes:
         for finding in await self._server.findings.of(document):
             if not _at(asked, finding):
                 continue
-            path, _ = location(document, self._server.workspace_roots)
-            judged = await asyncio.to_thread(
-                _deterministic, path, document, finding, self._scanner(document)
-            )
+            judged = await self._by_its_rule(document, finding)
             if judged is not None:
                 offers.append(_by_rule(asked, finding, judged, resolves))
             elif resolves:
@@ -97,6 +97,25 @@ class SecurityFixes:
         if found.accepted is None:
             return NothingToDo(" ".join(no_fix(found)))
         return _change(order.document, subject, found.accepted)
+
+    async def _by_its_rule(
+        self, document: Document, finding: Finding
+    ) -> "tuple[Subject, Accepted] | None":
+        """The rule's own fix, judged once for a text, however often the editor asks.
+
+        VS Code asks at each move of the cursor, and drops the question behind its menu when it
+        does: judging goes on then, for the next one.
+        """
+        if self._judged is None or self._judged[0] != document:
+            self._judged = document, {}
+        judging = self._judged[1]
+        if (known := judging.get(finding)) is None or (known.done() and not _has_fix(known)):
+            path, _ = location(document, self._server.workspace_roots)
+            work = asyncio.to_thread(
+                _deterministic, path, document, finding, self._scanner(document)
+            )
+            known = judging[finding] = asyncio.create_task(work)
+        return await asyncio.shield(known)
 
     def _by_model(self, asked: Asked, finding: Finding) -> list[Offer]:
         """A fix that is still to be found; and one more with an exploit test, if asked by hand."""
@@ -196,6 +215,11 @@ class _ChatsBehind:
         from qcn_lsp.context.chats import chat_in
 
         return await chat_in(self._server, self._root, request, Writing(self._report))
+
+
+def _has_fix(judging: "_Judging") -> bool:
+    """Whether it ended with a fix; any other end may have been the scanner's, which was busy."""
+    return not judging.cancelled() and judging.exception() is None and judging.result() is not None
 
 
 def _at(asked: Asked, finding: Finding) -> bool:
