@@ -123,6 +123,7 @@ class Installer {
       rmSync(environment, { recursive: true, force: true });
       mkdirSync(environment); // not with those above: then Node names another reason
     } catch (error) {
+      await this.server.start(); // there may be another
       const [reason] = (error as Error).message.split(","); // what follows is the path again
       await this.tell(`${environment} cannot be made (${reason}): have that folder made writable, or install with uv or pipx.`);
       return;

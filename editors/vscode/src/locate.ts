@@ -105,7 +105,7 @@ function names(program: string, platform: NodeJS.Platform): string[] {
 
 function isInside(folder: string, root: string): boolean {
   const relative = path.relative(root, folder);
-  return relative === "" || (!relative.startsWith("..") && !path.isAbsolute(relative));
+  return relative.split(path.sep)[0] !== ".." && !path.isAbsolute(relative);
 }
 
 function expandHome(file: string, home: string): string {

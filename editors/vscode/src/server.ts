@@ -40,6 +40,9 @@ export type Standing =
 /** What is completed: files, new files, and the cells of notebooks, each cell by itself. */
 const DOCUMENTS = [{ scheme: "file" }, { scheme: "untitled" }, { scheme: "vscode-notebook-cell" }];
 
+/** For a client that is ended while it starts. */
+const PATIENCE_MS = 5_000;
+
 export class Server implements vscode.Disposable {
   readonly log = vscode.window.createOutputChannel("qcn", { log: true });
   readonly trace = vscode.window.createOutputChannel("qcn trace", { log: true });
@@ -48,6 +51,11 @@ export class Server implements vscode.Disposable {
   readonly onDidChange = this.changed.event;
   private current: Standing = { kind: "restricted" };
   private client: LanguageClient | undefined;
+  /** Until the client is up, or has failed. */
+  private started = Promise.resolve();
+  /** Until the client before is gone. */
+  private ending = Promise.resolve();
+  private asked = 0;
   private crashes = new Crashes();
   private isPaused = false;
   private launched: Launch | undefined;
@@ -91,7 +99,11 @@ export class Server implements vscode.Disposable {
 
   /** Start, or start anew, with crashes forgotten; nothing is started in a folder without trust. */
   async start(): Promise<void> {
+    const asked = ++this.asked;
     await this.stop();
+    if (asked !== this.asked) {
+      return; // it is asked for once more, and then started
+    }
     this.crashes.forget();
     if (!vscode.workspace.isTrusted) {
       this.become({ kind: "restricted" });
@@ -123,11 +135,10 @@ export class Server implements vscode.Disposable {
   async stop(): Promise<void> {
     const client = this.client;
     this.client = undefined;
-    // One that never came up, or is gone, has nothing to be told.
-    if (client?.state === State.Running) {
-      await client.stop().catch((error: unknown) => this.log.warn(`not stopped in order: ${String(error)}`));
+    if (client !== undefined) {
+      this.ending = this.end(client, this.started);
     }
-    await client?.dispose().catch(() => undefined);
+    await this.ending; // also what another call has begun: two at once would be in each other's way
   }
 
   /** Pause, or go on: a paused server offers nothing and asks its engine for nothing. */
@@ -160,11 +171,20 @@ export class Server implements vscode.Disposable {
     // In the place of the client's own, which says neither who speaks nor where to read more.
     client.onNotification(ShowMessageNotification.type, ({ type, message }) => void tellMessage(message, type));
     client.onNotification("didChangeStatus", (status: Status) => this.onStatus(client, status));
-    try {
-      await client.start();
-    } catch (error) {
-      this.onFailedStart(client, error);
+    this.started = client.start().catch((error: unknown) => this.onFailedStart(client, error));
+    await this.started;
+  }
+
+  private async end(client: LanguageClient, started: Promise<void>): Promise<void> {
+    if (client.state === State.Starting) {
+      await client.dispose().catch(() => undefined); // ends its process in two seconds
+      await Promise.race([started, new Promise((resolve) => setTimeout(resolve, PATIENCE_MS))]);
     }
+    // One that never came up, or is gone, has nothing to be told.
+    if (client.state === State.Running) {
+      await client.stop().catch((error: unknown) => this.log.warn(`not stopped in order: ${String(error)}`));
+    }
+    await client.dispose().catch(() => undefined);
   }
 
   private options(closed: () => void): LanguageClientOptions {

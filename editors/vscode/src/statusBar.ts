@@ -2,21 +2,22 @@
 
 import * as vscode from "vscode";
 
+import { Asking } from "./asking";
 import type { Server, Standing } from "./server";
 import { fullest, type State } from "./state";
 
 export class StatusBar implements vscode.Disposable {
   private readonly item = vscode.window.createStatusBarItem("status", vscode.StatusBarAlignment.Right, 100);
   private readonly listening: vscode.Disposable;
+  private readonly asking = new Asking(() => this.ask());
   private state: State | undefined;
-  private asking = false;
 
   constructor(private readonly server: Server) {
     this.item.name = "qcn";
     this.item.command = "qcn.menu";
     this.listening = server.onDidChange((standing) => {
       this.draw(standing);
-      void this.ask(standing);
+      void this.asking.wanted();
     });
     this.draw(server.standing);
     this.item.show();
@@ -27,19 +28,17 @@ export class StatusBar implements vscode.Disposable {
     this.item.dispose();
   }
 
-  /** Ask for what the status does not tell, when work is over; one question at a time. */
-  private async ask(standing: Standing): Promise<void> {
-    if (this.asking || standing.kind !== "running" || standing.status.busy) {
+  /** Ask for what the status does not tell, when work is over. */
+  private async ask(): Promise<void> {
+    const { standing } = this.server;
+    if (standing.kind !== "running" || standing.status.busy) {
       return;
     }
-    this.asking = true;
     try {
       this.state = await this.server.ask<State>("qcn/state");
       this.draw(this.server.standing);
     } catch (error) {
       this.server.log.debug(`qcn/state: ${String(error)}`);
-    } finally {
-      this.asking = false;
     }
   }
 

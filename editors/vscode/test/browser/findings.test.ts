@@ -31,7 +31,7 @@ test("a weakness is underlined, with what is wrong in words", async () => {
 test("its fix is offered with the evidence it has, and applied", async () => {
   await code.page.keyboard.press("Control+1");
   await code.goTo(5, 20);
-  await code.page.keyboard.press("Control+.");
+  await code.openCodeActions();
   await code.page.locator(".action-widget").getByText(/^Fix CWE-502: .*\(the finding is gone/).waitFor();
   await code.screenshot("fix-menu");
   await code.page.keyboard.press("Enter");

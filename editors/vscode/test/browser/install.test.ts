@@ -116,6 +116,20 @@ test("where the extension's storage cannot be written that is told, with its pat
   });
 });
 
+test("where it cannot be written the server that is there goes on", { skip: CANNOT_MOUNT }, async () => {
+  const mounts = (data: string): string[] => {
+    mkdirSync(join(data, ...STORAGE), { recursive: true });
+    return readOnly(join(data, ...STORAGE));
+  };
+  await inVSCode(["python3"], { mounts, settings: { "qcn.server.python": PYTHON } }, async (code) => {
+    await code.ready();
+    await code.run("qcn: Install the Language Server");
+    await choice(code, "Install with Python 3").click();
+    await code.notification("cannot be made").waitFor();
+    assert.notEqual(await code.suggestion(), "");
+  });
+});
+
 /** VS Code on a machine that has these programs, a home folder and the index, and nothing else. */
 async function inVSCode(programs: string[], options: Options, body: (code: VSCode, bin: string) => Promise<void>): Promise<void> {
   const machine = mkdtempSync(join(tmpdir(), "qcn-m-"));

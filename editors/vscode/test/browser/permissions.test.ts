@@ -54,7 +54,7 @@ test("a folder that is for reading only is read, its weaknesses found and mended
       await read(code);
       await weakness(code);
       await code.goTo(5, 20);
-      await code.page.keyboard.press("Control+.");
+      await code.openCodeActions();
       await code.page.locator(".action-widget").getByText(/^Fix CWE-502/).waitFor();
       await code.page.keyboard.press("Enter");
       await code.page.locator(".squiggly-warning, .squiggly-error").first().waitFor({ state: "detached" });

@@ -149,6 +149,15 @@ export class VSCode {
     await this.page.locator(".quick-input-widget").waitFor({ state: "hidden" });
   }
 
+  /**
+   * Open the menu of code actions, once the light bulb is there. VS Code asks by itself a quarter of a
+   * second after the cursor has moved, and drops the question of a menu that is not there by then.
+   */
+  async openCodeActions(): Promise<void> {
+    await this.page.locator(".lightBulbWidget[class*='codicon-']").waitFor();
+    await this.page.keyboard.press("Control+.");
+  }
+
   /** The pieces of the ghost text: behind the cursor, and the lines below it. */
   get ghost(): Locator {
     return this.page.locator(".ghost-text-decoration, .suggest-preview-text .view-line");

@@ -5,7 +5,7 @@
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import * as os from "node:os";
@@ -111,6 +111,12 @@ const TESTS: Record<string, (folder: string) => Promise<void>> = {
     await vscode.commands.executeCommand("workbench.action.closeAllEditors");
   },
 
+  "restarted twice at once there is one server, which answers": async (folder) => {
+    await Promise.all([vscode.commands.executeCommand("qcn.restart"), vscode.commands.executeCommand("qcn.restart")]);
+    await until(() => servers() === 1);
+    await committed(await shown(path.join(folder, "again.py"), "again = "));
+  },
+
   "a report holds no token and no path of the home folder": async () => {
     const settings = vscode.workspace.getConfiguration("qcn");
     await settings.update("engine.token", "t0p-secret", vscode.ConfigurationTarget.Global);
@@ -168,6 +174,12 @@ async function endpoint(): Promise<Server> {
   }).listen(0, "127.0.0.1");
   await once(server, "listening");
   return server;
+}
+
+/** How many language servers this process has started that still run. */
+function servers(): number {
+  const children = readFileSync(`/proc/${process.pid}/task/${process.pid}/children`, "utf8").split(" ").filter(Boolean);
+  return children.filter((pid) => readFileSync(`/proc/${pid}/cmdline`, "utf8").includes("qcn_lsp")).length;
 }
 
 function written(file: string, text: string): vscode.Uri {

@@ -28,8 +28,8 @@ test("a choice that cannot be started is told, and nothing is started in its pla
 });
 
 test("nothing inside the workspace is ever started", () => {
-  const programs = ["/ws/bin/qcn-lsp", "/ws/qcn-lsp", "bin/qcn-lsp", "/wsx/qcn-lsp"];
-  const path = "/ws/bin:/ws:bin:.::/ws/../ws/bin:/wsx";
+  const programs = ["/ws/bin/qcn-lsp", "/ws/..bin/qcn-lsp", "/ws/qcn-lsp", "bin/qcn-lsp", "/wsx/qcn-lsp"];
+  const path = "/ws/bin:/ws/..bin:/ws:bin:.::/ws/../ws/bin:/wsx";
   assert.equal(command(locate(NOTHING, machine(programs, path, ["/other", "/ws"]))), "/wsx/qcn-lsp");
 });
 
