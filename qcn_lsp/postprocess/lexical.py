@@ -88,15 +88,7 @@ def left_to_close(context: Context, text: str) -> list[str]:
     return due[len(due) - best :]
 
 
-def in_comment(context: Context) -> bool:
-    """Return whether the cursor is in a comment, where brackets are prose."""
-    if context.language_id in _SLASH_COMMENTS:
-        opened = context.prefix.rfind("/*") > context.prefix.rfind("*/")
-        return opened or _ends_in(r"//", context.line_before)
-    return context.language_id in _HASH_COMMENTS and _ends_in(r"\#", context.line_before)
-
-
-def _ends_in(comment: str, line: str) -> bool:
-    """Return whether `line` ends in a comment that `comment` begins, outside strings."""
-    begun = (found for found in re.finditer(rf"{_STRING}|{comment}", line))
-    return any(found.group()[0] not in "'\"`" for found in begun)
+def in_block_comment(context: Context) -> bool:
+    """Return whether the cursor is in a comment of several lines, where brackets are prose."""
+    opened = context.prefix.rfind("/*") > context.prefix.rfind("*/")
+    return opened and context.language_id in _SLASH_COMMENTS

@@ -206,6 +206,7 @@ def test_nothing_is_closed_that_is_not_open() -> None:
             # In strings and comments brackets are text, also where they were begun before.
             ('if scope["‸', 'a"] in ("b", "c"):', 'a"] in ("b", "c"):'),
             ("# adds (both‸", " of) them", " of) them"),
+            ("# adds (both‸", " of)\nx = f(a))", " of)\nx = f(a)"),
             ("x = '#'; f(‸", "a))", "a)"),
             ("x = ‸", '":)"', '":)"'),
             ("x = 1‸", "  # :) fine", "  # :) fine"),
@@ -219,6 +220,8 @@ def test_nothing_is_closed_that_is_not_open() -> None:
             ("  f() {\n    foo(‸\n  }\n}", "1);", "1);"),
             ("x = a ‸", "/ b  // ) not code", "/ b  // ) not code"),
             ("/* adds (\n * ‸", "both) them", "both) them"),
+            ("/* adds */ foo(‸", "a))", "a)"),
+            ("// adds (both‸", " of) them", " of) them"),
         ],
         "typescript",
     )

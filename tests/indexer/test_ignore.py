@@ -169,6 +169,25 @@ def test_a_link_is_no_folder_and_a_linked_file_of_rules_has_none(repo: Path) -> 
     assert git_says(repo, ["link", "real/a.py"]) == {"link": None, "real/a.py": None}
 
 
+def test_the_users_own_file_is_where_the_user_keeps_settings(
+    repo: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "settings"))
+    write(home, {"settings/git/ignore": "*.swp\n", ".config/git/ignore": "*.py\n"})
+    write(repo, {"a.swp": "", "a.py": ""})
+    assert_as_git(repo)
+
+
+def test_the_users_own_file_and_the_repositorys_may_be_links(repo: Path, home: Path) -> None:
+    write(home, {".config/git/x": "", "dotfiles/ignore": "*.swp\n", "dotfiles/exclude": "*.note\n"})
+    (home / ".config" / "git" / "ignore").symlink_to(home / "dotfiles" / "ignore")
+    (repo / ".git" / "info" / "exclude").unlink()
+    (repo / ".git" / "info" / "exclude").symlink_to(home / "dotfiles" / "exclude")
+    write(repo, {"a.swp": "", "a.note": "", "a.py": ""})
+    assert_as_git(repo)
+    assert why(repo, "a.swp") == "ignored by the user's ignore, line 1"
+
+
 @pytest.mark.parametrize("text", ["x" * (MAX_BYTES + 1), "a/**/b/**/c/**/d/**/e\n"])
 def test_a_folder_whose_rules_cannot_be_known_is_left_out(tmp_path: Path, text: str) -> None:
     write(tmp_path, {"a/.gitignore": text, "a/b.py": "", "c.py": ""})

@@ -117,10 +117,11 @@ def test_what_the_rules_name_is_left_out(repo: Path) -> None:
 
 
 SECRET = [
-    ".env", ".env.local", ".ENV", ".env.production.local", "prod.env", ".envrc", "server.pem",
+    ".env", ".env.local", ".ENV", ".env.production.local", "prod.env", ".envrc", "SERVER.PEM",
     "tls/server.key", "id_rsa", "id_ed25519.pub", ".netrc", ".npmrc", ".pypirc", "keys.p12",
-    "release.keystore", "terraform.tfstate", "prod.tfvars", ".aws/credentials", ".kube/config",
-    "home/.ssh/known_hosts", "config/secrets.yml", "credentials.json", ".git-credentials",
+    "release.keystore", "server.pem", "terraform.tfstate", "prod.tfvars", ".aws/credentials",
+    ".kube/config", "home/.ssh/known_hosts", "config/secrets.yml", "credentials.json",
+    ".git-credentials",
 ]  # fmt: skip
 PUBLIC = [
     "env.py", "environment.ts", "keyboard.py", "key.go", "credentials.py", "secrets.py",

@@ -139,6 +139,18 @@ def test_a_secret_leaves_base_and_entries_under_every_name_it_had() -> None:
     assert read(overlay.layout.segments) == {B: ("file", "b\n")}
 
 
+def test_a_file_that_was_taken_out_and_may_be_shown_again_is_said_whole() -> None:
+    """Blocks would quote the lines that they replace, the secret among them."""
+    secret = f"{LONG}token = 'hunter2'\n"
+    overlay = after(over((A, secret), (B, LONG)), Renamed(A, C)).without(C)
+    for path, text in ((A, LONG), (C, LONG), (A, secret), (C, secret)):
+        again = overlay.after(Written(path, text))
+        assert [entry.segment for entry in again.entries] == [
+            Segment(path, text, "overlay", "file")
+        ]
+    assert entries(overlay.after(Written(B, f"{LONG}more\n"))) == [("b.py", "change")]
+
+
 def test_compaction_is_due_when_the_overlay_is_full() -> None:
     overlay = over(*((Path(str(n)), LONG) for n in range(50)), budget=30)
     assert overlay.compaction_due() is None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from qcn_indexer.files import ChangedError, read_file
+from qcn_indexer.files import ChangedError, NotAFileError, TooLongError, read_file
 from qcn_indexer.read import Text, Unfit, read_text
 from qcn_indexer.walk import MAX_BYTES
 from sampling import examples
@@ -93,7 +93,9 @@ def test_what_is_no_text_for_the_model_says_why(tmp_path: Path, content: bytes, 
     [
         b"# Vibe coding: tips\n",
         b"# coding: rot13\nx = 1\n",
-        b"<?xml version='1.0' encoding='utf-16'?>\n<a/>\n",
+        # Of an even length: as UTF-16 they would be Chinese.
+        b"<?xml version='1.0' encoding='utf-16'?>\n<a />\n",
+        b"# coding: utf-16-le\nx\n",
         "# é\nPAGE = '<meta charset=\"latin-1\">'\n".encode(),
         "# coding: latin-1\nx = 'é'  # saved as UTF-8 all the same\n".encode(),
     ],
@@ -160,6 +162,24 @@ def test_a_link_put_in_place_after_the_look_is_not_followed(
     monkeypatch.setattr(Path, "lstat", Path.stat)  # the look that saw the file that was there
     result = read_text(tmp_path / "a.py")
     assert isinstance(result, Unfit)
+
+
+def test_a_fifo_put_in_place_after_the_look_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "seen.py").write_text("x")
+    os.mkfifo(tmp_path / "a.py")
+    seen = (tmp_path / "seen.py").lstat()
+    monkeypatch.setattr(Path, "lstat", lambda path: seen)
+    with pytest.raises(NotAFileError):
+        read_file(tmp_path / "a.py", limit=100)
+
+
+def test_no_more_is_read_than_was_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("four")
+    assert read_file(tmp_path / "a.py", limit=4) == b"four"
+    with pytest.raises(TooLongError):
+        read_file(tmp_path / "a.py", limit=3)
 
 
 def test_a_file_that_is_written_while_it_is_read_is_not_taken(

@@ -61,6 +61,7 @@ TOKENS = [
     ("a private key", "-----BEGIN " + "RSA PRIVATE KEY-----\nMIIE"),
     ("a private key", "-----BEGIN " + "OPENSSH PRIVATE KEY-----\\nb3BlbnNzaC1rZXk"),
     ("a private key", "-----BEGIN " + "PRIVATE KEY-----" + letters(64)),
+    ("a private key", "-----BEGIN " + "PRIVATE KEY-----" + "MIIEsecretXXXX" + letters(64)),
 ]  # fmt: skip
 
 
@@ -107,6 +108,7 @@ HARMLESS = [
     "postgres://app:%s@db/app",
     "postgres://{user}:{password}@{host}",
     "amqp://guest:guest@rabbit",
+    "amqp://shop:shop@rabbit",
     "https://example.org:8080/@scope/package",
     "git@github.com:owner/name.git and http://a.b/c:d@e",
     "-----BEGIN PUBLIC KEY-----",

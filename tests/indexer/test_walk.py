@@ -1,5 +1,6 @@
 """Going through a workspace folder: what is found, and why the rest is not."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -151,6 +152,31 @@ def test_a_folder_that_cannot_be_read_does_not_end_the_walk(
         PurePosixPath("a"), "it cannot be read: Permission denied", unread=True
     )
     assert found(root) == ["b/x.py"]
+
+
+def test_a_file_that_cannot_be_looked_at_does_not_end_the_walk(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(root, {"a.py": "x", "b.py": "x"})
+    scandir = os.scandir
+
+    class Refused:
+        name = "a.py"
+
+        def stat(self, *, follow_symlinks: bool) -> os.stat_result:
+            raise PermissionError(13, "Permission denied")
+
+    def refuse(folder: Path) -> object:
+        with scandir(folder) as listing:
+            return contextlib.nullcontext(
+                [*(one for one in listing if one.name != "a.py"), Refused()]
+            )
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert next(iter(walk(root))) == Skipped(
+        PurePosixPath("a.py"), "it cannot be read: Permission denied", unread=True
+    )
+    assert found(root) == ["b.py"]
 
 
 def test_what_vanishes_during_the_walk_is_not_named(root: Path) -> None:

@@ -7,6 +7,7 @@ of the encoding, an edit replaces units, and a line ends after `\n`, `\r\n` or a
 import json
 import random
 from collections.abc import Sequence
+from math import inf
 
 import pytest
 from lsp_wire import notification, session
@@ -276,6 +277,19 @@ def test_a_change_sees_what_the_one_before_it_left() -> None:
     assert text_of(store) == "one\ntwo\nthree"
 
 
+def test_a_document_is_quiet_from_its_last_change_on_for_as_long_as_it_is_open() -> None:
+    now = 5.0
+    store = DocumentStore(clock=lambda: now)
+    store.open(item("a"))
+    assert store.quiet_for(URI) == inf
+    change(store, [edit((0, 1), (0, 1), "b")])
+    now = 7.5
+    assert store.quiet_for(URI) == 2.5
+    store.close(URI)
+    store.open(item("a"))
+    assert store.quiet_for(URI) == inf
+
+
 # --- Clients that err ---------------------------------------------------------------------------
 
 
@@ -298,6 +312,7 @@ def test_what_is_not_open_can_be_neither_changed_nor_closed() -> None:
     store = DocumentStore()
     change(store, [types.TextDocumentContentChangeWholeDocument("a")])
     store.close(URI)
+    store.lose(URI)
     assert store.get(URI) is None
 
 
