@@ -5,15 +5,18 @@ import multiprocessing
 import os
 import random
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, BinaryIO
 from unittest import mock
 
 import pytest
+import qcn_kernels
 import torch
 from disk_support import (
     DEADLINE_SECONDS,
@@ -41,6 +44,7 @@ from qcn_inference.disk_cache import DiskCache, fingerprint_of
 from qcn_inference.disk_entry import EntryFormat
 from qcn_inference.generate import Loaded
 from qcn_inference.grid import BLOCK
+from qcn_inference.model import Model
 from qcn_inference.service.contexts import MOST_UNREAD, bring, readable
 from qcn_inference.state_cache import SPACING
 from sampling import count, examples
@@ -342,23 +346,53 @@ def test_a_file_of_another_model_or_version_is_not_read(
     assert refresh(opened(), TEXT, KEEP).restored == 0
 
 
+def of_other_weights(loaded: Loaded, patch: pytest.MonkeyPatch, folder: Path) -> None:
+    patch.setattr(loaded.model, "fingerprint", "of other weights")
+
+
+def of_another_tokenizer(loaded: Loaded, patch: pytest.MonkeyPatch, folder: Path) -> None:
+    patch.setattr(loaded.tokenizer, "fingerprint", b"of another tokenizer")
+
+
+def by_more_threads(loaded: Loaded, patch: pytest.MonkeyPatch, folder: Path) -> None:
+    patch.setattr(torch, "get_num_threads", lambda: 99)
+
+
+def by_another_torch(loaded: Loaded, patch: pytest.MonkeyPatch, folder: Path) -> None:
+    patch.setattr(torch, "__version__", "0.0")
+
+
+def on_another_processor(loaded: Loaded, patch: pytest.MonkeyPatch, folder: Path) -> None:
+    patch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": "?"}, raising=False)
+
+
+def by_other_code(loaded: Loaded, patch: pytest.MonkeyPatch, folder: Path) -> None:
+    (folder / "sigmoid.py").write_text("# another one")
+    patch.setattr(qcn_kernels, "__path__", [*qcn_kernels.__path__, str(folder)])
+
+
+def by_triton(loaded: Loaded, patch: pytest.MonkeyPatch, folder: Path) -> None:
+    patch.setitem(sys.modules, "triton", SimpleNamespace(__version__="3.7"))
+    patch.setattr(Model, "runs_kernels", True)
+
+
 def test_the_fingerprint_tells_what_may_change_a_bit(
-    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     own = fingerprint_of(loaded.model, loaded.tokenizer)
     assert own == fingerprint_of(loaded.model, loaded.tokenizer)
-    with monkeypatch.context() as patch:
-        patch.setattr(loaded.model, "fingerprint", "of other weights")
-        assert fingerprint_of(loaded.model, loaded.tokenizer) != own
-    with monkeypatch.context() as patch:
-        patch.setattr(loaded.tokenizer, "fingerprint", b"of another tokenizer")
-        assert fingerprint_of(loaded.model, loaded.tokenizer) != own
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, "get_num_threads", lambda: 99)
-        assert fingerprint_of(loaded.model, loaded.tokenizer) != own
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, "__version__", "0.0")
-        assert fingerprint_of(loaded.model, loaded.tokenizer) != own
+    for otherwise in (
+        of_other_weights,
+        of_another_tokenizer,
+        by_more_threads,
+        by_another_torch,
+        on_another_processor,
+        by_other_code,
+        by_triton,
+    ):
+        with monkeypatch.context() as patch:
+            otherwise(loaded, patch, tmp_path)
+            assert fingerprint_of(loaded.model, loaded.tokenizer) != own, otherwise.__name__
 
 
 @pytest.mark.long

@@ -52,6 +52,8 @@ def test_what_its_reader_would_not_see_is_not_offered() -> None:
             ("x = ‸", "'user\u202e # admin'", ""),
             ("x = ‸", "a\u200bb", ""),
             ("x = ‸", "'\U000e0041'", ""),
+            ("x = ‸", "a\U000e0100b", ""),
+            ("x = ‸", "a\u3164b", ""),
             # The file has it too: joiners belong to some scripts and emoji.
             ("a = '👨\u200d👩'\nx = ‸", "'👨\u200d👧'", "'👨\u200d👧'"),
         ]

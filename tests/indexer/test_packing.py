@@ -58,11 +58,27 @@ def test_the_budget_goes_to_the_best_and_what_is_left_to_the_best_fit() -> None:
     assert packing.left_out == ((Path("big.py"), "it ranks below what fits the budget"),)
 
 
+def test_a_gap_is_filled_by_what_leaves_the_smallest_and_never_by_a_large_file() -> None:
+    files = [ranked(f"{number}.py", 98) for number in range(7)]
+    assert names(packed(*files, ranked("a.py", 30), ranked("b.py", 80)))[-1] == "b.py"
+    files = [*files[:6], ranked("last.py", 50), ranked("next.py", 90), ranked("large.py", 130)]
+    assert names(packed(*files, ranked("more.py", 85)))[-1] == "next.py"
+
+
+def test_what_fills_a_gap_counts_once() -> None:
+    files = [ranked(f"{number}.py", 98) for number in range(7)]
+    gap = {"big.py": 95, "b.py": 60, "c.py": 9, "d.py": 5, "e.py": 1}
+    packing = packed(*files, *(ranked(name, lines) for name, lines in gap.items()))
+    assert [path.name for path, _ in packing.left_out] == ["big.py"]
+
+
 def test_what_does_not_fit_stands_with_its_signatures() -> None:
     function = "def f(x):\n" + "    x += 1\n" * 40
     files = [ranked(f"{number}.py", 98) for number in range(7)]
-    packing = packed(*files, ranked("a.py", 80), ranked("f.py", 0, text=function))
+    short = ranked("g.py", 0, text="def g(x):\n    return x\n")
+    packing = packed(*files, ranked("a.py", 80), ranked("f.py", 0, text=function), short)
     assert Segment(Path("f.py"), "def f(x):\n", "base", "skeleton") in packing.layout.segments
+    assert Segment(Path("g.py"), short.text, "base", "file") in packing.layout.segments
 
 
 def test_where_everything_fits_nothing_is_kept_back_for_signatures() -> None:

@@ -54,6 +54,20 @@ def test_each_kind_of_change_is_told(root: Path) -> None:
     )
 
 
+def test_the_paths_of_a_difference_are_in_order(root: Path) -> None:
+    names = [f"{name}.py" for name in "hcfagebd"]
+    write(root, {f"{kind}/{name}": name for kind in ("gone", "edited") for name in names})
+    before = look_again(root, EMPTY)
+    shutil.rmtree(root / "gone")
+    write(
+        root, {f"{kind}/{name}": f"{kind} {name}" for kind in ("edited", "new") for name in names}
+    )
+    found = difference(before, look_again(root, before))
+    assert found.files == len(found.paths) == 3 * len(names)
+    for kind, told in (("new", found.added), ("edited", found.changed), ("gone", found.removed)):
+        assert told == tuple(f"{kind}/{name}" for name in sorted(names))
+
+
 def test_a_file_that_was_touched_or_saved_as_it_was_has_not_changed(root: Path) -> None:
     write(root, {"a.py": "x = 1\n", "b.py": "y = 1\n"})
     before = look_again(root, EMPTY)
