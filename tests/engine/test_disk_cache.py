@@ -30,7 +30,7 @@ from disk_support import (
     refresh_for_ever,
 )
 from engine_support import finish
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -187,6 +187,21 @@ def test_the_model_goes_on_while_an_entry_is_read(
         next(steps)  # returns, though nothing can be read
     may_read.set()
     assert finish(steps).restored == len(TEXT)
+
+
+def test_nothing_is_written_before_it_can_be_read(
+    opened: Callable[..., Loaded], root: Path
+) -> None:
+    """What a GPU has computed is still on its way to the host."""
+    session, found = opened(), list[dict[str, bytes]]()
+    refresh(session, TEXT, KEEP, repo="read before")
+    flush(session)
+    before = files_of(root)
+    stretches = session.cache.stretches(TEXT)
+    disk_of(session).keep("c", REPO, stretches, lambda: found.append(files_of(root)))
+    flush(session)
+    assert found == [before]
+    assert len(files_of(root)) == 2 * len(before)
 
 
 class Sessions(RuleBasedStateMachine):
@@ -584,6 +599,18 @@ def test_only_the_user_may_read_it_whatever_the_umask(
         assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600)
 
 
+def test_a_folder_that_others_could_read_is_closed_to_them(
+    opened: Callable[..., Loaded], root: Path
+) -> None:
+    root.mkdir()
+    root.chmod(0o755)
+    session = opened()
+    refresh(session, TEXT, KEEP)
+    leave(session)
+    assert files_of(root)
+    assert root.stat().st_mode & 0o777 == 0o700
+
+
 def test_no_name_on_disk_tells_the_repositorys(opened: Callable[..., Loaded], root: Path) -> None:
     session = opened()
     refresh(session, TEXT, KEEP, repo="acquisition-of-acme")
@@ -659,7 +686,33 @@ def test_what_waits_to_be_written_is_forgotten_too(
 ) -> None:
     session = opened()
     refresh(session, TEXT, KEEP)
+    refresh(session, [22, *TEXT], KEEP, repo="other", name="d")
     disk_of(session).forget(REPO)
+    flush(session)
+    assert len(files_of(root)) == 2
+    assert disk_of(session).forget("other") == 2
+
+
+def test_what_waits_for_another_engine_to_be_written_is_forgotten_too(
+    opened: Callable[..., Loaded], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qcn_inference.disk_cache.WINDOW_SECONDS", 0.01)
+    session = opened()
+    flush(session)
+    begun, is_over = threading.Event(), threading.Event()
+
+    def taken(*given: Any, **named: Any) -> FileLock:
+        begun.set()
+        is_over.wait()
+        raise Timeout("another engine is writing")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("qcn_inference.disk_cache.FileLock", taken)
+        refresh(session, TEXT, KEEP)
+        assert begun.wait(DEADLINE_SECONDS)
+        session.cache.forget(TEXT)
+        disk_of(session).forget(REPO)
+    is_over.set()
     flush(session)
     assert files_of(root) == {}
 
