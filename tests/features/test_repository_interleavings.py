@@ -44,11 +44,14 @@ TEXTS = st.builds(source, st.sampled_from([1, 3, 12, 40]), st.integers(0, 3)) | 
 class Workspace(RuleBasedStateMachine):
     """Files, ignore rules and buffers change; the repository hears of it when it does."""
 
-    @initialize(budget=st.sampled_from([900, 3000, 8000]))
-    def begin(self, budget: int) -> None:
+    @initialize(
+        budget=st.sampled_from([900, 3000, 8000]),
+        buffers=st.dictionaries(PATHS, TEXTS, min_size=1, max_size=3),
+    )
+    def begin(self, budget: int, buffers: dict[PurePosixPath, str]) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="qcn-")) / "shop"
         subprocess.run(["git", "init", "-q", str(self.root)], check=True)
-        self.buffers: dict[PurePosixPath, str] = {}
+        self.buffers = buffers
         self.ignoring: dict[str, set[PurePosixPath]] = {
             ".gitignore": set(),
             ".git/info/exclude": set(),
