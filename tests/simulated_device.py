@@ -6,7 +6,7 @@ has waited for it, and not before: who forgets to wait computes with NaN. Who co
 still being read is told so at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,10 +17,9 @@ from torch import Tensor
 
 @dataclass(eq=False)
 class Copied:
-    """A copy under way."""
+    """Copies under way."""
 
-    slot: int
-    parts: list[Tensor]
+    parts: dict[int, list[Tensor]]  # by slot
     at: float  # seconds on the device's clock
 
 
@@ -54,24 +53,27 @@ class SimulatedDevice:
         self._read_until = [0.0] * slots
         self._newest: dict[int, Copied] = {}
 
-    def copy(self, host: Experts, expert: int, slot: int, after: Computed | None) -> Copied:
-        start = max(self._link_free, after.at if after else 0.0)
-        assert start >= self._read_until[slot], f"slot {slot} is overwritten while it is read"
-        for part in self.slots.parts:
-            part[slot] = _nobody_wrote(part)
-        self.copied_bytes += host.expert_bytes
-        self._link_free = start + host.expert_bytes / self._link
-        parts = [part[expert].clone() for part in host.parts]
-        copied = Copied(slot, parts, self._link_free)
-        self._newest[slot] = copied
+    def copy(self, host: Experts, slots: Mapping[int, int], after: Iterable[Computed]) -> Copied:
+        start = max([self._link_free, *(computed.at for computed in after)])
+        self._link_free = start + len(slots) * host.expert_bytes / self._link
+        self.copied_bytes += len(slots) * host.expert_bytes
+        copied = Copied({}, self._link_free)
+        for expert, slot in slots.items():
+            assert start >= self._read_until[slot], f"slot {slot} is overwritten while it is read"
+            for part in self.slots.parts:
+                part[slot] = _nobody_wrote(part)
+            copied.parts[slot] = [part[expert].clone() for part in host.parts]
+            self._newest[slot] = copied
         return copied
 
     def wait(self, event: Copied) -> None:
-        assert self._newest.get(event.slot) is event, "this copy was overwritten by another"
+        still = [slot for slot in event.parts if self._newest[slot] is event]
+        assert still, "these copies were overwritten by others"
         self.waited += max(0.0, event.at - self.now)
         self.now = max(self.now, event.at)
-        for target, part in zip(self.slots.parts, event.parts, strict=True):
-            target[event.slot] = part
+        for slot in still:
+            for target, part in zip(self.slots.parts, event.parts[slot], strict=True):
+                target[slot] = part
 
     def mark(self, slots: Sequence[int]) -> Computed:
         self.now += self.compute_seconds
@@ -82,6 +84,9 @@ class SimulatedDevice:
     def to_host(self, x: Tensor) -> Tensor:
         self.fetched_at.append(self.now)
         return x
+
+    def numbers(self, values: Sequence[int]) -> Tensor:
+        return torch.tensor(values)
 
 
 def _nobody_wrote(part: Tensor) -> float:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from disk_support import leave, logits_behind, new_session, refresh
 from engine_support import finish, write_tokenizer
-from kernel_tolerances import MODEL_ON_HARDWARE
+from kernel_tolerances import MODEL_IN_ALL
 from qcn_inference.checkpoint import load_model
 from qcn_inference.device_memory import DeviceMemory
 from qcn_inference.errors import DeviceMemoryError
@@ -135,27 +135,29 @@ def test_a_graph_of_drafts_gives_what_single_launches_give(model: Model, rows: i
     assert torch.equal(with_graphs, without)
 
 
-def test_drafts_agree_with_steps(model: Model) -> None:
-    """At the real shapes. Of nine texts the one in the middle, for each token by its place.
+def test_drafts_are_as_near_to_a_prefill_as_steps_are(model: Model) -> None:
+    """At the real shapes, nine texts. Either way a token's errors are in the state of the next.
 
-    Experts of random weights are chosen by a hair: where one is not, a token is 3e-2 off and more.
-    Of 150 texts on the CPU, in bf16, one token in 28 was; of nine at a time those in the middle at
-    the worst place were 2.7e-2 off, or more, once in a thousand.
+    Of 15 texts on an H200 the median by place was 2e-2 to 4e-2 for drafts, 2e-2 to 7e-2 for steps:
+    experts of random weights are chosen by a hair. A wrong token or state is off by 1.
     """
-    errors = torch.stack([_drafts_less_steps(model, text_of(108)) for _ in range(9)])
-    assert (errors.median(0).values < MODEL_ON_HARDWARE[torch.bfloat16]).all()
+    errors = torch.stack([_off_a_prefill(model, text_of(108)) for _ in range(9)])
+    drafts, steps = errors.unbind(1)
+    assert drafts.median() < 1.5 * steps.median()
+    assert (drafts.median(0).values < MODEL_IN_ALL).all()
 
 
-def _drafts_less_steps(model: Model, ids: list[int]) -> Tensor:
-    """How far 8 drafted tokens, and one behind them, are off those that are decoded: [9]."""
+def _off_a_prefill(model: Model, ids: list[int]) -> Tensor:
+    """How far 8 drafts and a token behind them are off a prefill's logits, and steps: [2, 9]."""
     drafting = read(model, ids[:-8])
     stepping = drafting.fork()
-    want = torch.stack([model.decode(token, stepping) for token in ids[-8:]])
+    steps = torch.stack([model.decode(token, stepping) for token in [*ids[-8:], 5]])
     drafted = model.verify(ids[-8:], drafting)
-    difference = drafted.logits - want
+    drafts = drafted.logits
     drafted.commit(8)
-    behind = model.decode(5, drafting) - model.decode(5, stepping)
-    return torch.cat((difference, behind[None])).square().mean(-1).sqrt() / want.std()
+    drafts = torch.cat((drafts, model.decode(5, drafting)[None]))
+    want = model.prefill([*ids, 5], model.new_state(), all_logits=True)[-9:]
+    return (torch.stack((drafts, steps)) - want).square().mean(-1).sqrt() / want.std()
 
 
 def test_what_steps_over_drafts_cost_is_measured_when_the_model_is_warmed_up(model: Model) -> None:

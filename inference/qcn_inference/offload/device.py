@@ -1,10 +1,11 @@
 """What offloading needs of a GPU: slots, copies beside what is computed, and their order."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from qcn_kernels.copy_rows import copy_rows
 from qcn_kernels.moe import Matrices
 from torch import Tensor
 
@@ -46,10 +47,13 @@ class ExpertDevice(Protocol):
 
     slots: Experts
 
-    def copy(self, host: Experts, expert: int, slot: int, after: Event | None) -> Event:
-        """Begin to copy one expert from host memory to a slot; return when it is there.
+    def copy(self, host: Experts, slots: Mapping[int, int], after: Iterable[Event]) -> Event:
+        """Begin to copy experts from host memory; return when all are there.
 
-        It begins behind `after`: what was computed with the slot's former contents.
+        Args:
+            host: a layer's experts.
+            slots: where each goes, by its number among them.
+            after: what was computed with the slots' former contents.
         """
 
     def wait(self, event: Event) -> None:
@@ -60,6 +64,9 @@ class ExpertDevice(Protocol):
 
     def to_host(self, x: Tensor) -> Tensor:
         """Return a tensor in host memory; waits until all that was begun so far is computed."""
+
+    def numbers(self, values: Sequence[int]) -> Tensor:
+        """Return [n] int64 for what is computed from now on; waits for nothing."""
 
 
 class CudaDevice:
@@ -79,13 +86,14 @@ class CudaDevice:
         for part in self.slots.parts:  # nor is it others' memory while a copy to it is under way
             part.record_stream(self._copies)
 
-    def copy(self, host: Experts, expert: int, slot: int, after: Event | None) -> Event:
-        """Begin to copy one expert to a slot."""
-        if after is not None:
-            self._copies.wait_event(after)
+    def copy(self, host: Experts, slots: Mapping[int, int], after: Iterable[Event]) -> Event:
+        """Begin to copy experts to slots, a kernel for each part: see `copy_rows`."""
+        for event in after:
+            self._copies.wait_event(event)
         with torch.cuda.stream(self._copies):
+            rows = self.numbers([*slots, *slots.values()]).view(2, -1)
             for source, target in zip(host.parts, self.slots.parts, strict=True):
-                target[slot].copy_(source[expert], non_blocking=True)
+                copy_rows(source, target, rows)
             return self._copies.record_event()
 
     def wait(self, event: Event) -> None:
@@ -100,3 +108,8 @@ class CudaDevice:
     def to_host(self, x: Tensor) -> Tensor:
         """Copy, and wait for it."""
         return x.cpu()
+
+    def numbers(self, values: Sequence[int]) -> Tensor:
+        """Copy from pinned memory: from other memory torch waits for all that was begun."""
+        pinned = torch.tensor(values, pin_memory=True)
+        return pinned.to(self._device, non_blocking=True)

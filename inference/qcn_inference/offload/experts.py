@@ -16,7 +16,7 @@ pass goes through: it reads a few tokens at a time as well.
 What a token gets is the sum over its experts, wherever they were computed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from qcn_kernels.moe import SharedExpert, add_experts, experts_step
@@ -101,8 +101,8 @@ class OffloadedExperts:
         self._wait_for(slots)
         out = experts_step(
             x,
-            weights=weights[places],
-            chosen=torch.tensor(slots, device=x.device),
+            weights=weights if len(places) == len(weights) else weights[places],
+            chosen=self._device.numbers(slots),
             gate_up=self._device.slots.gate_up,
             down=self._device.slots.down,
         )
@@ -142,10 +142,8 @@ class OffloadedExperts:
             slots = self._window(layer)
             if not are_few and layer + 1 < self._passed:
                 self._window(layer + 1)
-        used = [slots[expert] for expert in needed]
-        self._wait_for(used)
-        slot_of = torch.zeros(self._size, dtype=torch.int64, device=x.device)
-        slot_of[torch.tensor(needed, device=x.device)] = torch.tensor(used, device=x.device)
+        self._wait_for([slots[expert] for expert in needed])
+        slot_of = self._device.numbers([slots.get(expert, 0) for expert in range(self._size)])
         add_experts(
             to,
             x,
@@ -175,12 +173,10 @@ class OffloadedExperts:
         turn = layer % 2
         # A prompt that is read in turns with this one may have had the window for another layer.
         self._windows = {of: slots for of, slots in self._windows.items() if of % 2 != turn}
-        first = turn * self._size
-        for slot, expert in enumerate(missing, first):
-            self._copy(layer, expert, slot)
-            found[expert] = slot
-        self._windows[layer] = found
-        return found
+        placed = dict(zip(missing, range(turn * self._size, (turn + 1) * self._size), strict=False))
+        self._copy(layer, placed)
+        self._windows[layer] = found | placed
+        return self._windows[layer]
 
     def _end_streaming(self) -> None:
         if self._streaming:
@@ -191,20 +187,23 @@ class OffloadedExperts:
     def _bring(self, layer: int, wanted: Sequence[int]) -> dict[int, int]:
         """Begin to copy experts to slots of their own."""
         taken = self.slots.take(layer, wanted)
-        for expert, slot in taken.items():
-            self._copy(layer, expert, slot)
+        self._copy(layer, taken)
         return taken
 
-    def _copy(self, layer: int, expert: int, slot: int) -> None:
-        self._arrivals[slot] = self._device.copy(
-            self._layers[layer], expert, slot, self._last_use.pop(slot, None)
-        )
-        self.copied += 1
+    def _copy(self, layer: int, slots: Mapping[int, int]) -> None:
+        """Begin to copy experts to these slots, by expert."""
+        if not slots:
+            return
+        uses = (self._last_use.pop(slot, None) for slot in slots.values())
+        after = dict.fromkeys(use for use in uses if use is not None)
+        arrival = self._device.copy(self._layers[layer], slots, after)
+        self._arrivals.update(dict.fromkeys(slots.values(), arrival))
+        self.copied += len(slots)
 
     def _wait_for(self, slots: Sequence[int]) -> None:
-        for slot in slots:
-            if (arrival := self._arrivals.pop(slot, None)) is not None:
-                self._device.wait(arrival)
+        arrivals = (self._arrivals.pop(slot, None) for slot in slots)
+        for arrival in dict.fromkeys(one for one in arrivals if one is not None):
+            self._device.wait(arrival)
 
     def _used(self, slots: Sequence[int]) -> None:
         event = self._device.mark(slots)

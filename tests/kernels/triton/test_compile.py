@@ -22,6 +22,7 @@ from ahead_of_time import SHARED_MEMORY, Compiled, compile_launches
 from groupwise_stacks import eight_bit, four_bit, mxfp4
 from qcn_kernels.causal_conv1d.triton import causal_conv1d_step
 from qcn_kernels.chip import CHIPS, empty_rows
+from qcn_kernels.copy_rows.triton import copy_rows
 from qcn_kernels.fp8 import Fp8Matrices
 from qcn_kernels.fp8.triton import linear as linear_fp8
 from qcn_kernels.gated_delta_net import Drafts
@@ -328,6 +329,11 @@ def few_with(down: Tensor | Stacked) -> Callable[..., Tensor]:
     return launcher
 
 
+def rows_copied() -> None:
+    rows = torch.zeros(2, 7, dtype=torch.int64)
+    copy_rows(bf16(9, HIDDEN, INTERMEDIATE), bf16(8, HIDDEN, INTERMEDIATE), rows)
+
+
 def sampling() -> None:
     logits, uniform = torch.zeros(1, 151_936), torch.zeros(1)
     sample(logits, temperature=1.0, top_k=40, top_p=0.95, uniform=uniform)
@@ -362,6 +368,7 @@ OPERATIONS: dict[Callable[[], None], dict[str, str]] = {
     experts_verify_fp8: {"_gate_up_few": "mma", "_down_few": "mma"},
     append_to_pages: {},
     sampling: {},
+    rows_copied: {},
 }
 
 GROUPED = {"_gate_up": "wgmma", "_down": "wgmma", "_down_kept": "wgmma"}
