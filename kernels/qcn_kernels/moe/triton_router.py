@@ -43,10 +43,11 @@ def _route(
     logits = logits.to(tl.float32)
     peak = tl.max(logits, axis=1)
     total = tl.sum(tl.exp(logits - peak[:, None]), axis=1)
-    bits = logits.to(tl.int32, bitcast=True)
-    bits = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-    bits = tl.where(logits == 0.0, 0, bits)  # also of the negative zero
     SHORT: tl.constexpr = p_logits.dtype.element_ty == tl.bfloat16 and BE <= 0x10000
+    TURNED: tl.constexpr = 0x7FFF0000 if SHORT else 0x7FFFFFFF  # of a negative logit's bits
+    bits = logits.to(tl.int32, bitcast=True)
+    bits = tl.where(bits < 0, bits ^ TURNED, bits)
+    bits = tl.where(logits == 0.0, 0, bits)  # also of the negative zero
     if SHORT:
         left = (bits & -0x10000) | (BE - 1 - o_e)[None, :]
         least = tl.full([], -0x80000000, tl.int32)  # of a logit that is no number
@@ -65,7 +66,7 @@ def _route(
         else:
             at = BE - 1 - (largest & 0xFFFFFFFF).to(tl.int32)
             bits = (largest >> 32).to(tl.int32)
-        bits = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+        bits = tl.where(bits < 0, bits ^ TURNED, bits)
         mass = tl.exp(bits.to(tl.float32, bitcast=True) - peak)
         of_chosen += mass
         this = (o_s == slot)[None, :]

@@ -81,14 +81,26 @@ def choose(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("normalise", [True, False])
 @pytest.mark.parametrize(
-    ("tokens", "count", "top_k", "dtype"),
-    [(1, 1, 1, torch.float32), (9, 21, 6, torch.float32), (5, 512, 10, torch.bfloat16)],
+    ("tokens", "count", "top_k", "dtype", "largest"),
+    [
+        (1, 1, 1, torch.float32, 2),
+        (9, 21, 6, torch.float32, 2),
+        (9, 21, 6, torch.float32, -3),
+        (5, 512, 10, torch.bfloat16, 2),
+        (9, 21, 10, torch.bfloat16, -3),
+    ],
 )
 def test_the_most_probable_are_chosen_of_equals_the_first(
-    call: Caller, tokens: int, count: int, top_k: int, dtype: torch.dtype, normalise: bool
+    call: Caller,
+    tokens: int,
+    count: int,
+    top_k: int,
+    dtype: torch.dtype,
+    largest: int,
+    normalise: bool,
 ) -> None:
-    """Logits are multiples of a quarter, so that many are equal."""
-    logits = torch.randint(-8, 8, (tokens, count + 2)).to(dtype)[:, :count] / 4
+    """Logits are multiples of a quarter, so that many are equal; or all of them are negative."""
+    logits = torch.randint(-16, 0, (tokens, count + 2)).to(dtype)[:, :count] / 4 + largest
     got = call(route, logits=logits, top_k=top_k, normalise=normalise)
     weights, chosen = logits.double().softmax(-1).sort(descending=True, stable=True)
     weights = weights[:, :top_k]
