@@ -84,7 +84,7 @@ SHIPPED: Mapping[int, Mapping[str, Tiles]] = {
             many=Tile(128, 256, 8, 4, ON_90[128][0], registers=232, tail=True),
             many_from=256,
         ),
-        "groupwise": Tiles(few=Tile(64, 128, 8, 4), many=Tile(128, 128, 4, 2), many_from=256),
+        "groupwise": Tiles(few=Tile(64, 128, 8, 4), many=Tile(128, 64, 4, 2), many_from=256),
     },
     100: {  # multiplies by another instruction
         "plain": Tiles(few=Tile(64, 128, 4, 4), many=Tile(128, 256, 8, 3)),
