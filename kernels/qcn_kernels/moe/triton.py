@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from qcn_kernels.chip import stages
 from qcn_kernels.fp8.matrices import BLOCK
 from qcn_kernels.fp8.quantised import Activations, plain
 from qcn_kernels.fp8.triton import activations
@@ -403,7 +404,7 @@ def multiply(
         OPERAND=operand(format_name),
         HELD=tile.held,
         num_warps=tile.warps,
-        num_stages=tile.stages,
+        num_stages=stages(tile.stages, x[0]),
         maxnreg=tile.registers,
     )
     _multiply_down(tile, plan, between, down, parts)
@@ -441,7 +442,7 @@ def _multiply_down(
         BN=tile.columns,
         BK=_columns(format_name),
         num_warps=tile.warps,
-        num_stages=tile.stages,
+        num_stages=stages(tile.stages, between[0]),
         maxnreg=tile.registers,
         **sizes,
     )

@@ -20,7 +20,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from qcn_kernels import chip
-from qcn_kernels.chip import OPERAND, configuration
+from qcn_kernels.chip import OPERAND, configuration, stages
 from qcn_kernels.launch import cdiv, kernel, next_power_of_2
 from qcn_kernels.overlap.triton import await_previous, let_next_begin, overlapping
 from qcn_kernels.paged_attention.pages import PagedKv
@@ -419,6 +419,7 @@ def _launch(
         in_room = room // (4 * splits * heads * head_dim)
         slab = min(tokens, max(1, in_room // tile_tokens) * tile_tokens)
     block_d = max(16, next_power_of_2(head_dim))
+    ahead = stages(tile.stages, kv.k_pages)
     described = chip.capability(q) >= DESCRIBED
     pages = [kv.k_pages, kv.v_pages]
     if described:
@@ -454,11 +455,11 @@ def _launch(
             BS=padded,
             BN=tile.keys,
             BD=block_d,
-            STAGES=tile.stages,
+            STAGES=ahead,
             DESCRIBED=described,
             OPERAND=OPERAND,
             num_warps=tile.warps,
-            num_stages=tile.stages,
+            num_stages=ahead,
             **overlapping(q),
         )
         if not whole:

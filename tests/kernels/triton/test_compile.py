@@ -175,12 +175,14 @@ def attention_prefill() -> None:
     attention(paged_attention_prefill, TOKENS)
 
 
-def attention(launcher: Callable[..., Tensor], tokens: int) -> None:
+def attention(
+    launcher: Callable[..., Tensor], tokens: int, of: Callable[..., Tensor] = bf16
+) -> None:
     """Before a cache that one split has all keys of, and before a long one."""
-    pages, length = bf16(3, 2, 64, 256), torch.zeros(1, dtype=torch.int32)
+    pages, length = of(3, 2, 64, 256), torch.zeros(1, dtype=torch.int32)
     for bound in (TOKENS, 20_000):
         table = torch.zeros(-(-bound // 64), dtype=torch.int32)
-        launcher(bf16(tokens, 16, 256), PagedKv(pages, pages, table, length, max_length=bound))
+        launcher(of(tokens, 16, 256), PagedKv(pages, pages, table, length, max_length=bound))
 
 
 def append_to_pages() -> None:
@@ -195,10 +197,13 @@ def fp8(*shape: int) -> Fp8Matrices:
 
 
 def run_experts(
-    launcher: Callable[..., Tensor], tokens: int, stack: Callable[..., Matrices]
+    launcher: Callable[..., Tensor],
+    tokens: int,
+    stack: Callable[..., Matrices],
+    of: Callable[..., Tensor] = bf16,
 ) -> None:
     launcher(
-        bf16(tokens, HIDDEN),
+        of(tokens, HIDDEN),
         weights=torch.zeros(tokens, TOP_K),
         chosen=torch.zeros(tokens, TOP_K, dtype=torch.int64),
         gate_up=stack(EXPERTS, 2 * INTERMEDIATE, HIDDEN),
@@ -402,6 +407,25 @@ def test_what_is_shipped_compiles(
         assert bool(kernel.products) == (product is not None), kernel
         if product and chip == 90:
             assert any(used.startswith(product) for used in kernel.products), kernel
+
+
+def in_fp32() -> None:
+    """What has tiles that are chosen for bf16."""
+    for tokens in (1, MANY):
+        run_experts(experts, tokens, torch.zeros, of=torch.zeros)
+    attention(paged_attention_decode, 1, of=torch.zeros)
+    attention(paged_attention_decode, MOST_TOKENS, of=torch.zeros)
+    attention(paged_attention_prefill, TOKENS, of=torch.zeros)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("chip", [80, 89, 90, 120] if FULL else [86])
+def test_a_model_in_fp32_finds_shared_memory(
+    chip: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    for kernel in compile_launches(chip, in_fp32):
+        assert kernel.shared <= SHARED_MEMORY[chip], kernel
 
 
 PROMISING, *OTHERS = candidates(90, "e4m3")
