@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qcn_kernels.chip import OPERAND, STORED_OPERAND, configuration
+from qcn_kernels.chip import OPERAND, STORED_OPERAND, configuration, stages
 from qcn_kernels.gated_delta_rule.chunked import CHUNK_SIZE
 from qcn_kernels.gated_delta_rule.grid import ChunkGrid
 from qcn_kernels.launch import cdiv, kernel, next_power_of_2
@@ -237,7 +237,7 @@ def chunk_gated_delta_rule(
     tokens, key_heads, key_dim = k.shape
     _, heads, value_dim = v.shape
     _check(q=q, k=k, v=v, g=g, beta=beta, state=state, grid=grid, checkpoints=checkpoints)
-    block_v, warps, stages = configuration(SCAN, v)
+    block_v, warps, most_stages = configuration(SCAN, v)
     prepare_warps, registers = configuration(PREPARE, v)
     block_k = max(16, next_power_of_2(key_dim))
     shared, chunks = heads // key_heads, grid.chunks
@@ -290,7 +290,7 @@ def chunk_gated_delta_rule(
         C=CHUNK_SIZE,
         OPERAND=OPERAND,
         num_warps=warps,
-        num_stages=stages,
+        num_stages=stages(most_stages, v),
     )
     return out
 

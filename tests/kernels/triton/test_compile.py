@@ -89,9 +89,9 @@ WEIGHTS = DeltaNetWeights(
 )
 
 
-def delta_net_prefill() -> None:
+def delta_net_prefill(of: Callable[..., Tensor] = bf16) -> None:
     gated_delta_net.prefill(
-        bf16(TOKENS, CHANNELS + HEADS * DIM + 2 * HEADS),
+        of(TOKENS, CHANNELS + HEADS * DIM + 2 * HEADS),
         weights=WEIGHTS,
         convolution=torch.zeros(KERNEL - 1, CHANNELS),
         recurrent=torch.zeros(HEADS, DIM, DIM),
@@ -413,6 +413,7 @@ def in_fp32() -> None:
     """What has tiles that are chosen for bf16."""
     for tokens in (1, MANY):
         run_experts(experts, tokens, torch.zeros, of=torch.zeros)
+    delta_net_prefill(of=torch.zeros)
     attention(paged_attention_decode, 1, of=torch.zeros)
     attention(paged_attention_decode, MOST_TOKENS, of=torch.zeros)
     attention(paged_attention_prefill, TOKENS, of=torch.zeros)
