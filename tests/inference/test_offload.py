@@ -1,8 +1,12 @@
 """Experts in host memory: the same results, within the slots, copies in order and overlapped."""
 
+import itertools
 import math
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import qcn_inference
@@ -21,7 +25,7 @@ from qcn_inference.planning.machine import Gpu, Machine
 from qcn_inference.planning.plan import Plan, plan
 from qcn_kernels.moe import SharedExpert, add_experts, experts_step, route
 from sampling import examples
-from simulated_device import SimulatedDevice
+from simulated_device import Copied, SimulatedDevice
 from torch import Tensor
 
 HIDDEN, INTERMEDIATE, EXPERTS, LAYERS, TOP_K = 16, 8, 8, 4, 2
@@ -257,6 +261,36 @@ def test_the_cpu_begins_before_the_device_has_computed_its_part() -> None:
     assert device.now >= before + 5
     assert device.fetched_at
     assert set(device.fetched_at) == {before}
+
+
+@pytest.mark.parametrize("missing_on_cpu", [True, False])
+def test_whichever_copy_is_refused_what_is_taken_again_is_what_whole_layers_give(
+    missing_on_cpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To begin one takes a little memory, which may lack. No slot passes for that of an expert that
+    never came, and none is written while it is read: the device sees to that."""
+    copy, refused = SimulatedDevice.copy, 0
+
+    def counted(device: SimulatedDevice, *args: Any) -> Copied:
+        if next(begun) == refused:
+            raise torch.OutOfMemoryError("simulated")
+        return copy(device, *args)
+
+    monkeypatch.setattr(SimulatedDevice, "copy", counted)
+    while True:
+        begun, host = itertools.count(), layers()
+        on_device, device = offloaded(host, missing_on_cpu=missing_on_cpu)
+        device.compute_seconds = 20.0
+        for tokens in (40, 0, 3, 0, 40):  # 0 decodes one
+            read = partial(prefill_everywhere, tokens=tokens) if tokens else step_everywhere
+            with suppress(torch.OutOfMemoryError):
+                read(on_device, host)
+                continue
+            read(on_device, host)
+        if next(begun) <= refused:
+            break
+        refused += 1
+    assert refused > 10
 
 
 def test_a_device_without_room_for_two_layers_is_refused() -> None:

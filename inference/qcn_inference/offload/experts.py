@@ -187,16 +187,22 @@ class OffloadedExperts:
     def _bring(self, layer: int, wanted: Sequence[int]) -> dict[int, int]:
         """Begin to copy experts to slots of their own."""
         taken = self.slots.take(layer, wanted)
-        self._copy(layer, taken)
+        try:
+            self._copy(layer, taken)
+        except Exception:  # memory lacked, say: in these slots is anything
+            self.slots.drop(layer, taken)
+            raise
         return taken
 
     def _copy(self, layer: int, slots: Mapping[int, int]) -> None:
         """Begin to copy experts to these slots, by expert."""
         if not slots:
             return
-        uses = (self._last_use.pop(slot, None) for slot in slots.values())
-        after = dict.fromkeys(use for use in uses if use is not None)
+        used = [slot for slot in slots.values() if slot in self._last_use]
+        after = dict.fromkeys(self._last_use[slot] for slot in used)
         arrival = self._device.copy(self._layers[layer], slots, after)
+        for slot in used:  # only now: what raised waits for them when it is begun again
+            del self._last_use[slot]
         self._arrivals.update(dict.fromkeys(slots.values(), arrival))
         self.copied += len(slots)
 

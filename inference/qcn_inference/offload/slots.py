@@ -44,6 +44,10 @@ class ExpertSlots:
             taken[expert] = self._held[layer, expert] = slot
         return taken
 
+    def drop(self, layer: int, experts: Iterable[int]) -> None:
+        """Take their places from experts that were given some."""
+        self._free.extend(self._held.pop((layer, expert)) for expert in experts)
+
     def clear(self, slots: range) -> None:
         """Take these slots out of use; `give_back` ends it."""
         self._held = OrderedDict(
