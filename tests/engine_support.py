@@ -219,8 +219,10 @@ def start_engine(
 ) -> Generator[subprocess.Popen[str]]:
     """Start `serve` with one thread; it is gone afterwards, and its cache was never damaged.
 
-    It keeps contexts on disk only where a user's cache directory is given.
+    It keeps contexts on disk only where a user's cache directory is given. It does not leave when
+    tests of others take long; an argument may say otherwise.
     """
+    arguments = ("--idle-minutes", "inf", *arguments)
     if cache is None:
         arguments = ("--disk-cache-mib", "0", *arguments)
     process = subprocess.Popen(
