@@ -75,9 +75,10 @@ def _python(captures: Captures) -> Imports:
         if (source := statement.child_by_field_name("module_name")) is None:
             yield from ((tuple(name.split(".")),) for name in names)
             continue
-        dots, module = re.fullmatch(r"(\.*)\s*(.*)", words(source), re.DOTALL).groups()  # type: ignore[union-attr]
-        front = (".", *[".."] * (len(dots) - 1)) if dots else ()
-        whole = (*front, *filter(None, module.split(".")))
+        module = words(source).lstrip(".")
+        dots = len(words(source)) - len(module)
+        front = (".", *[".."] * (dots - 1)) if dots else ()
+        whole = (*front, *filter(None, module.lstrip().split(".")))
         if any(child.type == "wildcard_import" for child in statement.named_children):
             names.append("*")
         yield from (((*whole, name), whole) for name in names)
