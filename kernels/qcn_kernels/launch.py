@@ -59,7 +59,8 @@ class Kernel(triton.JITFunction):  # type: ignore[misc]
 def _seen(args: tuple[Any, ...], into: list[object]) -> list[object]:
     """Add what Triton compiles for; return what its launcher is given.
 
-    Where a tensor lies is a part of it: one that is not on a GPU is none of those known.
+    Where a tensor lies is a part of it. One that is not on a GPU is known only if one in pinned
+    memory was launched with before: who does that refuses others, as `copy_rows`.
     """
     given: list[object] = []
     for value in args:

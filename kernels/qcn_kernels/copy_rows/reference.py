@@ -9,8 +9,7 @@ def copy_rows(source: Tensor, target: Tensor, rows: Tensor) -> None:
     Args:
         source: [R, ...] contiguous, of any dtype.
         target: [S, ...] contiguous, of the same dtype and inner shape.
-        rows: [2, n] int64, on the target's device: numbers in `source`, and in `target`, where
+        rows: [2, n] int64: numbers in `source`, and in `target`, where
             none stands twice.
     """
-    numbers = rows.to(source.device)
-    target[rows[1]] = source[numbers[0]].to(target.device)
+    target[rows[1]] = source[rows[0]]

@@ -19,7 +19,7 @@ def _copy_rows(
     words,  # of a row
     BLOCK: tl.constexpr,
 ):
-    """Each program copies every so-manieth block of words."""
+    """Each program copies the blocks of words whose number is its own, and so many further on."""
     blocks = tl.cdiv(words, BLOCK)
     for at in range(tl.program_id(0), count * blocks, tl.num_programs(0)):
         i_row, i_block = at // blocks, at % blocks
@@ -32,7 +32,11 @@ def _copy_rows(
 
 
 def copy_rows(source: Tensor, target: Tensor, rows: Tensor) -> None:
-    """Copy as `reference.copy_rows`; raises ValueError for memory that the GPU does not see."""
+    """Copy as `reference.copy_rows`, `rows` on the target's device.
+
+    Raises:
+        ValueError: the source is host memory that is not pinned, which a GPU may not read.
+    """
     assert source.is_contiguous()
     assert target.is_contiguous()
     assert rows.is_contiguous()

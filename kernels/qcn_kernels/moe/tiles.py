@@ -59,8 +59,8 @@ ON_90: Mapping[int, tuple[Kept, ...]] = {
     ),
 }
 
-# Chosen without hardware, no spills, and loads as far ahead as fits; but for FP8 on a 90: of those
-# that do not spill the fastest on an H200, for 600 tokens, and from 12,000 or so on.
+# Chosen without hardware, no spills, and loads as far ahead as fits; but on a 90 for FP8, and
+# for many tokens of 4 bits: of those that do not spill the fastest on an H200.
 SHIPPED: Mapping[int, Mapping[str, Tiles]] = {
     80: {
         "plain": Tiles(few=Tile(32, 128, 4, 4), many=Tile(128, 128, 8, 3)),
