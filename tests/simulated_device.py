@@ -12,7 +12,10 @@ from dataclasses import dataclass
 import torch
 from qcn_inference.offload.device import Experts
 from qcn_inference.offload.matrices import mapped
+from qcn_kernels.expert_slots import SlotTables
 from torch import Tensor
+
+CPU = torch.device("cpu")
 
 
 @dataclass(eq=False)
@@ -52,6 +55,7 @@ class SimulatedDevice:
         self._link_free = 0.0
         self._read_until = [0.0] * slots
         self._newest: dict[int, Copied] = {}
+        self._under_way: set[int] = set()  # slots, which no computation has waited for
 
     def copy(self, host: Experts, slots: Mapping[int, int], after: Iterable[Computed]) -> Copied:
         start = max([self._link_free, *(computed.at for computed in after)])
@@ -64,7 +68,22 @@ class SimulatedDevice:
                 part[slot] = _nobody_wrote(part)
             copied.parts[slot] = [part[expert].clone() for part in host.parts]
             self._newest[slot] = copied
+            self._under_way.add(slot)
         return copied
+
+    def fetch(self, host: Experts, rows: Tensor) -> None:
+        experts, slots = rows[:, rows[0] >= 0]
+        under_way = [slot for slot in slots.tolist() if slot in self._under_way]
+        assert not under_way, f"copies to the slots {under_way} are under way, and may come later"
+        self.copied_bytes += len(slots) * host.expert_bytes
+        self.waited += len(slots) * host.expert_bytes / self._link
+        self.now += len(slots) * host.expert_bytes / self._link
+        for source, target in zip(host.parts, self.slots.parts, strict=True):
+            target[slots] = source[experts]
+
+    def tables(self, experts: int) -> tuple[SlotTables, SlotTables]:
+        ours, theirs = (SlotTables.empty(experts, len(self.slots), CPU) for _ in range(2))
+        return ours, theirs
 
     def wait(self, event: Copied) -> None:
         still = [slot for slot in event.parts if self._newest[slot] is event]
@@ -72,6 +91,7 @@ class SimulatedDevice:
         self.waited += max(0.0, event.at - self.now)
         self.now = max(self.now, event.at)
         for slot in still:
+            self._under_way.discard(slot)
             for target, part in zip(self.slots.parts, event.parts[slot], strict=True):
                 target[slot] = part
 

@@ -114,10 +114,10 @@ def formats_of(*, folder: str, ids: Tensor) -> dict[str, list[tuple[torch.dtype,
 def read_and_step_offloaded(
     *, folder: str, ids: Tensor, prompt: int, slots: int, missing_on_cpu: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Read a prompt and decode the rest, experts lying beside the model and in host memory.
+    """Read a prompt, verify and decode the rest, experts lying beside the model and in host memory.
 
     Returns:
-        Logits of the prompt [prompt, V] and of the rest [T - prompt, V], for either in turn.
+        Logits of the prompt [prompt, V] and of the rest [2 · (T - prompt), V], for either in turn.
     """
 
     def device(count: int, like: Experts) -> ExpertDevice:
@@ -132,8 +132,10 @@ def read_and_step_offloaded(
     for model in (loaded_beside(ids, folder), there):
         state = model.new_state()
         found.append(model.prefill(ids[:prompt], state, all_logits=True))
+        draft = model.verify(ids[prompt:], state)
+        draft.commit(0)
         stepped = [model.decode(token, state).clone() for token in ids[prompt:].tolist()]
-        found.append(torch.stack(stepped))
+        found.append(torch.cat((draft.logits, torch.stack(stepped))))
     return found[0], found[1], found[2], found[3]
 
 

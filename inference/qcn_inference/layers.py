@@ -9,7 +9,7 @@ by the bytes of weights; on the CPU they are prefilled.
 """
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 from qcn_kernels.fp8 import Activations, plain
 from qcn_kernels.gated_delta_net import DeltaNetWeights
@@ -61,8 +61,26 @@ class DraftSeat(Protocol):
         """Read the tokens in an attention layer; shapes as in `State.attend`."""
 
 
+class ChosenExperts(TypedDict):
+    """Experts beside the rest of a layer, as `qcn_kernels.moe` takes them."""
+
+    gate_up: Matrices  # [experts, 2 · intermediate, hidden], the gate's rows first
+    down: Matrices  # [experts, hidden, intermediate]
+    chosen: Tensor  # [..., top_k] int64, numbers of these
+
+
 class RoutedExperts(Protocol):
     """Runs a layer's routed experts where they do not lie beside the rest; as `qcn_kernels.moe`."""
+
+    @property
+    def computes_missing(self) -> bool:
+        """Whether a token goes through `step`; else it finds its experts where `placed` says."""
+
+    def begin_tokens(self) -> None:
+        """Called before tokens are run that `placed` is asked for."""
+
+    def placed(self, chosen: Tensor) -> ChosenExperts:
+        """Bring what a few tokens chose [..., top_k]."""
 
     def prefill(
         self, to: Tensor, x: Tensor, *, weights: Tensor, chosen: Tensor, shared: SharedExpert
@@ -245,43 +263,34 @@ class SparseMoe:
 
     def decode(self, x: Tensor, now: Tensor | Normed) -> None:
         """Run one token; add to its residual stream x [hidden] fp32, whose norm is `now`."""
-        if self.elsewhere is not None and isinstance(now, Normed):
+        computes_missing = self.elsewhere is not None and self.elsewhere.computes_missing
+        if computes_missing and isinstance(now, Normed):
             now = now.taken(self.in_proj.dtype)
         logits, gate, gate_up = self._split(linear_step(now, self.in_proj))
         weights, chosen = self._route(logits)
         shared = SharedExpert(gate, gate_up, self.shared_down)
-        if self.elsewhere is not None:
+        if computes_missing:
+            assert self.elsewhere is not None
             assert isinstance(now, Tensor)
             routed = self.elsewhere.step(now, weights=weights, chosen=chosen)
             x += shared_step(shared).add_(routed)
             return
-        add_experts_step(
-            x,
-            now,
-            weights=weights,
-            chosen=chosen,
-            gate_up=self.gate_up,
-            down=self.down,
-            shared=shared,
-        )
+        add_experts_step(x, now, weights=weights, **self._placed(chosen), shared=shared)
 
     def verify(self, x: Tensor, now: Tensor) -> None:
         """Run a few tokens; add to their residual stream x [T, hidden] fp32, of norm `now`."""
         logits, gate, gate_up = self._split(linear_few(now, self.in_proj))
         weights, chosen = self._route(logits)
         shared = SharedExpert(gate, gate_up, self.shared_down)
-        if self.elsewhere is not None:
+        if self.elsewhere is not None and self.elsewhere.computes_missing:
             self.elsewhere.prefill(x, now, weights=weights, chosen=chosen, shared=shared)
             return
-        add_experts_few(
-            x,
-            now,
-            weights=weights,
-            chosen=chosen,
-            gate_up=self.gate_up,
-            down=self.down,
-            shared=shared,
-        )
+        add_experts_few(x, now, weights=weights, **self._placed(chosen), shared=shared)
+
+    def _placed(self, chosen: Tensor) -> ChosenExperts:
+        if self.elsewhere is not None:
+            return self.elsewhere.placed(chosen)
+        return {"gate_up": self.gate_up, "down": self.down, "chosen": chosen}
 
     def _split(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Cut what `in_proj` gives into router's logits, shared expert's gate, its gate and up.

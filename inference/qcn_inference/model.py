@@ -24,7 +24,7 @@ from qcn_inference.decoder import Decoder
 from qcn_inference.device import room_for_states, working_bytes
 from qcn_inference.device_memory import DeviceBudget, DeviceMemory
 from qcn_inference.grid import BLOCK
-from qcn_inference.layers import DecoderLayer, DraftSeat, Positions, Seat
+from qcn_inference.layers import DecoderLayer, DraftSeat, Positions, Seat, SparseMoe
 from qcn_inference.memory import HostMemory, Memory
 from qcn_inference.mtp import MtpDrafter, MtpHead
 from qcn_inference.offload.layers import Offload
@@ -113,9 +113,9 @@ class Model:
         self._head = head
         self.mtp = mtp
         self._pace = Pace(self.device)
-        self._offloaded = offload is not None
+        self._offload = offload
         self.step_cost = StepCost.of(config, offload.reads if offload is not None else None)
-        on_gpu = BESIDE_HOST if self._offloaded else ON_GPU
+        on_gpu = BESIDE_HOST if offload is not None else ON_GPU
         self.pass_limits = on_gpu if uses_triton(embedding) else ONE_BLOCK
         self._memory: Memory | None = None
         self._memory_of_head: Memory | None = None
@@ -147,7 +147,7 @@ class Model:
             memory = DeviceMemory(self.config, dtype, self.device, budget)
             self._memory = memory
             self._decoder = Decoder(self.config, memory, self)
-            if self._offloaded:
+            if self._offload is not None and self._offload.missing_on_cpu:
                 self._decoder.uses_graphs = False  # the host has a say in each layer
         else:
             self._memory = HostMemory(self.config, dtype)
@@ -176,7 +176,8 @@ class Model:
         assert self._decoder is not None
         with torch.inference_mode():
             measured = self._decoder.capture(state, ROWS)
-        self.step_cost = self.step_cost.measured_as(measured)
+        if self._offload is None:  # what was measured found all of its experts on the GPU
+            self.step_cost = self.step_cost.measured_as(measured)
 
     def _tokens_for_large_tiles(self) -> int:
         """Tokens of which each expert has so many that its products run in other tiles."""
@@ -309,6 +310,7 @@ class Model:
         """
         if isinstance(token, int) and not 0 <= token < self.config.vocab_size:
             raise ValueError(f"token id {token} is outside the vocabulary")
+        self._begin_tokens()
         if self._decoder is not None:
             return self._decoder.step(state, token)
         number = torch.as_tensor([token]) if isinstance(token, int) else token
@@ -342,6 +344,13 @@ class Model:
         hidden = self._normed(x)
         return hidden, self._projected(hidden)
 
+    def _begin_tokens(self) -> None:
+        """Let experts that lie in host memory come to the device as tokens ask for them."""
+        if self._offload is not None and not self._offload.missing_on_cpu:
+            for layer in self._layers:
+                if isinstance(layer.mlp, SparseMoe) and layer.mlp.elsewhere is not None:
+                    layer.mlp.elsewhere.begin_tokens()
+
     def _takes_little(self, position: int) -> bool:
         return self.config.prefill_operations(position, position + 1) < LITTLE
 
@@ -356,6 +365,7 @@ class Model:
             DeviceMemoryError: there is no room for them on the GPU.
         """
         tokens = self._checked(ids)
+        self._begin_tokens()
         if self._decoder is not None:
             hidden, logits, draft = self._decoder.verify(state, tokens)
             return Drafted(hidden, logits, draft.commit)

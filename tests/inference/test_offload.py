@@ -23,6 +23,7 @@ from qcn_inference.pages import PAGE
 from qcn_inference.planning.footprint import Footprint, WeightFormat
 from qcn_inference.planning.machine import Gpu, Machine
 from qcn_inference.planning.plan import Plan, plan
+from qcn_kernels.expert_slots import SlotTables
 from qcn_kernels.moe import SharedExpert, add_experts, experts_step, route
 from sampling import examples
 from simulated_device import Copied, SimulatedDevice
@@ -63,7 +64,11 @@ def step_everywhere(experts_of_all: OffloadedExperts, host: list[Experts]) -> No
     for layer, own in enumerate(host):
         x = torch.randn(HIDDEN)
         weights, chosen = chosen_for(x)
-        got = experts_of_all.step(layer, x, weights=weights, chosen=chosen)
+        if experts_of_all.computes_missing:
+            got = experts_of_all.step(layer, x, weights=weights, chosen=chosen)
+        else:
+            experts_of_all.begin_tokens()
+            got = experts_step(x, weights=weights, **experts_of_all.placed(layer, chosen))
         whole = experts_step(x, weights=weights, chosen=chosen, gate_up=own.gate_up, down=own.down)
         torch.testing.assert_close(got, whole, rtol=1e-5, atol=1e-5)
 
@@ -159,11 +164,7 @@ def test_what_fits_is_copied_once() -> None:
     on_device, device = offloaded(host, LAYERS * EXPERTS)
     for _ in range(60):
         step_everywhere(on_device, host)
-    assert on_device.copied <= LAYERS * EXPERTS
-    assert device.copied_bytes == on_device.copied * ONE
-    hits, misses = on_device.slots.hits, on_device.slots.misses
-    assert misses == on_device.copied
-    assert hits + misses == 60 * LAYERS * TOP_K
+    assert device.copied_bytes == LAYERS * EXPERTS * ONE
 
 
 def test_in_a_prompt_the_next_layer_is_copied_while_one_is_computed() -> None:
@@ -208,8 +209,8 @@ def test_experts_outside_the_windows_are_not_copied_again() -> None:
     on_device, device = offloaded(host, LAYERS * EXPERTS)
     for _ in range(80):
         step_everywhere(on_device, host)
-    held, before = len(on_device.slots), device.copied_bytes
-    assert held == LAYERS * EXPERTS
+    before = device.copied_bytes
+    assert before == LAYERS * EXPERTS * ONE
     prefill_everywhere(on_device, host, 200)
     assert (device.copied_bytes - before) // ONE == 2 * EXPERTS  # those whose slots are windows
 
@@ -244,7 +245,7 @@ def test_what_the_cpu_computes_is_not_waited_for() -> None:
     on_device, device = offloaded(host, missing_on_cpu=True)
     step_everywhere(on_device, host)
     assert device.waited == 0
-    assert on_device.copied == LAYERS
+    assert device.copied_bytes == LAYERS * ONE
 
 
 def test_the_cpu_begins_before_the_device_has_computed_its_part() -> None:
@@ -299,37 +300,78 @@ def test_a_device_without_room_for_two_layers_is_refused() -> None:
 
 
 class Slots(RuleBasedStateMachine):
-    """Against a list of experts in the order of their last use."""
+    """Against a list of experts in the order of their last use, those of one time as a set."""
 
     COUNT = 6
 
     def __init__(self) -> None:
         super().__init__()
-        self.slots = ExpertSlots(self.COUNT)
-        self.order: list[tuple[int, int]] = []
+        self.slots = ExpertSlots(SlotTables.empty(10, self.COUNT, torch.device("cpu")), 5)
+        self.order: list[set[tuple[int, int]]] = []  # those used for longest first
         self.places: dict[tuple[int, int], int] = {}
+        self.cleared = range(0)
+
+    def used(self, now: set[tuple[int, int]]) -> None:
+        left = (earlier - now for earlier in self.order)
+        self.order = [*(some for some in left if some), *([now] if now else [])]
+
+    def forget(self, gone: set[tuple[int, int]]) -> None:
+        for expert in gone:
+            del self.places[expert]
+        left = (some - gone for some in self.order)
+        self.order = [some for some in left if some]
+
+    @rule(layer=st.integers(0, 1), wanted=st.sets(st.integers(0, 4)))
+    def look(self, layer: int, wanted: set[int]) -> None:
+        asked = sorted(wanted)
+        found = self.slots.look(layer, asked)
+        assert found == {e: self.places[layer, e] for e in asked if (layer, e) in self.places}
+        self.used({(layer, expert) for expert in found})
 
     @rule(layer=st.integers(0, 1), wanted=st.sets(st.integers(0, 4), max_size=4))
-    def use(self, layer: int, wanted: set[int]) -> None:
-        asked = sorted(wanted)
-        found, missing = self.slots.look(layer, asked)
-        assert found == {e: self.places[layer, e] for e in asked if (layer, e) in self.places}
-        assert missing == [e for e in asked if (layer, e) not in self.places]
-        for expert in found:
-            self.order.remove((layer, expert))
-            self.order.append((layer, expert))
-        taken = self.slots.take(layer, missing)
-        assert list(taken) == missing
+    def place(self, layer: int, wanted: set[int]) -> None:
+        asked = [(layer, expert) for expert in sorted(wanted)]
+        there = self.COUNT - len(self.cleared)
+        if len(asked) > there:
+            return
+        slots, taken = self.slots.place(layer, sorted(wanted))
+        assert list(slots) == sorted(wanted)
+        assert list(taken) == [expert for at, expert in asked if (at, expert) not in self.places]
+        self.used({expert for expert in asked if expert in self.places})
         for expert, slot in taken.items():
-            if len(self.places) == self.COUNT:
-                oldest = self.order.pop(0)
-                assert self.places.pop(oldest) == slot
+            former = next((one for one, place in self.places.items() if place == slot), None)
+            if former is not None:
+                assert len(self.places) == there
+                assert former in self.order[0]
+                self.forget({former})
             self.places[layer, expert] = slot
-            self.order.append((layer, expert))
+        self.used(set(asked))
+        assert {(layer, e): slot for e, slot in slots.items()}.items() <= self.places.items()
+
+    @rule(data=st.data())
+    def drop(self, data: st.DataObject) -> None:
+        if self.places:
+            layer, expert = data.draw(st.sampled_from(sorted(self.places)))
+            self.slots.drop(layer, [expert])
+            self.forget({(layer, expert)})
+
+    @rule(count=st.integers(1, 4))
+    def clear(self, count: int) -> None:
+        if not self.cleared:
+            self.cleared = range(count)
+            self.slots.clear(self.cleared)
+            self.forget({expert for expert, slot in self.places.items() if slot in self.cleared})
+
+    @rule()
+    def give_back(self) -> None:
+        self.slots.give_back(self.cleared)
+        self.cleared = range(0)
 
     @invariant()
     def no_two_share_a_slot(self) -> None:
-        assert len(set(self.places.values())) == len(self.places) == len(self.slots)
+        assert len(set(self.places.values())) == len(self.places)
+        assert self.slots.tables.slot_of.ge(0).sum() == len(self.places)
+        assert not {*self.places.values()} & {*self.cleared}
 
 
 Slots.TestCase.settings = examples(sample=40, full=500)

@@ -204,7 +204,8 @@ def test_layers_of_two_formats_have_slots_of_their_own(
     layers = list(whole._layers)
     layers[0] = in_4_bits(layers[0])
     whole._layers = layers
-    there._layers = Offload(45, device, missing_on_cpu).applied_to(layers)
+    there._offload = Offload(45, device, missing_on_cpu)
+    there._layers = there._offload.applied_to(layers)
     torch.testing.assert_close(answers(there), answers(whole), rtol=1e-4, atol=1e-4)
     assert made == [17, 34]  # at least a window of one layer, and two
 
@@ -221,7 +222,9 @@ def test_on_a_gpu_too_small_for_all_its_experts_it_answers_as_on_a_large_one(
     whole = load_model(folder, device="cuda:0")
     for model in (there, whole):
         model.reserve(64 << 20)
-    torch.testing.assert_close(answers(there), answers(whole), rtol=1e-3, atol=1e-3)
+        model.warm_up()
+    for _ in range(2):  # prompts and tokens take turns
+        torch.testing.assert_close(answers(there), answers(whole), rtol=1e-3, atol=1e-3)
 
 
 def test_two_prompts_read_in_turns_do_not_take_each_others_experts(folder: Path) -> None:

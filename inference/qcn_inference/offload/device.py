@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import torch
 from qcn_kernels.copy_rows import copy_rows
+from qcn_kernels.expert_slots import SlotTables
 from qcn_kernels.moe import Matrices
 from torch import Tensor
 
@@ -59,6 +60,17 @@ class ExpertDevice(Protocol):
     def wait(self, event: Event) -> None:
         """Let what is computed from now on wait for a copy."""
 
+    def fetch(self, host: Experts, rows: Tensor) -> None:
+        """Copy experts to slots, as a part of what is computed: nobody else's copies are there.
+
+        Args:
+            host: a layer's experts.
+            rows: [2, n] int64 on the device, experts and their slots, see `copy_rows`.
+        """
+
+    def tables(self, experts: int) -> tuple[SlotTables, SlotTables]:
+        """Return tables of the slots for so many experts: the host's, and the device's."""
+
     def mark(self, slots: Sequence[int]) -> Event:
         """Return the point behind all that was computed so far, which read these slots."""
 
@@ -87,14 +99,24 @@ class CudaDevice:
             part.record_stream(self._copies)
 
     def copy(self, host: Experts, slots: Mapping[int, int], after: Iterable[Event]) -> Event:
-        """Begin to copy experts to slots, a kernel for each part: see `copy_rows`."""
+        """Begin to copy experts to slots by a kernel: see `copy_rows`."""
         for event in after:
             self._copies.wait_event(event)
         with torch.cuda.stream(self._copies):
-            rows = self.numbers([*slots, *slots.values()]).view(2, -1)
-            for source, target in zip(host.parts, self.slots.parts, strict=True):
-                copy_rows(source, target, rows)
+            self.fetch(host, self.numbers([*slots, *slots.values()]).view(2, -1))
             return self._copies.record_event()
+
+    def fetch(self, host: Experts, rows: Tensor) -> None:
+        """Copy on the current stream; a CUDA graph may hold it."""
+        copy_rows(host.parts, self.slots.parts, rows)
+
+    def tables(self, experts: int) -> tuple[SlotTables, SlotTables]:
+        """Return tables, the host's in pinned memory."""
+        slots = len(self.slots)
+        return (
+            SlotTables.empty(experts, slots, torch.device("cpu"), pinned=True),
+            SlotTables.empty(experts, slots, self._device),
+        )
 
     def wait(self, event: Event) -> None:
         """Let the current stream wait for a copy."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from qcn_kernels.moe import SharedExpert
 from torch import Tensor
 
-from qcn_inference.layers import DecoderLayer, SparseMoe
+from qcn_inference.layers import ChosenExperts, DecoderLayer, SparseMoe
 from qcn_inference.offload.device import ExpertDevice, Experts
 from qcn_inference.offload.experts import OffloadedExperts, windows
 from qcn_inference.step_cost import ExpertReads
@@ -79,6 +79,19 @@ class LayerExperts:
     ) -> None:
         """As `OffloadedExperts.prefill`."""
         self.experts.prefill(self.layer, to, x, weights=weights, chosen=chosen, shared=shared)
+
+    @property
+    def computes_missing(self) -> bool:
+        """As `OffloadedExperts.computes_missing`."""
+        return self.experts.computes_missing
+
+    def begin_tokens(self) -> None:
+        """As `OffloadedExperts.begin_tokens`."""
+        self.experts.begin_tokens()
+
+    def placed(self, chosen: Tensor) -> ChosenExperts:
+        """As `OffloadedExperts.placed`."""
+        return self.experts.placed(self.layer, chosen)
 
     def step(self, x: Tensor, *, weights: Tensor, chosen: Tensor) -> Tensor:
         """As `OffloadedExperts.step`."""

@@ -1,7 +1,9 @@
-"""Copy rows of a tensor to rows of another, which may lie elsewhere. See README.md.
+"""Copy rows of tensors to rows of others, which may lie elsewhere. See README.md.
 
 `choice.py` says what runs; Triton is imported where its kernel does.
 """
+
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -9,17 +11,17 @@ from qcn_kernels.choice import uses_triton
 from qcn_kernels.copy_rows import reference
 
 
-def copy_rows(source: Tensor, target: Tensor, rows: Tensor) -> None:
-    """Copy rows of `source` to rows of `target`, as `reference.copy_rows`.
+def copy_rows(sources: Sequence[Tensor], targets: Sequence[Tensor], rows: Tensor) -> None:
+    """Copy rows of each source to rows of its target, as `reference.copy_rows`.
 
-    With a target on a GPU the source lies there too, or in pinned host memory. Not waited for.
+    With targets on a GPU the sources lie there too, or in pinned host memory. Not waited for.
 
     Raises:
-        ValueError: the source lies where the GPU does not see it.
+        ValueError: a source lies where the GPU does not see it.
     """
-    if uses_triton(target):
+    if uses_triton(rows):
         from qcn_kernels.copy_rows import triton
 
-        triton.copy_rows(source, target, rows)
+        triton.copy_rows(sources, targets, rows)
         return
-    reference.copy_rows(source, target, rows)
+    reference.copy_rows(sources, targets, rows)

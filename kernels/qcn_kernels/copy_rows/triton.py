@@ -1,5 +1,7 @@
 """Rows copied by a kernel, which reads pinned host memory over the link as if it were the GPU's."""
 
+from collections.abc import Sequence
+
 import torch
 import triton.language as tl
 from torch import Tensor
@@ -12,50 +14,60 @@ BLOCK = 1024
 
 @kernel(do_not_specialize=["count"])
 def _copy_rows(
-    p_source,  # [R, words]
-    p_target,  # [S, words]
+    sources,  # each [R, words]
+    targets,  # each [S, words]
     p_rows,  # [2, count] int64: which, and where to
     count,
-    words,  # of a row
+    words,  # of a row, for each
+    PARTS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Each program copies the blocks of words whose number is its own, and so many further on."""
-    blocks = tl.cdiv(words, BLOCK)
-    for at in range(tl.program_id(0), count * blocks, tl.num_programs(0)):
-        i_row, i_block = at // blocks, at % blocks
-        source = tl.load(p_rows + i_row)
-        target = tl.load(p_rows + count + i_row)
-        o = i_block * BLOCK + tl.arange(0, BLOCK)
-        inside = o < words
-        b = tl.load(p_source + source * words + o, mask=inside)
-        tl.store(p_target + target * words + o, b, mask=inside)
+    for part in tl.static_range(PARTS):
+        width = words[part]
+        blocks = tl.cdiv(width, BLOCK)
+        for at in range(tl.program_id(0), count * blocks, tl.num_programs(0)):
+            i_row, i_block = at // blocks, at % blocks
+            source = tl.load(p_rows + i_row)
+            if source >= 0:
+                target = tl.load(p_rows + count + i_row)
+                o = i_block * BLOCK + tl.arange(0, BLOCK)
+                inside = o < width
+                b = tl.load(sources[part] + source * width + o, mask=inside)
+                tl.store(targets[part] + target * width + o, b, mask=inside)
 
 
-def copy_rows(source: Tensor, target: Tensor, rows: Tensor) -> None:
-    """Copy as `reference.copy_rows`, `rows` on the target's device.
+def copy_rows(sources: Sequence[Tensor], targets: Sequence[Tensor], rows: Tensor) -> None:
+    """Copy as `reference.copy_rows`, `rows` on the targets' device.
 
     Raises:
-        ValueError: the source is host memory that is not pinned, which a GPU may not read.
+        ValueError: a source is host memory that is not pinned, which a GPU may not read.
     """
-    assert source.is_contiguous()
-    assert target.is_contiguous()
     assert rows.is_contiguous()
-    assert source.dtype == target.dtype
-    assert source.shape[1:] == target.shape[1:]
-    if target.is_cuda and not source.is_cuda and not source.is_pinned():
-        raise ValueError("rows of host memory that is not pinned cannot be copied by a GPU")
-    row_bytes, count = target[0].nbytes, rows.shape[1]
-    word = next(kind for kind in (torch.int64, torch.int32, torch.uint8) if _fits(kind, row_bytes))
+    words = [_word(source, target) for source, target in zip(sources, targets, strict=True)]
     _copy_rows[(PROGRAMS,)](
-        source.view(-1).view(word),
-        target.view(-1).view(word),
+        tuple(source.view(-1).view(word) for source, word in zip(sources, words, strict=True)),
+        tuple(target.view(-1).view(word) for target, word in zip(targets, words, strict=True)),
         rows,
-        count,
-        row_bytes // word.itemsize,
+        rows.shape[1],
+        tuple(
+            source[0].nbytes // word.itemsize for source, word in zip(sources, words, strict=True)
+        ),
+        PARTS=len(words),
         BLOCK=BLOCK,
         num_warps=4,
     )
 
 
-def _fits(kind: torch.dtype, row_bytes: int) -> bool:
-    return row_bytes % kind.itemsize == 0
+def _word(source: Tensor, target: Tensor) -> torch.dtype:
+    """The widest kind of integer of which a row is a multiple."""
+    assert source.is_contiguous()
+    assert target.is_contiguous()
+    assert source.dtype == target.dtype
+    assert source.shape[1:] == target.shape[1:]
+    if target.is_cuda and not source.is_cuda and not source.is_pinned():
+        raise ValueError("rows of host memory that is not pinned cannot be copied by a GPU")
+    row_bytes = source[0].nbytes
+    return next(
+        kind for kind in (torch.int64, torch.int32, torch.uint8) if row_bytes % kind.itemsize == 0
+    )

@@ -203,14 +203,14 @@ def test_4_bit_experts_in_host_memory_give_the_same_bits(call: Caller, tmp_path:
         missing_on_cpu=False,
     )
     assert torch.equal(read_there, read)
-    assert_agrees("offloaded_step", stepped_there, stepped.double(), hardware=call.hardware)
+    assert torch.equal(stepped_there, stepped)
 
 
 @pytest.mark.parametrize("missing_on_cpu", [False, True])
 def test_fp8_experts_in_host_memory_give_the_same_bits(
     call: Caller, tmp_path: Path, missing_on_cpu: bool
 ) -> None:
-    """What is read does; what is decoded agrees, the CPU taking part or not.
+    """What is decoded agrees where the CPU takes part; drafts are verified then as a prefill.
 
     Two layers' worth of slots for three layers: experts come and go.
     """
@@ -227,7 +227,11 @@ def test_fp8_experts_in_host_memory_give_the_same_bits(
         missing_on_cpu=missing_on_cpu,
     )
     assert torch.equal(read_there, read)
-    assert_agrees("offloaded_step", stepped_there, stepped.double(), hardware=call.hardware)
+    if missing_on_cpu:
+        got, want = stepped_there[2:], stepped[2:].double()
+        assert_agrees("offloaded_step", got, want, hardware=call.hardware)
+    else:
+        assert torch.equal(stepped_there, stepped)
 
 
 @pytest.mark.parametrize("stored", ["fp32", "fp8"])

@@ -23,6 +23,8 @@ from groupwise_stacks import eight_bit, four_bit, mxfp4
 from qcn_kernels.causal_conv1d.triton import causal_conv1d_step
 from qcn_kernels.chip import CHIPS, empty_rows
 from qcn_kernels.copy_rows.triton import copy_rows
+from qcn_kernels.expert_slots import SlotTables
+from qcn_kernels.expert_slots.triton import place
 from qcn_kernels.fp8 import Fp8Matrices
 from qcn_kernels.fp8.triton import linear as linear_fp8
 from qcn_kernels.gated_delta_net import Drafts
@@ -335,8 +337,17 @@ def few_with(down: Tensor | Stacked) -> Callable[..., Tensor]:
 
 
 def rows_copied() -> None:
-    rows = torch.zeros(2, 7, dtype=torch.int64)
-    copy_rows(bf16(9, HIDDEN, INTERMEDIATE), bf16(8, HIDDEN, INTERMEDIATE), rows)
+    """Of experts in 4 bits: codes, and the scales and minima of two levels."""
+    expert = four_bit(1, 2 * INTERMEDIATE, HIDDEN)
+    parts = [part for part in expert.parts().values() if part is not None]
+    copy_rows(parts, parts, torch.zeros(2, 7, dtype=torch.int64))
+
+
+def experts_placed() -> None:
+    """Of a token; of as many tokens as are verified at once, in the slots of a large card."""
+    for tokens, slots in ((1, 7000), (MOST_TOKENS, 30_000)):
+        tables = SlotTables.empty(48 * 512, slots, torch.device("cpu"))
+        place(tables, 512, torch.zeros(tokens * TOP_K, dtype=torch.int64))
 
 
 def sampling() -> None:
@@ -374,6 +385,7 @@ OPERATIONS: dict[Callable[[], None], dict[str, str]] = {
     append_to_pages: {},
     sampling: {},
     rows_copied: {},
+    experts_placed: {},
 }
 
 GROUPED = {"_gate_up": "wgmma", "_down": "wgmma", "_down_kept": "wgmma"}
