@@ -1,6 +1,7 @@
 """Plans: figures of the published models, and what must hold on every machine."""
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from qcn_inference.config import load_config
 from qcn_inference.device import working_bytes
 from qcn_inference.device_memory import DeviceBudget
 from qcn_inference.pages import PAGE
-from qcn_inference.planning.footprint import FORMATS, DraftHead, Footprint
+from qcn_inference.planning.cpu_experts import ExpertRates, measured
+from qcn_inference.planning.footprint import FORMATS, FOUR_BITS, FP8_BITS, DraftHead, Footprint
 from qcn_inference.planning.machine import Gpu, Machine, side_for
 from qcn_inference.planning.plan import (
     CHECKPOINTS,
@@ -23,6 +25,7 @@ from qcn_inference.planning.plan import (
 )
 from qcn_inference.planning.shapes import PUBLISHED
 from sampling import examples
+from torch.utils.flop_counter import FlopCounterMode
 
 GB = 10**9
 H200 = Gpu("H200", 140 * GB, 4.3e12, 790e12, 50e9)
@@ -107,6 +110,38 @@ def test_an_expert_that_is_missing_is_computed_where_that_is_sooner(
         found = plan(coder_next["int4"], machine(gpu))
         assert isinstance(found, Plan)
         assert found.missing_on_cpu is expected
+
+
+def test_a_cpu_that_is_slow_to_make_numbers_of_codes_computes_no_expert(
+    coder_next: dict[str, Footprint],
+) -> None:
+    """However fast it reads them: what it takes to run them was measured."""
+    slow_link = replace(RTX_4090, link=12e9)
+    rates = ExpertRates(plain=1e12, fp8=1e12, groups=1e9)
+    found = plan(coder_next["int4"], replace(machine(slow_link), expert_rates=rates))
+    assert isinstance(found, Plan)
+    assert not found.missing_on_cpu
+    experts = coder_next["int4"].sparse_layers * coder_next["int4"].config.num_experts_per_tok
+    over_link = coder_next["int4"].expert_bytes / 12e9 * experts * (1 - found.slot_share)
+    assert found.decode_seconds(0) > over_link
+
+
+@pytest.mark.parametrize("bits", [16, 32, FP8_BITS, FOUR_BITS, 4.25])
+def test_the_rate_of_a_format_is_the_one_measured_of_its_kind(bits: float) -> None:
+    kinds = {16: 1.0, 32: 1.0, FP8_BITS: 2.0}
+    assert ExpertRates(plain=1, fp8=2, groups=3).of(bits) == kinds.get(bits, 3)
+
+
+def test_what_experts_take_on_the_cpu_is_measured() -> None:
+    """In each format a whole token's: two operations a weight, here in the place of seconds."""
+
+    def counted(work: Callable[[], object]) -> float:
+        with FlopCounterMode(display=False) as flops:
+            work()
+        return float(flops.get_total_flops())
+
+    rates = asdict(measured(counted))
+    assert rates == pytest.approx({"plain": 0.5, "fp8": 0.5, "groups": 0.5}, rel=1e-3)
 
 
 def test_where_nothing_fits_it_says_what_is_missing(coder_next: dict[str, Footprint]) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from qcn_inference.device import give_back, memory
+from qcn_inference.planning.cpu_experts import ExpertRates, measured
 
 MIB = 2**20
 READ_BYTES = 256 * MIB
@@ -47,6 +48,7 @@ class Machine:
     bandwidth: float  # bytes the CPU reads per second
     rate: float  # floating-point operations of the CPU per second, products of bf16 matrices
     gpu: Gpu | None = None
+    expert_rates: ExpertRates | None = None  # of the CPU, measured where there is a GPU
 
 
 def measure(device: torch.device | None = None) -> Machine:
@@ -67,6 +69,7 @@ def measure(device: torch.device | None = None) -> Machine:
         bandwidth=READ_BYTES / _least_seconds(data.sum, _nothing),
         rate=_cpu_rate(),
         gpu=gpu,
+        expert_rates=_expert_rates() if gpu is not None else None,
     )
 
 
@@ -125,6 +128,10 @@ def _cpu_rate() -> float:
     return rate
 
 
+def _expert_rates() -> ExpertRates:
+    return measured(lambda work: _least_seconds(work, _nothing))
+
+
 def _fp8_rate(device: torch.device, side: int, wait: Callable[[], None]) -> float | None:
     if torch.cuda.get_device_capability(device) < MULTIPLIES_FP8:
         return None
@@ -138,7 +145,7 @@ def _fp8_rate(device: torch.device, side: int, wait: Callable[[], None]) -> floa
     return 2 * side**3 / _least_seconds(product, wait)
 
 
-def _least_seconds(work: Callable[[], Tensor], wait: Callable[[], None]) -> float:
+def _least_seconds(work: Callable[[], object], wait: Callable[[], None]) -> float:
     """The least time of some tries; the first, which loads code, does not count."""
     seconds: list[float] = []
     work()

@@ -85,8 +85,8 @@ class Plan:
     def _expert_seconds(self) -> float:
         """The least time that one of a token's experts adds, where only some have slots."""
         on_gpu = self.footprint.expert_bytes / self._bandwidth
-        if not self.missing_on_cpu:  # the GPU reads them all, while the link brings the next
-            return max(on_gpu, (1 - self.slot_share) * self._expert_over_link)
+        if not self.missing_on_cpu:  # the GPU reads them when the link has brought the last
+            return on_gpu + (1 - self.slot_share) * self._expert_over_link
         # Both compute at once; at best the CPU gets no fewer than end when the GPU's do.
         share = min(self.slot_share, self._expert_on_cpu / (self._expert_on_cpu + on_gpu))
         return max(share * on_gpu, (1 - share) * self._expert_on_cpu)
@@ -98,7 +98,7 @@ class Plan:
             return None
         on_gpu = float(self.footprint.expert_bytes)
         over_link = (1 - self.slot_share) * self._expert_over_link * self._bandwidth
-        copied, head = max(on_gpu, over_link), self.footprint.head
+        copied, head = on_gpu + over_link, self.footprint.head
         return ExpertReads(
             stepping=self._expert_seconds() * self._bandwidth,
             verifying=copied,
@@ -167,8 +167,13 @@ class Plan:
     @property
     def _expert_on_cpu(self) -> float:
         """One token in one expert: its weights are read once, whatever is computed with them."""
-        read = self.footprint.expert_bytes / self.machine.bandwidth
-        return max(read, self.footprint.expert_operations / self.machine.rate)
+        foot, machine = self.footprint, self.machine
+        read = foot.expert_bytes / machine.bandwidth
+        multiplied = foot.expert_operations / machine.rate
+        if machine.expert_rates is None:
+            return max(read, multiplied)
+        weights = foot.expert_operations / 2
+        return max(read, multiplied, weights / machine.expert_rates.of(foot.format.expert_bits))
 
 
 Place = Callable[[Footprint, Machine, int, DraftHead | None], Plan | None]

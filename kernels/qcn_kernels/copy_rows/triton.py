@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -12,29 +13,32 @@ PROGRAMS = 64  # so many blocks of words are on their way at once: several times
 BLOCK = 1024
 
 
+@triton.jit
+def _copy_part(p_source, p_target, p_rows, count, WORDS: tl.constexpr, BLOCK: tl.constexpr):
+    blocks = tl.cdiv(WORDS, BLOCK)
+    for at in range(tl.program_id(0), count * blocks, tl.num_programs(0)):
+        i_row, i_block = at // blocks, at % blocks
+        source = tl.load(p_rows + i_row)
+        if source >= 0:
+            target = tl.load(p_rows + count + i_row)
+            o = i_block * BLOCK + tl.arange(0, BLOCK)
+            inside = o < WORDS
+            b = tl.load(p_source + source * WORDS + o, mask=inside)
+            tl.store(p_target + target * WORDS + o, b, mask=inside)
+
+
 @kernel(do_not_specialize=["count"])
 def _copy_rows(
     sources,  # each [R, words]
     targets,  # each [S, words]
     p_rows,  # [2, count] int64: which, and where to
     count,
-    words,  # of a row, for each
-    PARTS: tl.constexpr,
+    WORDS: tl.constexpr,  # of a row, for each
     BLOCK: tl.constexpr,
 ):
     """Each program copies the blocks of words whose number is its own, and so many further on."""
-    for part in tl.static_range(PARTS):
-        width = words[part]
-        blocks = tl.cdiv(width, BLOCK)
-        for at in range(tl.program_id(0), count * blocks, tl.num_programs(0)):
-            i_row, i_block = at // blocks, at % blocks
-            source = tl.load(p_rows + i_row)
-            if source >= 0:
-                target = tl.load(p_rows + count + i_row)
-                o = i_block * BLOCK + tl.arange(0, BLOCK)
-                inside = o < width
-                b = tl.load(sources[part] + source * width + o, mask=inside)
-                tl.store(targets[part] + target * width + o, b, mask=inside)
+    for part in tl.static_range(len(WORDS)):
+        _copy_part(sources[part], targets[part], p_rows, count, WORDS[part], BLOCK)
 
 
 def copy_rows(sources: Sequence[Tensor], targets: Sequence[Tensor], rows: Tensor) -> None:
@@ -50,10 +54,9 @@ def copy_rows(sources: Sequence[Tensor], targets: Sequence[Tensor], rows: Tensor
         tuple(target.view(-1).view(word) for target, word in zip(targets, words, strict=True)),
         rows,
         rows.shape[1],
-        tuple(
+        WORDS=tuple(
             source[0].nbytes // word.itemsize for source, word in zip(sources, words, strict=True)
         ),
-        PARTS=len(words),
         BLOCK=BLOCK,
         num_warps=4,
     )
