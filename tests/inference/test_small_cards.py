@@ -223,6 +223,8 @@ def test_on_a_gpu_too_small_for_all_its_experts_it_answers_as_on_a_large_one(
     for model in (there, whole):
         model.reserve(64 << 20)
         model.warm_up()
+    assert there._decoder is not None
+    assert bool(there._decoder._graphs) is not missing_on_cpu
     for _ in range(2):  # prompts and tokens take turns
         torch.testing.assert_close(answers(there), answers(whole), rtol=1e-3, atol=1e-3)
 
