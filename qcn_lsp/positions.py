@@ -9,7 +9,10 @@ Everything here is a pure function on one line or one text, and does its work in
 that run in C: no loop visits single characters, so that a line of 50 MB is only slow, not stuck.
 """
 
-from lsprotocol.types import PositionEncodingKind
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the protocol's types take most of a second to import; `qcn scan` needs none
+    from lsprotocol.types import PositionEncodingKind
 
 
 def split_lines(text: str) -> list[str]:
@@ -54,22 +57,22 @@ def without_line_end(line: str) -> str:
     return line[:-1] if line.endswith(("\n", "\r")) else line
 
 
-def count_units(text: str, encoding: PositionEncodingKind) -> int:
+def count_units(text: str, encoding: "PositionEncodingKind") -> int:
     """Count the code units of `text`; a lone surrogate counts as it would be written."""
-    if text.isascii() or encoding is PositionEncodingKind.Utf32:
+    if text.isascii() or encoding == "utf-32":
         return len(text)
-    if encoding is PositionEncodingKind.Utf8:
+    if encoding == "utf-8":
         return len(text.encode("utf-8", "surrogatepass"))
     return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
-def index_at(line: str, column: int, encoding: PositionEncodingKind) -> tuple[int, int]:
+def index_at(line: str, column: int, encoding: "PositionEncodingKind") -> tuple[int, int]:
     """Find the character that a column points at.
 
     Returns its index in `line`, and how many code units into that character the column points:
     0 at its start, which is where every sound column is. A column past the end is the end.
     """
-    if line.isascii() or encoding is PositionEncodingKind.Utf32:
+    if line.isascii() or encoding == "utf-32":
         return min(column, len(line)), 0
     index, rest = 0, line
     while len(rest) > 1:  # halve: all steps together encode the line once

@@ -12,6 +12,7 @@ from qcn_indexer.files import TooLongError, read_file
 
 from qcn_lsp.commands.errors import CommandError
 from qcn_lsp.commands.session import Suggestion, editor_session, language_of
+from qcn_lsp.commands.workspace import workspace_of
 from qcn_lsp.positions import plain_lines
 
 MAX_BYTES = 64 << 20
@@ -98,8 +99,3 @@ async def _complete(spot: Spot, text: str, options: Mapping[str, Any]) -> Sugges
     async with editor_session(workspace_of(path), options=options) as session:
         session.open(path.as_uri(), language_of(path), text)
         return await session.suggest(path.as_uri(), spot.line - 1, spot.column - 1)
-
-
-def workspace_of(path: Path) -> Path:
-    """Return the repository a file is in, or the folder it is in."""
-    return next((up for up in path.parents if (up / ".git").exists()), path.parent)

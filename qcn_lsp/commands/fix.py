@@ -22,10 +22,10 @@ from qcn_indexer.read import BINARY, Unfit, read_text
 from qcn_indexer.secrets import looks_secret
 from qcn_indexer.walk import Skipped, walk
 
-from qcn_lsp.commands.complete import workspace_of
 from qcn_lsp.commands.console import make_console, progress_on
 from qcn_lsp.commands.errors import CommandError
 from qcn_lsp.commands.scan import INCOMPLETE, name_from_here, not_scanned
+from qcn_lsp.commands.workspace import workspace_of
 from qcn_lsp.engine.link import EngineLink
 from qcn_lsp.engine.runtime import EMBEDDED_MODEL
 from qcn_lsp.fixes.attempts import CAPABLE, Outcome, Search

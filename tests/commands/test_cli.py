@@ -51,6 +51,13 @@ def test_help_loads_nothing_but_the_standard_library() -> None:
     assert done.stdout.endswith("\n[]\n")
 
 
+@pytest.mark.parametrize("command", ["scan", "fix"])
+def test_what_asks_no_language_server_does_not_load_its_protocol(command: str) -> None:
+    """Its types take longer to import than a file takes to be scanned."""
+    code = f"import sys, qcn_lsp.commands.{command}; sys.exit('lsprotocol' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_output_that_cannot_be_written_is_one_sentence(
