@@ -19,7 +19,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -92,31 +92,101 @@ def _interpret() -> None:
 
 
 def _spare_the_interpreter() -> None:
-    """Leave out half of what Triton's interpreter does, which changes nothing that it computes.
+    """Leave out two thirds of what Triton's interpreter does, which changes nothing it computes.
 
     At every call of a function in a kernel it looks through Triton's whole language for what it
-    has to replace: which names those are is looked up once. And it computes whether each sum and
-    product of integers overflows, and drops the answer: assertions are off in its options.
+    has to replace: once for each launch is enough. Of every tensor it makes its shape's objects
+    anew, of which one for each shape will do, and asks a table that it makes for it for numpy's
+    dtype. And it computes whether each sum and product of integers overflows, and drops the answer:
+    assertions are off in its options.
     """
     from triton.language import core
     from triton.runtime import interpreter
 
-    names: dict[Any, list[str]] = {}
+    for name in ("_patch_lang", "_get_np_dtype"):
+        assert hasattr(interpreter, name), "this Triton calls it otherwise"
+    interpreter._patch_lang = _once_for_each_launch(interpreter._patch_lang)
 
-    def patch_builtin(of: Any, *how: Any) -> None:
-        if of not in names:
-            members = inspect.getmembers(of)
-            names[of] = [name for name, member in members if core.is_builtin(member)]
-        for name in names[of]:
-            member = getattr(of, name)
-            if core.is_builtin(member):  # it is not replaced yet
-                interpreter._patch_attr(of, name, member, *how)
+    dtype_of = interpreter._get_np_dtype
+    dtypes: dict[str, Any] = {}
 
-    assert hasattr(interpreter, "_patch_builtin"), "this Triton calls it otherwise"
-    interpreter._patch_builtin = patch_builtin
+    def known_dtype(of: Any) -> Any:
+        scalar = of.scalar
+        key = "a pointer" if isinstance(scalar, core.pointer_type) else scalar.name
+        if key not in dtypes:
+            dtypes[key] = dtype_of(of)
+        return dtypes[key]
+
+    interpreter._get_np_dtype = known_dtype
+
+    shapes: dict[tuple[int, ...], tuple[Any, int, str]] = {}
+
+    def of_a_block(self: Any, element: Any, shape: Any) -> None:
+        key = tuple([getattr(size, "value", size) for size in shape])
+        if key not in shapes:
+            make_block(self, element, shape)
+            shapes[key] = self.shape, self.numel, str(self.shape)
+        self.element_ty = element
+        self.shape, self.numel, named = shapes[key]
+        self.name = f"<{named}, {element}>"
+
+    make_block = core.block_type.__init__
+    core.block_type.__init__ = of_a_block
+
+    tensors: dict[tuple[int, ...], tuple[Any, Any]] = {}
+
+    def of_a_tensor(self: Any, handle: Any, kind: Any) -> None:
+        key = tuple(kind.shape.values) if kind.is_block() else ()
+        if key not in tensors:
+            make_tensor(self, handle, kind)
+            tensors[key] = self.shape, self.numel
+        self.handle, self.type, self.dtype = handle, kind, kind.scalar
+        self.shape, self.numel = tensors[key]
+
+    make_tensor = core.tensor.__init__
+    core.tensor.__init__ = of_a_tensor
+
     builder = interpreter.interpreter_builder
     assert not builder.options.debug
     builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)
+
+
+def _once_for_each_launch(patch_lang: Callable[..., Any]) -> Callable[..., Any]:
+    """Replace in Triton's language what a kernel's functions see, once for all that see the same.
+
+    What a launch has replaced it puts back at its end; what its functions have, nobody.
+    """
+    replaced: set[tuple[str, ...]] = set()
+
+    @cache
+    def seen_by(function: Any) -> tuple[str, ...]:
+        modules = filter(inspect.ismodule, function.__globals__.values())
+        names = (module.__name__ for module in modules)
+        return tuple(name for name in names if name.startswith("triton.language"))
+
+    def patch(function: Any) -> Any:
+        seen = seen_by(function)
+        if seen in replaced:
+            return None
+        scope = patch_lang(function)
+        if not replaced:  # a launch
+            scope = _Launched(scope, replaced)
+        replaced.add(seen)
+        return scope
+
+    return patch
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Launched:
+    """What a launch has replaced: afterwards nothing is."""
+
+    scope: Any
+    replaced: set[tuple[str, ...]]
+
+    def restore(self) -> None:
+        self.replaced.clear()
+        self.scope.restore()
 
 
 def _end_with_parent() -> None:
