@@ -94,14 +94,27 @@ class _Launch:
     options: dict[str, int]
 
 
-def compile_launches(capability: int, launcher: Callable[[], object]) -> list[Compiled]:
+def compile_launches(
+    capability: int, launcher: Callable[[], object], *, but_for: int | None = None
+) -> list[Compiled]:
     """Call `launcher` as if on a chip; compile each kernel it launches, in order.
 
-    Results of the launcher are not computed.
+    What it would launch in the same way on the chip `but_for` is left out. Results of the launcher
+    are not computed.
     """
+    elsewhere = [] if but_for is None else _sources(but_for, launcher)
+    known = {(source.name, source.digest, source.options) for source in elsewhere}
+    return [
+        _compile(source)
+        for source in _sources(capability, launcher)
+        if (source.name, source.digest, source.options) not in known
+    ]
+
+
+def _sources(capability: int, launcher: Callable[[], object]) -> "list[_Source]":
     with pytest.MonkeyPatch.context() as patch:
         launches = list(_recorded(patch, capability, launcher))
-    return [_compile(_source_of(launch, capability)) for launch in launches]
+    return [_source_of(launch, capability) for launch in launches]
 
 
 def _recorded(

@@ -410,8 +410,12 @@ COMPILED_NOW = [
 def test_what_is_shipped_compiles(
     chip: int, operation: Callable[[], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """On an 89, whose code is an 86's with FP8 beside it, what is not launched so on an 86.
+
+    Compiled for both, 92 of 94 such launches had the same report, the two others fewer registers.
+    """
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    for kernel in compile_launches(chip, operation):
+    for kernel in compile_launches(chip, operation, but_for=86 if chip == 89 else None):
         print(kernel.row(operation.__name__, chip))
         assert kernel.spilled == kernel.stack == 0, kernel
         assert kernel.shared <= SHARED_MEMORY[chip], kernel
@@ -436,8 +440,13 @@ def in_fp32() -> None:
 def test_a_model_in_fp32_finds_shared_memory(
     chip: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """No chip has less than an 86: what is launched as there finds as much on the others.
+
+    But for a 90, whose products are not the others', it asks for as much: compiled for 80, 86, 89
+    and 120, all launches that were the same in bf16, FP8 and 4 bits did.
+    """
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    for kernel in compile_launches(chip, in_fp32):
+    for kernel in compile_launches(chip, in_fp32, but_for=None if chip in (86, 90) else 86):
         assert kernel.shared <= SHARED_MEMORY[chip], kernel
 
 
@@ -489,7 +498,7 @@ def test_what_is_quantised_where_it_arises_compiles(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("chip", [80, 89, 120] if FULL else [86, 90])
+@pytest.mark.parametrize("chip", [80, 120] if FULL else [86, 90])  # an 89 as an 86
 @pytest.mark.parametrize("operation", [attention_step, attention_prefill])
 def test_a_key_weighs_the_same_in_a_tile_that_masks_others(
     chip: int, operation: Callable[[], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
