@@ -211,7 +211,7 @@ def assert_reads_as(overlay: Overlay, files: dict[Path, str]) -> None:
 
 
 @pytest.mark.long
-@examples(sample=300, full=2000)
+@examples(sample=300, full=1000)
 @given(files=FILES, events=EVENTS, limits=LIMITS)
 def test_reading_the_layout_gives_the_current_text_of_every_file(
     files: dict[Path, str], events: Sequence[Event], limits: Limits
@@ -227,7 +227,7 @@ def test_reading_the_layout_gives_the_current_text_of_every_file(
 
 
 @pytest.mark.long
-@examples(sample=300, full=2000)
+@examples(sample=300, full=1000)
 @given(files=FILES, events=EVENTS, limits=LIMITS)
 def test_a_change_costs_its_own_entries_and_what_was_worth_rewriting(
     files: dict[Path, str], events: Sequence[Event], limits: Limits
@@ -243,7 +243,7 @@ def test_a_change_costs_its_own_entries_and_what_was_worth_rewriting(
 
 
 @pytest.mark.long
-@examples(sample=200, full=2000)
+@examples(sample=200, full=1000)
 @given(files=FILES, saves=st.lists(TEXTS, min_size=1, max_size=20), limits=LIMITS)
 def test_any_number_of_saves_leave_one_entry_or_the_file_with_blocks_upon_it(
     files: dict[Path, str], saves: Sequence[str], limits: Limits
@@ -256,7 +256,7 @@ def test_any_number_of_saves_leave_one_entry_or_the_file_with_blocks_upon_it(
 
 
 @pytest.mark.long
-@examples(sample=200, full=2000)
+@examples(sample=200, full=1000)
 @given(files=FILES, events=EVENTS, limits=LIMITS, budget=st.integers(10, 400), hot=st.sets(PATHS))
 def test_compaction_leaves_nothing_superseded_and_keeps_the_front(
     files: dict[Path, str],
@@ -317,7 +317,7 @@ def test_a_renamed_file_is_current_and_a_deleted_one_is_not() -> None:
 
 
 @pytest.mark.long
-@examples(sample=300, full=2000)
+@examples(sample=300, full=1000)
 @given(files=FILES, events=EVENTS, limits=LIMITS)
 def test_what_is_not_superseded_is_the_current_text_of_every_file_once(
     files: dict[Path, str], events: Sequence[Event], limits: Limits

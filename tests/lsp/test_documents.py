@@ -189,7 +189,7 @@ def test_random_edits_through_the_real_server(encoding: types.PositionEncodingKi
     with session(capabilities=capabilities) as server:
         document = {"uri": URI, "languageId": "plaintext", "version": 1, "text": text}
         server.send(notification("textDocument/didOpen", {"textDocument": document}))
-        for version in range(2, count(sample=300, full=3_000)):
+        for version in range(2, count(sample=300, full=1_000)):
             changed = random_change(random_, model)
             server.send(notification("textDocument/didChange", as_json(changed, version)))
             if version % (1 if FULL else 10) == 0:
