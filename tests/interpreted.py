@@ -92,7 +92,7 @@ def _interpret() -> None:
 
 
 def _spare_the_interpreter() -> None:
-    """Leave out two thirds of what Triton's interpreter does, which changes nothing it computes.
+    """Leave out most of what Triton's interpreter does, which changes nothing that it computes.
 
     At every call of a function in a kernel it looks through Triton's whole language for what it
     has to replace: once for each launch is enough. Of every tensor it makes its shape's objects

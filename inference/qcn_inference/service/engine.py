@@ -344,7 +344,7 @@ class Engine:
         tokenizer = Tokenizer(self.folder, load_config(self.folder).vocab_size)
         self._find_template()
 
-        # What is imported stays: looking through it for garbage is a tenth of the time it takes.
+        # What is imported stays: looking through it for garbage is a third of the time it takes.
         gc.disable()
         try:
             import torch
