@@ -4,13 +4,16 @@ Every reason against a GPU is told with what to do about it, before any weight i
 """
 
 import logging
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 
 import torch
+from qcn_kernels.rms_norm import rms_norm
 
+from qcn_inference import kernel_errors
 from qcn_inference.config import ModelConfig
-from qcn_inference.errors import DeviceError, DeviceMemoryError
+from qcn_inference.errors import LOST_REMEDY, DeviceError, DeviceMemoryError
 from qcn_inference.passes import ON_GPU
 
 log = logging.getLogger(__name__)
@@ -28,12 +31,23 @@ INTERPRETED_BYTES = 64 << 20
 
 _NO_MEMORY = (
     "CUDA error: out of memory",
+    "CUDA driver error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "Triton Error [CUDA]: out of memory",
 )
 _NO_GPU = ("Found no NVIDIA driver", "No CUDA GPUs are available")
 """In torch's words for a machine without one."""
-_LASTING = ("illegal", "misaligned", "launch failure", "assert", "stack error", "uncorrectable")
+_LASTING = (
+    *("illegal", "misaligned", "launch failure", "timed out", "assert", "uncorrectable"),
+    *("stack error", "address space", "program counter", "hardware error"),
+    # Of a GPU that was switched off, fell off the bus, or slept with its laptop.
+    *(
+        "unknown error",
+        "no CUDA-capable device",
+        "busy or unavailable",
+    ),
+    *("invalid device context", "context is destroyed", "driver shutting down"),
+)
 """In CUDA's words for what no later call of the process recovers from."""
 
 
@@ -66,7 +80,8 @@ def choose(name: str) -> tuple[torch.device, str | None]:
     if name != "auto":
         return _checked(int(name.partition(":")[2] or 0)), None
     if torch.version.cuda is None:
-        return CPU, None
+        vendor = _other_vendor()
+        return CPU, None if vendor is None else _built_for(vendor)
     try:
         return _checked(0), None
     except DeviceError as error:
@@ -78,27 +93,30 @@ def choose(name: str) -> tuple[torch.device, str | None]:
 def _checked(number: int) -> torch.device:
     """A GPU by its number. Raises DeviceError, with the remedy, if our kernels cannot run on it."""
     if torch.version.cuda is None:
-        raise DeviceError(
-            f"torch {torch.__version__} was built without CUDA. Install a build of torch with "
-            f"CUDA, {USE_CPU}."
-        )
+        raise DeviceError(_built_for(_other_vendor()))
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
+        slept = " Where the machine has slept, restart it." if "unknown error" in reason else ""
         raise DeviceError(
-            f"CUDA cannot be started: {reason}. Check with nvidia-smi that the machine has an "
-            f"NVIDIA GPU and a driver for CUDA {torch.version.cuda} or newer, {USE_CPU}."
+            f"CUDA cannot be started: {reason}.{slept} Check with nvidia-smi that the machine has "
+            f"an NVIDIA GPU and a driver for CUDA {torch.version.cuda} or newer, {USE_CPU}."
         ) from error
     if number >= torch.cuda.device_count():
         raise DeviceError(
             f"there is no GPU number {number}; the machine shows {torch.cuda.device_count()}, "
-            f"counted from 0. Choose another, {USE_CPU}."
+            "counted from 0, without those that CUDA_VISIBLE_DEVICES hides. Choose another, "
+            f"{USE_CPU}."
         )
     if find_spec("triton") is None:
+        how = (
+            "Run `pip install triton`"
+            if sys.platform == "linux"
+            else "There is none for this system: run qcn-lsp on Linux (on Windows in WSL)"
+        )
         raise DeviceError(
-            "the kernels for the GPU need Triton, which is not installed. Run `pip install "
-            f'"qcn-lsp[engine]"` on Linux, {USE_CPU}.'
+            f"the kernels for the GPU need Triton, which is not installed. {how}, {USE_CPU}."
         )
     found = torch.cuda.get_device_capability(number)
     if found < LEAST_CAPABILITY:
@@ -108,7 +126,59 @@ def _checked(number: int) -> torch.device:
             f"{LEAST_CAPABILITY[0]}.{LEAST_CAPABILITY[1]} (RTX 30 or newer). Choose another GPU, "
             f"{USE_CPU}."
         )
-    return torch.device("cuda", number)
+    device = torch.device("cuda", number)
+    try:
+        _run_a_kernel(device)
+    except Exception as error:
+        name = describe(device)
+        raise failed(name, error) or _without_kernels(name, error) from error
+    return device
+
+
+def _other_vendor() -> str | None:
+    """Return for whose GPUs torch was built, where that is not NVIDIA."""
+    if torch.version.hip is not None:
+        return "AMD"
+    return "Intel" if torch.version.xpu is not None else None
+
+
+def _built_for(vendor: str | None) -> str:
+    """Say why a build of torch without CUDA is of no use to the kernels."""
+    built = "was built without CUDA" if vendor is None else f"was built for GPUs of {vendor}"
+    return (
+        f"torch {torch.__version__} {built}; our kernels run on GPUs of NVIDIA alone. Where there "
+        f"is one, install a build of torch with CUDA (there is none for macOS), {USE_CPU}."
+    )
+
+
+def _run_a_kernel(device: torch.device) -> None:
+    """Have one of ours compiled, loaded and launched, as all the others will be."""
+    with torch.cuda.device(device):
+        rms_norm(torch.ones(1, 16, device=device), scale=torch.ones(16, device=device), eps=1e-6)
+        torch.cuda.synchronize(device)
+
+
+def failed(name: str, error: Exception) -> DeviceError | None:
+    """Say what an error means for a GPU of this name, and what to do.
+
+    None where the GPU has no part in it.
+    """
+    if is_out_of_memory(error):
+        return DeviceMemoryError(
+            f"the memory of {name} does not suffice, of which other programs may have taken some. "
+            f"End them, take a smaller or a quantised model, {USE_CPU}."
+        )
+    if is_lost(error):
+        return DeviceError(
+            f"{name} failed while it was made ready ({type(error).__name__}). {LOST_REMEDY}"
+        )
+    return _without_kernels(name, error) if kernel_errors.is_of_kernels(error) else None
+
+
+def _without_kernels(name: str, error: Exception) -> DeviceError:
+    return DeviceError(
+        f"no kernel of ours runs on {name}: {kernel_errors.explained(error)}, {USE_CPU}."
+    )
 
 
 def describe(device: torch.device) -> str:
@@ -231,12 +301,13 @@ def is_lost(error: BaseException) -> bool:
     call in the process fails in the same way. A launch by Triton may be that call, but may also
     be refused for reasons of its own.
     """
-    if is_out_of_memory(error) or is_of_capture(error):
+    if is_out_of_memory(error) or is_of_capture(error) or kernel_errors.is_of_image(error):
         return False
     if isinstance(error, torch.AcceleratorError):
         return True
     text = str(error)
     return isinstance(error, RuntimeError) and (
         "CUDA error" in text
+        or "CUDA driver error" in text
         or ("Triton Error [CUDA]" in text and any(word in text for word in _LASTING))
     )

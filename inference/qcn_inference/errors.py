@@ -2,6 +2,11 @@
 
 from pathlib import Path
 
+LOST_REMEDY = (
+    "Look for Xid messages in the kernel's log and at nvidia-smi, then start the engine again; "
+    "where that does not help, or the machine has slept, restart it."
+)
+
 
 class CheckpointError(Exception):
     """A checkpoint or saved state that cannot be loaded.

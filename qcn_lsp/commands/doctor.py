@@ -51,11 +51,11 @@ _ASK_TORCH = """
 import json, torch
 from qcn_inference.device import choose
 device, problem = choose("auto")
-cuda = torch.cuda.is_available()
+used = device.type == "cuda"
 print(json.dumps({
     "version": torch.__version__,
     "built_for": torch.version.cuda or "the CPU",
-    "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count() * cuda)],
+    "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count() * used)],
     "problem": problem,
     "threads": torch.get_num_threads(),
     "capability": torch.backends.cpu.get_cpu_capability(),
@@ -149,8 +149,11 @@ def _torch() -> Iterator[Finding]:
 
 def torch_findings(found: dict[str, Any]) -> Iterator[Finding]:
     """Say what torch is and where it computes; of a GPU that the engine cannot use, why."""
-    where = ", ".join(found["devices"]) or f"the CPU ({found['capability']})"
-    detail = f"{found['version']}, built for {found['built_for']}; runs on {where}"
+    first, *others = found["devices"] or [f"the CPU ({found['capability']})"]
+    detail = f"{found['version']}, built for {found['built_for']}; runs on {first}"
+    if others:
+        named = ", ".join(f"cuda:{number} {name}" for number, name in enumerate(others, 1))
+        detail += f", or by qcn.engine.device on {named}"
     yield Finding("torch", "ok", f"{detail}, threads: {found['threads']}")
     if problem := found["problem"]:
         yield Finding("GPU", "warn", f"not used: {problem}", "See the message; until then the CPU.")
@@ -159,7 +162,8 @@ def torch_findings(found: dict[str, Any]) -> Iterator[Finding]:
             "GPU",
             "warn",
             "none that torch can use: right for qcn-nano, slow for large checkpoints",
-            "On a machine with an NVIDIA GPU install torch's CUDA build.",
+            "On a machine with an NVIDIA GPU (the engine uses no others) install torch's CUDA "
+            "build.",
         )
 
 
@@ -193,6 +197,8 @@ def _plans() -> Iterator[Finding]:
         yield asked
         return
     yield Finding("speed", "ok", rates(asked["machine"]))
+    if problem := asked["device_problem"]:
+        yield Finding("plans", "warn", f"without the GPU: {problem}", "Mend that, then ask again.")
     for model in dict.fromkeys(plan["model"] for plan in asked["plans"]):
         own = [plan for plan in asked["plans"] if plan["model"] == model]
         fitting = [plan for plan in own if plan["placement"]]

@@ -89,6 +89,12 @@ def test_a_gpu_that_the_engine_cannot_use_is_told_with_the_reason() -> None:
     assert "runs on NVIDIA H200" in torch.detail
 
 
+def test_of_several_gpus_it_says_which_is_taken_and_how_to_take_another() -> None:
+    asked = {"version": "2.13", "built_for": "12.8", "threads": 2, "capability": "AVX512"}
+    [torch] = torch_findings(asked | {"devices": ["RTX 3060", "RTX 4090"], "problem": None})
+    assert "runs on RTX 3060, or by qcn.engine.device on cuda:1 RTX 4090" in torch.detail
+
+
 def test_a_plan_for_a_small_card_is_explained() -> None:
     said = explained(
         {

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import shutil
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -261,6 +262,43 @@ async def test_where_the_gpu_is_full_or_lost_the_model_is_loaded_onto_the_cpu_if
         health = (await client.get("/health")).json()
     assert health["device"] == "cpu"
     assert health["device_problem"].startswith(told)
+    await asyncio.to_thread(engine.close)
+
+
+@pytest.mark.parametrize("wanted", ["auto", "cuda"])
+async def test_where_a_kernel_cannot_be_launched_the_model_runs_on_the_cpu_or_says_why_not(
+    wanted: str, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a kernel that is first launched when the model is warmed up."""
+    pytest.importorskip("triton")
+    from triton_faults import take_more_than_there_is
+
+    def onto_gpu_that_is_another(folder: Path, *rest: Any) -> Model:
+        monkeypatch.setattr(Model, "warm_up", lambda _: take_more_than_there_is())
+        try:
+            return on_cpu(folder, rest[-1])
+        finally:
+            monkeypatch.setattr(Model, "warm_up", lambda _: None)
+
+    monkeypatch.setattr(devices, "choose", lambda _: (torch.device("cuda", 0), None))
+    monkeypatch.setattr(devices, "describe", str)
+    monkeypatch.setattr(devices, "room_for_states", lambda *_: 64 << 20)
+    monkeypatch.setattr(onto_gpu, "load_onto_gpu", onto_gpu_that_is_another)
+    engine = Engine(model_folder, "small", 1, Activity(), device=wanted)
+    engine.start()
+    await asyncio.wait_for(engine.settled.wait(), DEADLINE_SECONDS)
+    async with client_of(engine) as client:
+        health = (await client.get("/health")).json()
+    told = (
+        r"no kernel of ours runs on cuda:0: .*OutOfResources: .*shared memory.*GPU's name, or set"
+    )
+    if wanted == "auto":
+        assert await complete(engine) == 3
+        assert (health["device"], health["error"]) == ("cpu", None)
+        assert re.match(told, health["device_problem"])
+    else:
+        assert health["state"] == "errored"
+        assert re.match(told, health["error"])
     await asyncio.to_thread(engine.close)
 
 

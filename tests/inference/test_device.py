@@ -2,6 +2,7 @@
 
 import importlib.machinery
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def gpu_machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 1.0)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 0)
     monkeypatch.setattr(device, "find_spec", lambda _: found)
+    monkeypatch.setattr(device, "_run_a_kernel", lambda _: None)
     return monkeypatch
 
 
@@ -61,12 +63,72 @@ def with_an_old_card(machine: pytest.MonkeyPatch) -> None:
     machine.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
 
 
+def with_torch_for_amd(machine: pytest.MonkeyPatch) -> None:
+    """Which tells of AMD's GPUs as if they were CUDA's."""
+    machine.setattr(torch.version, "cuda", None)
+    machine.setattr(torch.version, "hip", "7.1")
+    machine.setattr(torch.cuda, "is_available", lambda: True)
+
+
+def with_torch_for_intel(machine: pytest.MonkeyPatch) -> None:
+    machine.setattr(torch.version, "cuda", None)
+    machine.setattr(torch.version, "xpu", "20250301")
+
+
+def on_windows(machine: pytest.MonkeyPatch) -> None:
+    without_triton(machine)
+    machine.setattr(sys, "platform", "win32")
+
+
+def kernels_raise(machine: pytest.MonkeyPatch, error: Exception) -> None:
+    def run(_: torch.device) -> None:
+        raise error
+
+    machine.setattr(device, "_run_a_kernel", run)
+
+
+def without_a_c_compiler(machine: pytest.MonkeyPatch) -> None:
+    def run(_: torch.device) -> None:
+        from triton.runtime import build
+
+        build._find_compiler.cache_clear()
+        build._find_compiler("c")
+
+    machine.setenv("PATH", "")
+    machine.delenv("CC", raising=False)
+    machine.setattr(device, "_run_a_kernel", run)
+
+
+def with_kernels_that_have_a_defect(machine: pytest.MonkeyPatch) -> None:
+    kernels_raise(machine, TypeError("launch() got an unexpected argument"))
+
+
+def with_a_full_gpu(machine: pytest.MonkeyPatch) -> None:
+    """Not even CUDA's own memory is there."""
+    kernels_raise(machine, torch.AcceleratorError("CUDA error: out of memory"))
+
+
+def with_a_gpu_that_slept(machine: pytest.MonkeyPatch) -> None:
+    kernels_raise(machine, RuntimeError("Triton Error [CUDA]: unknown error"))
+
+
+def with_torch_of_other_chips(machine: pytest.MonkeyPatch) -> None:
+    kernels_raise(machine, torch.AcceleratorError("CUDA error: no kernel image is available"))
+
+
 Lack = Callable[[pytest.MonkeyPatch], None]
 LACKS: dict[Lack, str] = {
     without_cuda: "without CUDA",
     with_an_old_driver: r"driver on your system is too old .*driver for CUDA 12.8",
     without_a_gpu: r"No CUDA GPUs are available.*nvidia-smi",
     without_triton: "Triton, which is not installed.*pip install",
+    on_windows: r"Triton, which is not installed.*none for this system: .*\(on Windows in WSL\)",
+    with_torch_for_amd: "built for GPUs of AMD; our kernels run on GPUs of NVIDIA alone",
+    with_torch_for_intel: "built for GPUs of Intel; our kernels run on GPUs of NVIDIA alone",
+    without_a_c_compiler: r"no kernel .* on cuda:0 \(NVIDIA H100\): .* C compiler.*Install one",
+    with_kernels_that_have_a_defect: r"no kernel .*TypeError: launch\(\).*report it",
+    with_a_full_gpu: "memory of cuda:0 .*End them",
+    with_torch_of_other_chips: "no kernel .*Update the NVIDIA driver.*build of torch",
     with_an_old_card: r"compute capability 7.5; our kernels need 8.0",
 }
 
@@ -106,6 +168,15 @@ def test_left_to_itself_it_takes_the_cpu_instead(
 def test_a_gpu_of_a_number_that_is_not_there_is_refused(gpu_machine: pytest.MonkeyPatch) -> None:
     with pytest.raises(DeviceError, match="no GPU number 3; the machine shows 1"):
         device.choose("cuda:3")
+
+
+def test_a_gpu_that_has_slept_is_told_as_lost(gpu_machine: pytest.MonkeyPatch) -> None:
+    with_a_gpu_that_slept(gpu_machine)
+    with pytest.raises(DeviceError, match=r"failed while it was made ready.*has slept, restart it"):
+        device.choose("cuda")
+    chosen, problem = device.choose("auto")
+    assert chosen == torch.device("cpu")
+    assert problem is not None
 
 
 def test_weights_that_cannot_fit_are_refused_before_they_are_read(
@@ -160,6 +231,13 @@ def test_a_checkpoint_is_loaded_onto_the_cpu_as_ever(tmp_path: Path) -> None:
         (torch.AcceleratorError("CUDA error: unspecified launch failure"), True),
         (RuntimeError("CUDA error: device-side assert triggered"), True),
         (RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"), True),
+        (RuntimeError("Triton Error [CUDA]: unknown error"), True),
+        (RuntimeError("Triton Error [CUDA]: the launch timed out and was terminated"), True),
+        (RuntimeError("Triton Error [CUDA]: no CUDA-capable device is detected"), True),
+        (RuntimeError("CUDA driver error: unknown error"), True),
+        (RuntimeError("CUDA driver error: out of memory"), False),
+        (torch.AcceleratorError("CUDA error: no kernel image is available for execution"), False),
+        (RuntimeError("Triton Error [CUDA]: device kernel image is invalid"), False),
         (RuntimeError("Triton Error [CUDA]: invalid argument"), False),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), False),
         (torch.AcceleratorError("CUDA error: out of memory"), False),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from qcn_inference.config import ModelConfig, load_config
+from qcn_inference.device import CPU, choose, describe, failed
 from qcn_inference.embedded import EMBEDDED
 from qcn_inference.errors import CheckpointError
 from qcn_inference.planning.footprint import FORMATS, DraftHead, Footprint, WeightFormat
@@ -29,14 +30,26 @@ def main(folders: list[Path]) -> int:
     except CheckpointError as error:
         print(error, file=sys.stderr)
         return 1
-    machine = measure()
+    machine, problem = _measured()
     plans = [
         {"model": name, "format": stored.name} | _described(_footprint(config, stored), machine)
         for name, config in configs.items()
         for stored in _formats(name, config)
     ]
-    print(json.dumps({"machine": asdict(machine), "plans": plans}))
+    print(json.dumps({"machine": asdict(machine), "device_problem": problem, "plans": plans}))
     return 0
+
+
+def _measured() -> tuple[Machine, str | None]:
+    """The machine with the GPU that an engine would take; why it cannot be measured, if so."""
+    device, _ = choose("auto")
+    try:
+        return measure(device), None
+    except RuntimeError as error:
+        if device.type == "cpu":
+            raise
+        problem = str(failed(describe(device), error) or error)
+    return measure(CPU), problem
 
 
 def _formats(name: str, config: ModelConfig) -> Iterable[WeightFormat]:

@@ -110,6 +110,7 @@ def load_onto_gpu(
         DeviceMemoryError: no plan that uses the GPU fits it; says what is missing.
     """
     has_experts = load_config(folder).num_experts > 0
+    devices.make_current(device)  # first: pinned memory takes some of whichever GPU is
     try:
         return _load_whole(folder, device, progress, ready)
     except Exception as error:
@@ -136,7 +137,6 @@ def _load_whole(
         devices.require_room(device, weight_bytes(folder, head=False), working)
         head = False
         log.info("the head for drafts: no room")
-    devices.make_current(device)
     model = load_model(folder, device=str(device), mtp=head, progress=progress)
     ready(model)
     return model

@@ -23,7 +23,7 @@ import psutil
 from qcn_inference.chat_template import ChatTemplate, NoTemplate, find_template
 from qcn_inference.contexts import Contexts
 from qcn_inference.disk_files import default_folder, purge
-from qcn_inference.errors import CheckpointError, DeviceError, DeviceMemoryError
+from qcn_inference.errors import LOST_REMEDY, CheckpointError, DeviceError, DeviceMemoryError
 from qcn_inference.metrics import Metrics
 from qcn_inference.request import Finished, GenerationRequest, RequestError
 from qcn_inference.scheduler import Closed, Priority, QueueFull, Scheduler, Steps, Superseded
@@ -54,10 +54,6 @@ FLUSH_SECONDS = 3
 # How long to wait for the model's thread when leaving: one step takes well under a second,
 # importing torch several.
 JOIN_SECONDS = 15
-
-LOST_REMEDY = (
-    "Look for Xid messages in the kernel's log and at nvidia-smi, then start the engine again."
-)
 
 # How a request that did not fail, yet has no result, is counted.
 OUTCOMES: dict[type[BaseException], str] = {
@@ -422,20 +418,14 @@ class Engine:
             make_ready(model)
         except DeviceMemoryError as error:
             raise DeviceMemoryError(f"{error}{self._kept_for_other}") from error
-        except RuntimeError as error:
-            if device.type != "cpu" and devices.is_out_of_memory(error):
-                raise DeviceMemoryError(
-                    "the model does not fit the GPU's memory, of which other programs may have "
-                    "taken some. End them, take a smaller or a quantised model, "
-                    f"{devices.USE_CPU}.{self._kept_for_other}"
-                ) from error
-            if device.type == "cpu" or not devices.is_lost(error):
+        except Exception as error:
+            failed = None if device.type == "cpu" else devices.failed(self.device, error)
+            if failed is None:
                 raise
+            if isinstance(failed, DeviceMemoryError):
+                raise DeviceMemoryError(f"{failed}{self._kept_for_other}") from error
             log.exception("%s failed", self.device)
-            raise DeviceError(
-                f"{self.device} failed while the model was loaded ({type(error).__name__}). "
-                f"{LOST_REMEDY}"
-            ) from error
+            raise failed from error
         return model
 
     def _make_ready(self, device: "torch.device", model: "Model") -> None:
