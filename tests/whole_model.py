@@ -6,6 +6,7 @@ without pytest's. Ids lie on the device that the model is to run on; it is loade
 
 import itertools
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,13 @@ from qcn_inference.offload.layers import Offload
 from qcn_inference.page_table import PageTable
 from qcn_inference.passes import Pass
 from qcn_inference.request import SamplingParams
+from qcn_inference.seat import Seat
 from qcn_inference.state import State
 from qcn_inference.state_cache import Reading, StateCache, Stretch
 from qcn_inference.tokenizer import FILE_SEP, Tokenizer
 from qcn_kernels.fp8 import Fp8Matrices
 from qcn_kernels.linear import Stacked
+from simulated_captures import SimulatedCaptures
 from simulated_device import SimulatedDevice
 from torch import Tensor
 
@@ -281,6 +284,39 @@ def decode_without_graphs(*, folder: str, ids: Tensor, memory_lacks: bool) -> tu
         patch.setattr(torch.cuda, "empty_cache", lambda: given_back.append(True))
         logits = torch.stack([model.decode(token, state) for token in ids[4:].tolist()])
     assert given_back == [True]  # once: what the failed capture held
+    return logits, decoder.uses_graphs
+
+
+def decode_where_a_capture_breaks(
+    *, folder: str, ids: Tensor, memory_lacks: bool
+) -> tuple[Tensor, bool]:
+    """Decode some tokens, the first in a capture that CUDA cannot end; whether graphs are tried.
+
+    On a GPU what breaks it is waiting for the GPU in its middle; on the CPU what torch does is
+    simulated. Afterwards memory must be given back as ever.
+    """
+    model = loaded_beside(ids, folder)
+    state = model.new_state()
+    model.prefill(ids[:4], state)
+    decoder = model._decoder
+    assert decoder is not None
+    decoder.uses_graphs = True
+    run = Seat.run
+
+    def breaking(seat: Seat, *how: Any) -> tuple[Tensor, ...]:
+        results = run(seat, *how)
+        if torch.cuda.is_current_stream_capturing():
+            with suppress(RuntimeError):
+                torch.cuda.synchronize()
+            _no_memory() if memory_lacks else _cannot_capture()
+        return results
+
+    with pytest.MonkeyPatch.context() as patch:
+        captures = None if ids.is_cuda else SimulatedCaptures(patch)
+        patch.setattr(Seat, "run", breaking)
+        logits = torch.stack([model.decode(token, state) for token in ids[4:].tolist()])
+        model.give_back()  # raises where torch takes a capture for under way
+        assert captures is None or captures.pools == {}
     return logits, decoder.uses_graphs
 
 

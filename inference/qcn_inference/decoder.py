@@ -21,6 +21,7 @@ the sequence at hand where it was memory that did not suffice, else from then on
 import logging
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -263,18 +264,42 @@ class Decoder:
             ):
                 results = seat.run(self._layers, *kind)
         except RuntimeError as error:
-            if is_lost(error):
+            cause = _first_of(error)
+            if is_lost(error) or is_lost(cause):
                 raise
+            self._end_broken_capture()
             state.captures_graphs = False
-            self.uses_graphs = is_out_of_memory(error)
+            self.uses_graphs = is_out_of_memory(cause)
             # Of CUDA or torch, about this program: it says nothing of what is decoded.
-            reason = str(error).partition("\n")[0]
+            reason = str(cause).partition("\n")[0]
             log.warning("decoding runs without CUDA graphs: %s", reason)
         else:
             self._graphs[kind] = graph, results
         finally:
             for tensor, value in zip(seat.tensors, before, strict=True):
                 tensor.copy_(value)
+
+    def _end_broken_capture(self) -> None:
+        """Have torch's allocator know that a capture is over which CUDA could not end.
+
+        torch leaves it under way: it would give no memory back any more, fail where it is asked to
+        (`empty_cache`), and hold the memory of graphs for good.
+        """
+        pool = self._memory_of_graphs
+        if pool is None:
+            return
+        with suppress(RuntimeError):  # it knows, or the capture had not begun
+            device = self._seat.tokens.device.index
+            torch._C._cuda_endAllocateToPool(device, pool)
+            torch._C._cuda_releasePool(device, pool)
+            self._memory_of_graphs = None  # of pinned memory the books cannot be closed so
+
+
+def _first_of(error: BaseException) -> BaseException:
+    """Return what failed first: in the middle of a capture, to end it fails as well."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error
 
 
 def _whole_pages(tokens: int) -> int:

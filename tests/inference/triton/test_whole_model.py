@@ -30,6 +30,7 @@ from torch import Tensor
 from whole_model import (
     answer_short_of_memory,
     branch,
+    decode_where_a_capture_breaks,
     decode_without_graphs,
     follow_edits,
     formats_of,
@@ -299,6 +300,22 @@ def test_where_no_graph_can_be_captured_steps_are_launched_one_by_one(
     ids = torch.randint(0, 97, (7,))
     logits, uses_graphs = call(
         decode_without_graphs, folder=str(folder), ids=ids, memory_lacks=memory_lacks
+    )
+    assert uses_graphs is memory_lacks
+    model = load_model(folder)
+    want = model.prefill(ids, model.new_state(), all_logits=True)[4:]
+    assert_model_agrees(logits, want, torch.float32, hardware=call.hardware)
+
+
+@pytest.mark.parametrize("memory_lacks", [False, True])
+def test_behind_a_capture_that_breaks_decoding_goes_on_and_memory_is_given_back(
+    call: Caller, memory_lacks: bool, tmp_path: Path
+) -> None:
+    """torch's allocator took the capture for under way, and failed where memory was asked back."""
+    folder = random_checkpoint(tmp_path, 6, **DENSE)
+    ids = torch.randint(0, 97, (7,))
+    logits, uses_graphs = call(
+        decode_where_a_capture_breaks, folder=str(folder), ids=ids, memory_lacks=memory_lacks
     )
     assert uses_graphs is memory_lacks
     model = load_model(folder)
