@@ -50,13 +50,50 @@ class Caller:
 def as_on(capability: int, function: Callable[..., Any], **arguments: Any) -> Any:
     """Call `function` as if on a chip of this compute capability; for `Caller`, within `partial`.
 
-    Whoever imports this may not import Triton: so the import is here.
+    On hardware as on the chip that can stand in for it, if any: see `in_place_of`.
     """
+    # Whoever imports this may not import Triton: so the imports are here.
     from qcn_kernels import chip
 
+    if not chip.INTERPRETED:
+        stand_in = in_place_of(capability, capability_here())
+        if stand_in is None:
+            pytest.skip(WITHOUT_E4M3)
+        capability = stand_in
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chip, "capability", lambda _: capability)
         return function(**arguments)
+
+
+MULTIPLIES_E4M3 = 89
+MUCH_SHARED_MEMORY = (80, 90, 100, 103)
+"""Chips on which the tiles of one another's elders fit; 86, 89 and 120 have 99 KiB for a block."""
+WITHOUT_E4M3 = "this chip multiplies no FP8"
+
+
+def in_place_of(capability: int, here: int) -> int | None:
+    """Which chip's programs a GPU of capability `here` runs where a test asks for another's.
+
+    A test asks for a chip because it multiplies FP8, or does not: None where this one cannot. Where
+    the other's tiles do not fit its shared memory they are its own, or those of a small chip.
+    """
+    if here in MUCH_SHARED_MEMORY and capability <= here:
+        return capability
+    if capability >= MULTIPLIES_E4M3:
+        return here if here >= MULTIPLIES_E4M3 else None
+    return min(here, 86)
+
+
+def capability_here() -> int:
+    """The compute capability of this process's GPU, 90 for 9.0."""
+    major, minor = torch.cuda.get_device_capability()
+    return 10 * major + minor
+
+
+def require_e4m3(call: Caller) -> None:
+    """Skip a test of kernels that a chip without FP8 does not compile, and never runs."""
+    if call.hardware and capability_here() < MULTIPLIES_E4M3:
+        pytest.skip(WITHOUT_E4M3)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 from fp8_support import exact, random_fp8, rounded
-from interpreted import Caller, as_on
+from interpreted import Caller, as_on, require_e4m3
 from kernel_tolerances import assert_agrees
 from qcn_kernels.fp8 import reference
 from qcn_kernels.fp8.triton import linear, quantise
@@ -21,6 +21,7 @@ def test_activations_are_quantised_as_the_reference_does(
     call: Caller, tokens: int, columns: int, dtype: torch.dtype
 ) -> None:
     """Values of all sizes, so that many become subnormal; one token is zero."""
+    require_e4m3(call)
     sizes = torch.exp(4 * torch.randn(tokens, columns + 3))
     x = (torch.randn(tokens, columns + 3) * sizes).to(dtype)[:, :columns]
     x[-1] = 0
@@ -32,6 +33,7 @@ def test_activations_are_quantised_as_the_reference_does(
 
 def test_halves_are_rounded_to_even(call: Caller) -> None:
     """448 makes the scale 1, so that the other values are codes and what lies between two."""
+    require_e4m3(call)
     codes = torch.arange(0x7F, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
     x = torch.zeros(2, 128)
     x[0, :127] = codes

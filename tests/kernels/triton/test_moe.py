@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from fp8_support import exact, random_fp8, rounded
-from interpreted import Caller, as_on
+from interpreted import Caller, as_on, require_e4m3
 from kernel_tolerances import assert_agrees
 from qcn_kernels.fp8 import Fp8Matrices
 from qcn_kernels.linear import Stacked
@@ -39,6 +39,8 @@ class Experts:
         self, call: Caller, function: Any, x: Any, route: tuple[Tensor, Tensor], **beside: Any
     ) -> Tensor:
         """Call a launcher; `beside` is given here and not bound before: `call` moves tensors."""
+        if self.kind == "e4m3":
+            require_e4m3(call)
         if self.kind == "bytes":  # what chips before the RTX 40 make of FP8
             function = partial(as_on, 86, function)
         of_experts = {"gate_up": self.gate_up, "down": self.down}

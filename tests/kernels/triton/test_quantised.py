@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from fp8_support import random_fp8
-from interpreted import Caller
+from interpreted import Caller, require_e4m3
 from kernel_tolerances import assert_agrees
 from qcn_kernels.fp8.quantised import Quantised
 from qcn_kernels.fp8.triton import quantise
@@ -24,6 +24,14 @@ from qcn_kernels.rms_norm.triton import (
 from torch import Tensor
 
 EPS = 1e-6
+
+
+@pytest.fixture(autouse=True)
+def where_fp8_is_multiplied(call: Caller) -> None:
+    """Elsewhere nothing is quantised: see `reads_e4m3`."""
+    require_e4m3(call)
+
+
 COLUMNS = pytest.mark.parametrize("columns", [128, 160, 640, 2048])
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 
