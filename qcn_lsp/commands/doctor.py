@@ -307,7 +307,11 @@ def _engines() -> Iterator[Finding]:
             yield Finding("engine", "fail", health.error or "errored", remedy)
         else:
             detail = f"{health.model}: {health.state}, version {health.version}, pid {health.pid}"
-            yield Finding("engine", "ok", detail)
+            if problem := health.device_problem:
+                remedy = "Mend that, then end the engine: qcn engine stop"
+                yield Finding("engine", "warn", f"{detail}; not on the GPU: {problem}", remedy)
+            else:
+                yield Finding("engine", "ok", detail)
 
 
 def _model() -> Iterator[Finding]:

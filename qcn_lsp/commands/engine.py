@@ -289,5 +289,7 @@ def _print_table(found: list[tuple[Address, Health | None]]) -> None:
     console = make_console()
     console.print(table)
     for _, health in found:
-        if health is not None and health.error:
-            console.print(f"pid {health.pid}: {health.error}", highlight=False, soft_wrap=True)
+        if health is None:
+            continue
+        if problem := health.error or health.device_problem:
+            console.print(f"pid {health.pid}: {problem}", highlight=False, soft_wrap=True)

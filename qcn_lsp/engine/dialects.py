@@ -60,6 +60,7 @@ class Health:
     context_length: int | None
     context_limit: int
     device: str
+    device_problem: str | None  # why it is not a GPU, where one is
     disk_cache_problem: str | None
     infills: bool = True
 
@@ -97,6 +98,7 @@ def _parse_health(body: dict[str, Any]) -> Health:
         context_length=body.get("context_length"),
         context_limit=count_in(body.get("context_limit")),
         device=str(body.get("device") or ""),
+        device_problem=body.get("device_problem"),
         disk_cache_problem=body.get("disk_cache_problem"),
         infills=body.get("fim") is not False,
     )

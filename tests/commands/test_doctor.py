@@ -67,6 +67,19 @@ def test_an_engine_in_trouble_is_a_failure(standin: StandInModel) -> None:
     assert "qcn.models.completion" in remedy
 
 
+def test_an_engine_that_is_on_the_cpu_though_there_is_a_gpu_is_told_with_the_reason(
+    standin: StandInModel,
+) -> None:
+    standin.behave(device_problem="no kernel of ours runs on cuda:0.")
+    qcn("engine", "start", "--model", standin.folder)
+    done = qcn("doctor", "--json")
+    level, detail, remedy = findings(done.stdout)["engine"]
+    assert level == "warn"
+    assert "not on the GPU: no kernel of ours runs on cuda:0." in detail
+    assert "qcn engine stop" in remedy
+    assert "no kernel of ours runs on cuda:0." in qcn("engine", "status").stdout
+
+
 def test_a_model_folder_is_checked_without_loading_it(tmp_path: Path) -> None:
     missing = check_folder(tmp_path)
     assert missing.level == "fail"

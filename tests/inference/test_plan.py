@@ -1,5 +1,6 @@
 """Plans: figures of the published models, and what must hold on every machine."""
 
+import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
@@ -153,6 +154,13 @@ def test_where_nothing_fits_it_says_what_is_missing(coder_next: dict[str, Footpr
     refused = plan(coder_next["int4"], machine(None, 30 * GB))
     assert isinstance(refused, Refusal)
     assert "convert" not in refused.remedy
+    # The card would do: it is the host that has no room for the experts.
+    refused = plan(coder_next["int4"], machine(RTX_4090, 50 * GB))
+    assert isinstance(refused, Refusal)
+    assert "37.5 GB may be used here" in refused.missing
+    assert re.search(
+        r"at least 11\.\d GB of its memory.* 44\.\d GB of memory for its experts$", refused.missing
+    )
     dense = Footprint(load_config(PUBLISHED / "Qwen3.5-9B"), FORMATS[0])
     refused = plan(dense, machine(None, 10 * GB))
     assert isinstance(refused, Refusal)

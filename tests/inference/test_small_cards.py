@@ -383,3 +383,24 @@ def test_a_refusal_is_passed_on_with_its_remedy(folder: Path) -> None:
     foot = Footprint(config, as_loaded(config, 32))
     with pytest.raises(DeviceMemoryError, match=r"too little\. Buy more\."):
         placed(Refusal(foot, "too little", "Buy more"), lambda _: None)
+
+
+def test_of_two_gpus_the_one_that_is_not_wanted_has_nothing_taken(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pinned memory takes some of the current GPU, and the machine is measured with it."""
+    second, happened = torch.device("cuda", 1), []
+
+    def full(*_: object) -> None:
+        raise DeviceMemoryError("the weights take 9 MiB")
+
+    def measured(device: torch.device) -> Machine:
+        happened.append(("measured", device))
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(devices, "require_room", full)
+    monkeypatch.setattr(devices, "make_current", lambda on: happened.append(("current", on)))
+    monkeypatch.setattr(onto_gpu, "measure", measured)
+    with pytest.raises(torch.OutOfMemoryError):
+        load_onto_gpu(folder, second)
+    assert happened == [("current", second), ("measured", second)]

@@ -1,9 +1,9 @@
 """A stand-in for `python -m qcn_inference serve`: the engine's interface without a model.
 
 Its model folder says how it behaves: `standin.json` may set what `/health` answers (version,
-protocol, state, error, active_requests), how many health checks it spends loading, an exit code
-to leave with at once (-9: killed), and what `/infill` does: answer, hang, or die. It
-writes what happens to `events.jsonl` there.
+protocol, state, error, device_problem, active_requests), how many health checks it spends
+loading, an exit code to leave with at once (-9: killed), and what `/infill` does: answer, hang, or
+die. It writes what happens to `events.jsonl` there.
 """
 
 import argparse
@@ -53,6 +53,7 @@ class StandIn:
             "model_path": str(self.folder),
             "progress": {"done": self.health_checks, "total": loading} if loading else None,
             "error": behaviour.get("error"),
+            "device_problem": behaviour.get("device_problem"),
             "context_length": 4096,
             "pid": os.getpid(),
             "active_requests": behaviour.get("active_requests", 0),
