@@ -41,11 +41,7 @@ _LASTING = (
     *("illegal", "misaligned", "launch failure", "timed out", "assert", "uncorrectable"),
     *("stack error", "address space", "program counter", "hardware error"),
     # Of a GPU that was switched off, fell off the bus, or slept with its laptop.
-    *(
-        "unknown error",
-        "no CUDA-capable device",
-        "busy or unavailable",
-    ),
+    *("unknown error", "no CUDA-capable device", "busy or unavailable"),
     *("invalid device context", "context is destroyed", "driver shutting down"),
 )
 """In CUDA's words for what no later call of the process recovers from."""

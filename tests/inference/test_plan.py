@@ -159,7 +159,8 @@ def test_where_nothing_fits_it_says_what_is_missing(coder_next: dict[str, Footpr
     assert isinstance(refused, Refusal)
     assert "37.5 GB may be used here" in refused.missing
     assert re.search(
-        r"at least 11\.\d GB of its memory.* 44\.\d GB of memory for its experts$", refused.missing
+        r"at least 11\.\d GB of RTX 4090's memory.* 44\.\d GB of memory for its experts$",
+        refused.missing,
     )
     dense = Footprint(load_config(PUBLISHED / "Qwen3.5-9B"), FORMATS[0])
     refused = plan(dense, machine(None, 10 * GB))

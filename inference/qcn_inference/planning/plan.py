@@ -357,8 +357,8 @@ def _refusal(foot: Footprint, machine: Machine, context: int) -> Refusal:
         least = foot.resident_bytes + _room(foot, context) + foot.working_bytes
         least += _windows_bytes(foot)
         missing += (
-            f"; with {machine.gpu.name}, at least {_gb(least)} of its memory, of which "
-            f"{_gb(machine.gpu.free_bytes)} are free"
+            f"; else at least {_gb(least)} of {machine.gpu.name}'s memory, "
+            f"of which {_gb(machine.gpu.free_bytes)} are free"
         )
         if foot.experts:
             missing += f", and {_gb(foot.experts * foot.expert_bytes)} of memory for its experts"
