@@ -307,7 +307,7 @@ class Slots(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.slots = ExpertSlots(SlotTables.empty(10, self.COUNT, torch.device("cpu")), 5)
-        self.order: list[set[tuple[int, int]]] = []  # those used for longest first
+        self.order: list[set[tuple[int, int]]] = []  # those unused for longest first
         self.places: dict[tuple[int, int], int] = {}
         self.cleared = range(0)
 
