@@ -13,7 +13,8 @@ def place(tables: SlotTables, first: int, chosen: Tensor) -> tuple[Tensor, Tenso
     are unused for as long, the one of the lowest number is taken.
 
     Args:
-        tables: are changed; they have at least as many slots in use as experts are chosen.
+        tables: are changed; they have at least as many slots in use as different experts
+            are chosen.
         first: the number of the layer's first expert.
         chosen: [n] int64, numbers in the layer, some perhaps more than once.
 

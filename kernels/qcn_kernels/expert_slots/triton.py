@@ -73,7 +73,6 @@ def place(tables: SlotTables, first: int, chosen: Tensor) -> tuple[Tensor, Tenso
     """Give slots to experts, as `reference.place`."""
     (count,) = chosen.shape
     slots = len(tables.used)
-    assert count <= slots
     assert all(tensor.is_contiguous() for tensor in (chosen, *tables.tensors))
     placed = chosen.new_empty(count)
     rows = chosen.new_empty(2, count)

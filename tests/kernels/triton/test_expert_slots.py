@@ -50,6 +50,13 @@ def test_any_choices_one_after_another(call: Caller, slots: int) -> None:
     assert copied > 24
 
 
+def test_drafts_choose_more_often_than_there_are_slots(call: Caller) -> None:
+    """Sixteen tokens at once, on a card that holds a layer and no more."""
+    tables = SlotTables.empty(LAYERS * EXPERTS, EXPERTS, torch.device("cpu"))
+    for layer in range(LAYERS):
+        assert both_place(call, tables, layer, torch.arange(48) % EXPERTS) == EXPERTS
+
+
 def test_more_slots_than_are_looked_at_at_once(call: Caller) -> None:
     slots = BLOCK + 100
     tables = SlotTables.empty(LAYERS * EXPERTS, slots, torch.device("cpu"))
