@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from qcn_inference.kernel_errors import explained, is_of_kernels
+from qcn_inference.service.errors import as_api_error
 
 pytest.importorskip("triton")  # there is none for macOS and Windows
 
@@ -51,6 +52,9 @@ def test_without_a_c_compiler(machine: Machine, tmp_path: Path) -> None:
     assert is_of_kernels(error)
     assert "Failed to find C compiler" in explained(error)
     assert "Install one (Debian, Ubuntu and Fedora: gcc), or set CC" in explained(error)
+    answer = as_api_error(error)  # of a kernel that is first used in the middle of a request
+    assert (answer.status, answer.kind) == (500, "internal_error")
+    assert answer.message == f"a kernel does not run: {explained(error)}."
 
 
 def test_with_a_compiler_that_is_not_there(machine: Machine) -> None:

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from starlette.responses import JSONResponse
 
 from qcn_inference.errors import DeviceError, DeviceMemoryError
+from qcn_inference.kernel_errors import explained, is_of_kernels
 from qcn_inference.request import RequestError
 from qcn_inference.scheduler import Closed, Superseded
 
@@ -71,4 +72,6 @@ def as_api_error(error: BaseException) -> ApiError:
 
     if is_out_of_memory(error):
         return ApiError(500, "out_of_memory", OUT_OF_MEMORY)
+    if is_of_kernels(error):  # one that is compiled at its first use, in the middle of a request
+        return ApiError(500, "internal_error", f"a kernel does not run: {explained(error)}.")
     return ApiError(500, "internal_error", f"the request failed ({type(error).__name__})")
