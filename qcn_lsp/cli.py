@@ -104,6 +104,7 @@ def _run(options: argparse.Namespace) -> int:
                 options.synthetic,
                 options.device,
                 options.device_memory_mib,
+                options.kv_cache_dtype,
                 options.lengths,
                 options.output,
             )
@@ -434,6 +435,12 @@ def _add_bench(commands: _Commands) -> None:
         default=0,
         metavar="N",
         help="take no more of the GPU's memory: as on a smaller card",
+    )
+    bench.add_argument(
+        "--kv-cache-dtype",
+        choices=("auto", "fp8"),
+        default="auto",
+        help="what a GPU keeps keys and values in, as the setting qcn.engine.kvCacheDtype",
     )
     bench.add_argument(
         "--lengths", type=_count, nargs="+", metavar="N", help="tokens of the prompts"

@@ -74,6 +74,14 @@ class EngineSettings(_Section):
         ge=0,
         le=1_048_576,
     )
+    kv_cache_dtype: Literal["auto", "fp8"] = _setting(
+        "auto",
+        "user",
+        "What a GPU keeps the keys and values of what was read in: `auto`, the model's own "
+        "precision; or `fp8`, 8 bits and a scale for each, some 53 % of the bytes: more text or "
+        "more experts on the same card, at the cost of some exactness and of slower reading. The "
+        "CPU keeps them as they are.",
+    )
     idle_minutes: float = _setting(
         15.0,
         "user",

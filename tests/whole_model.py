@@ -17,6 +17,7 @@ from disk_support import leave, logits_behind, new_session, refresh
 from engine_support import VOCAB_SIZE, answer_of, request_of
 from launches import Launches
 from qcn_inference.checkpoint import load_model
+from qcn_inference.config import KvCacheDtype
 from qcn_inference.decoder import Kind
 from qcn_inference.device_memory import DeviceMemory
 from qcn_inference.generate import Loaded
@@ -42,15 +43,23 @@ from torch import Tensor
 STATES_BYTES = 16 << 20
 
 
-def loaded_beside(ids: Tensor, folder: str, dtype: torch.dtype | None = None) -> Model:
+def loaded_beside(
+    ids: Tensor, folder: str, dtype: torch.dtype | None = None, kept: KvCacheDtype = "auto"
+) -> Model:
     """Load a checkpoint onto the device on which these ids lie."""
     model = load_model(Path(folder), dtype=dtype, device=str(ids.device))
-    model.reserve(STATES_BYTES)
+    model.reserve(STATES_BYTES, kept)
     return model
 
 
 def read_and_step(
-    *, folder: str, ids: Tensor, prompt: int, drafted: int, dtype: torch.dtype | None
+    *,
+    folder: str,
+    ids: Tensor,
+    prompt: int,
+    drafted: int,
+    dtype: torch.dtype | None,
+    kept: KvCacheDtype = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Read a prompt; behind it verify a draft, of which nothing stays; then decode the rest.
 
@@ -58,7 +67,7 @@ def read_and_step(
         Logits of the prompt's ids and of the `drafted` ones behind them [prompt + drafted, V], and
         of each id behind the prompt, decoded one by one [T - prompt, V].
     """
-    model = loaded_beside(ids, folder, dtype)
+    model = loaded_beside(ids, folder, dtype, kept)
     state = model.new_state()
     read = model.prefill(ids[:prompt], state, all_logits=True)
     draft = model.verify(ids[prompt : prompt + drafted], state)
@@ -143,14 +152,19 @@ def read_and_step_offloaded(
 
 
 def read_in_passes(
-    *, folder: str, ids: Tensor, cuts: tuple[int, ...], together: bool
+    *,
+    folder: str,
+    ids: Tensor,
+    cuts: tuple[int, ...],
+    together: bool,
+    keys: KvCacheDtype = "auto",
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Read blocks that end at `cuts`, in one pass with checkpoints inside, or in one for each.
 
     Returns:
         The last logits [V], and all that a cache would keep of each block.
     """
-    model = loaded_beside(ids, folder)
+    model = loaded_beside(ids, folder, kept=keys)
     state = model.new_state()
     blocks = tuple(pairwise((0, *cuts)))
     kept: dict[str, Tensor] = {}
@@ -165,7 +179,13 @@ def read_in_passes(
 
 
 def resume(
-    *, folder: str, ids: Tensor, cuts: tuple[int, ...], behind: tuple[int, ...], resident: bool
+    *,
+    folder: str,
+    ids: Tensor,
+    cuts: tuple[int, ...],
+    behind: tuple[int, ...],
+    keys: KvCacheDtype,
+    resident: bool,
 ) -> Tensor:
     """Read blocks; go on from what was kept of them, with other ids `behind`, once for each cut.
 
@@ -174,7 +194,7 @@ def resume(
     Returns:
         For each cut the logits behind the other ids [len(cuts), V].
     """
-    model = loaded_beside(ids, folder)
+    model = loaded_beside(ids, folder, kept=keys)
     state = model.new_state()
     blocks: list[KvBlock] = []
     checkpoints: list[tuple[DeltaNetState, ...]] = []
@@ -184,7 +204,7 @@ def resume(
         checkpoints.append(state.recurrent_part())
     if not resident:
         model.memory.when_copied()()
-        model = loaded_beside(ids, folder)
+        model = loaded_beside(ids, folder, kept=keys)
     logits = []
     for count, end in enumerate(cuts, 1):
         resumed = model.new_state()
@@ -197,10 +217,10 @@ def resume(
 
 
 def from_nothing(
-    *, folder: str, ids: Tensor, cuts: tuple[int, ...], behind: tuple[int, ...]
+    *, folder: str, ids: Tensor, cuts: tuple[int, ...], behind: tuple[int, ...], keys: KvCacheDtype
 ) -> Tensor:
     """What `resume` returns, each text read from its beginning."""
-    model = loaded_beside(ids, folder)
+    model = loaded_beside(ids, folder, kept=keys)
     logits = []
     for count in range(1, len(cuts) + 1):
         state = model.new_state()

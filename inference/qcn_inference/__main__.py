@@ -26,7 +26,9 @@ import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
+from typing import get_args
 
+from qcn_inference.config import KvCacheDtype
 from qcn_inference.embedded import EMBEDDED, checkpoint_folder
 from qcn_inference.service.listen import (
     AlreadyServed,
@@ -94,7 +96,11 @@ def _serve(given: argparse.Namespace, listener: socket.socket, token: str | None
 
     folder = checkpoint_folder(given.model)
     budgets = CacheBudgets(
-        given.cache_mib, given.disk_cache_mib, given.device_cache_mib, given.device_memory_mib
+        given.cache_mib,
+        given.disk_cache_mib,
+        given.device_cache_mib,
+        given.device_memory_mib,
+        given.kv_cache_dtype,
     )
     beside = None if given.beside is None else checkpoint_folder(given.beside)
     options = ServeOptions(
@@ -134,6 +140,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         metavar="MODEL",
         help="another model, for whose engine the GPU must have room as well; goes without effect "
         "where --device-memory-mib is given",
+    )
+    option(
+        "--kv-cache-dtype",
+        choices=get_args(KvCacheDtype),
+        default="auto",
+        help="what a GPU keeps keys and values in: the model's dtype, or 8 bits",
     )
     option("--cache-mib", type=_mebibytes, help="memory for what was read, in MiB")
     option(

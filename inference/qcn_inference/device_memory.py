@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
+from qcn_kernels.paged_attention import row_elements
 from torch import Tensor
 
 from qcn_inference.config import ModelConfig
@@ -248,7 +249,8 @@ def _first_copies(config: ModelConfig, dtype: torch.dtype) -> Iterator[Tensor]:
     part = RecurrentPart.of_nothing(config, nothing)
     yield from (part.convolution, part.recurrent)
     layers = config.layer_types.count("full_attention")
+    row = row_elements(config.head_dim, dtype)
     for _ in range(2 * READY_BLOCKS):
         yield torch.empty(
-            layers, config.num_key_value_heads, BLOCK, config.head_dim, dtype=dtype, device=nothing
+            layers, config.num_key_value_heads, BLOCK, row, dtype=dtype, device=nothing
         )

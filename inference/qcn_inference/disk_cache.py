@@ -69,12 +69,13 @@ def fingerprint_of(model: Model, tokenizer: Tokenizer) -> bytes:
     """An identity of all that a state's bits depend on but its tokens.
 
     Weights and precision, the tokenizer, torch and what the processor offers it, the number of
-    threads (which decides how sums are split), our own code, and where our kernels run, Triton's
-    version and the chip: any of it may change a rounding.
+    threads (which decides how sums are split), what keys and values are kept in, our own code, and
+    where our kernels run, Triton's version and the chip: any of it may change a rounding.
     """
     digest = hashlib.sha256(model.fingerprint.encode())
     digest.update(tokenizer.fingerprint)
-    numerics = (torch.__version__, torch.get_num_threads(), _processor(), *_kernels(model))
+    processor = (torch.get_num_threads(), _processor())
+    numerics = (torch.__version__, *processor, model.kv_cache_dtype, *_kernels(model))
     digest.update(repr(numerics).encode())
     for package in (Path(__file__).parent, *map(Path, qcn_kernels.__path__)):
         for source in sorted(package.rglob("*.py")):

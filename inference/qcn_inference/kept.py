@@ -21,7 +21,7 @@ class DeltaNetState:
 class KvBlock:
     """Keys and values of some tokens that follow each other, cut out of a state; never changed."""
 
-    keys: tuple[Tensor, ...]  # per full-attention layer [kv_heads, T, head_dim]
+    keys: tuple[Tensor, ...]  # per full-attention layer [kv_heads, T, a row of the pages]
     values: tuple[Tensor, ...]
 
     @property

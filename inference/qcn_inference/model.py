@@ -19,7 +19,7 @@ from qcn_kernels.sampling import greedy
 from torch import Tensor
 from torch.nn import functional
 
-from qcn_inference.config import ModelConfig
+from qcn_inference.config import KvCacheDtype, ModelConfig
 from qcn_inference.decoder import Decoder
 from qcn_inference.device import room_for_states, working_bytes
 from qcn_inference.device_memory import DeviceBudget, DeviceMemory
@@ -29,7 +29,7 @@ from qcn_inference.memory import HostMemory, Memory
 from qcn_inference.mtp import MtpDrafter, MtpHead
 from qcn_inference.offload.layers import Offload
 from qcn_inference.pace import Pace
-from qcn_inference.pages import PAGE
+from qcn_inference.pages import PAGE, dtype_of_pages
 from qcn_inference.passes import BESIDE_HOST, ON_GPU, ONE_BLOCK, Pass, passes
 from qcn_inference.state import State
 from qcn_inference.step_cost import ROWS, StepCost
@@ -114,6 +114,7 @@ class Model:
         self.mtp = mtp
         self._pace = Pace(self.device)
         self._offload = offload
+        self.kv_cache_dtype: KvCacheDtype = "auto"  # on a GPU
         self.step_cost = StepCost.of(config, offload.reads if offload is not None else None)
         on_gpu = BESIDE_HOST if offload is not None else ON_GPU
         self.pass_limits = on_gpu if uses_triton(embedding) else ONE_BLOCK
@@ -132,8 +133,8 @@ class Model:
         return self.runs_kernels
 
     @torch.inference_mode()
-    def reserve(self, nbytes: int) -> None:
-        """Take memory of the GPU for states; does nothing on the CPU.
+    def reserve(self, nbytes: int, kept: KvCacheDtype = "auto") -> None:
+        """Take memory of the GPU for states; does nothing on the CPU, whose keys stay as they are.
 
         What was reserved before is given up: there must be no states in it.
 
@@ -143,6 +144,7 @@ class Model:
         dtype = self._head.dtype
         self._memory = self._decoder = None
         if self.runs_kernels:
+            self.kv_cache_dtype, dtype = kept, dtype_of_pages(kept, dtype)
             budget = DeviceBudget.of(self.config, dtype, nbytes)
             memory = DeviceMemory(self.config, dtype, self.device, budget)
             self._memory = memory

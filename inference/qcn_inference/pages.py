@@ -17,19 +17,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from qcn_kernels.paged_attention import E4M3_ROWS, row_elements
 from torch import Tensor
 
-from qcn_inference.config import ModelConfig
+from qcn_inference.config import KvCacheDtype, ModelConfig
 from qcn_inference.kept import KvBlock
 
 PAGE = 64
 """Tokens."""
 
 
+def dtype_of_pages(kept: KvCacheDtype, model: torch.dtype) -> torch.dtype:
+    """The dtype of pages, as `page_bytes` takes it, for a model of this one."""
+    return E4M3_ROWS if kept == "fp8" else model
+
+
 def page_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
     """Bytes of a page's keys and values in all full-attention layers."""
     layers = config.layer_types.count("full_attention")
-    return 2 * layers * config.num_key_value_heads * PAGE * config.head_dim * dtype.itemsize
+    row = row_elements(config.head_dim, dtype) * dtype.itemsize
+    return 2 * layers * config.num_key_value_heads * PAGE * row
 
 
 def pages_of(start: int, stop: int) -> range:
@@ -44,7 +51,8 @@ class PagePool:
         self, config: ModelConfig, dtype: torch.dtype, device: torch.device, pages: int
     ) -> None:
         layers = config.layer_types.count("full_attention")
-        shape = (layers, pages, config.num_key_value_heads, PAGE, config.head_dim)
+        row = row_elements(config.head_dim, dtype)
+        shape = (layers, pages, config.num_key_value_heads, PAGE, row)
         self.keys = torch.empty(shape, dtype=dtype, device=device)
         self.values = torch.empty_like(self.keys)
         self.device = device
@@ -103,7 +111,7 @@ class PagePool:
         """Copy tokens start to stop, counted from the first page's beginning, out of pages.
 
         Returns:
-            Keys and values [layers, kv_heads, T, head_dim].
+            Keys and values [layers, kv_heads, T, head_dim], or rows of `E4M3_ROWS`.
         """
         numbers = torch.tensor(list(pages), device=self.device, dtype=torch.int64)
 

@@ -43,6 +43,7 @@ class Wanted:
     synthetic: str | None
     device: str
     device_memory_mib: int  # of a GPU, at most; 0: what is free
+    kv_cache_dtype: str  # of a GPU
     lengths: Sequence[int]
     output: Path | None  # the folder for the files; None writes none
 
@@ -73,6 +74,8 @@ def _measured(wanted: Wanted, show: Show) -> dict[str, Any]:
         arguments += ["--model", resolve_model(wanted.model)]
     if wanted.device_memory_mib:
         arguments += ["--device-memory-mib", str(wanted.device_memory_mib)]
+    if wanted.kv_cache_dtype != "auto":
+        arguments += ["--kv-cache-dtype", wanted.kv_cache_dtype]
     if wanted.lengths:
         arguments += ["--lengths", *map(str, wanted.lengths)]
     last: dict[str, Any] = {}

@@ -254,6 +254,7 @@ class EngineLink:
                     *self._budgets,
                     device=settings.device,
                     device_memory_mib=settings.device_memory_mib,
+                    kv_cache_dtype=settings.kv_cache_dtype,
                     beside=None if self._beside is None else resolve_model(self._beside),
                 )
                 self._source = LocalEngine(model, options=options, tcp=self._tcp)

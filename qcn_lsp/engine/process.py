@@ -75,6 +75,7 @@ class EngineOptions:
     disk_mib: int | None = None
     device: str = "auto"
     device_memory_mib: int = 0
+    kv_cache_dtype: str = "auto"  # of a GPU
     beside: str | None = None  # another model, whose engine needs room on the GPU as well
 
     def arguments(self) -> list[str]:
@@ -86,6 +87,8 @@ class EngineOptions:
             arguments += ["--device-memory-mib", str(self.device_memory_mib)]
         elif self.beside is not None and self.device != "cpu":
             arguments += ["--beside", self.beside]
+        if self.kv_cache_dtype != "auto":
+            arguments += ["--kv-cache-dtype", self.kv_cache_dtype]
         if self.memory_mib:
             arguments += ["--cache-mib", str(self.memory_mib)]
         if self.disk_mib is not None:

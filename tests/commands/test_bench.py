@@ -237,10 +237,15 @@ def test_a_shape_that_there_is_not_is_told_with_those_there_are(runtime: Path) -
     assert "measuring" not in done.stderr  # refused before
 
 
-def test_a_cap_on_a_gpus_memory_is_refused_where_there_is_none(runtime: Path) -> None:
-    done = qcn("bench", "--device", "cpu", "--device-memory-mib", "24000")
+@pytest.mark.parametrize(
+    ("option", "value"), [("--device-memory-mib", "24000"), ("--kv-cache-dtype", "fp8")]
+)
+def test_what_is_for_a_gpu_is_refused_where_there_is_none(
+    runtime: Path, option: str, value: str
+) -> None:
+    done = qcn("bench", "--device", "cpu", option, value)
     assert done.returncode == 1
-    assert "--device-memory-mib is for a GPU" in done.stderr
+    assert f"{option} is for a GPU" in done.stderr
 
 
 def test_a_folder_that_is_no_model_is_named(runtime: Path, tmp_path: Path) -> None:

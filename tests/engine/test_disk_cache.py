@@ -386,6 +386,10 @@ def by_other_code(loaded: Loaded, patch: pytest.MonkeyPatch, folder: Path) -> No
     patch.setattr(qcn_kernels, "__path__", [*qcn_kernels.__path__, str(folder)])
 
 
+def of_other_keys(loaded: Loaded, patch: pytest.MonkeyPatch, folder: Path) -> None:
+    patch.setattr(loaded.model, "kv_cache_dtype", "fp8")
+
+
 def by_triton(loaded: Loaded, patch: pytest.MonkeyPatch, folder: Path) -> None:
     patch.setitem(sys.modules, "triton", SimpleNamespace(__version__="3.7"))
     patch.setattr(Model, "runs_kernels", True)
@@ -403,6 +407,7 @@ def test_the_fingerprint_tells_what_may_change_a_bit(
         by_another_torch,
         on_another_processor,
         by_other_code,
+        of_other_keys,
         by_triton,
     ):
         with monkeypatch.context() as patch:

@@ -14,6 +14,7 @@ import torch
 from engine_support import DEADLINE_SECONDS, request_of
 from qcn_inference import device as devices
 from qcn_inference.checkpoint import load_model
+from qcn_inference.config import KvCacheDtype
 from qcn_inference.errors import DeviceMemoryError
 from qcn_inference.model import Model
 from qcn_inference.passes import ONE_BLOCK, Pass, PassLimits
@@ -276,7 +277,7 @@ async def test_where_a_kernel_cannot_be_launched_the_model_runs_on_the_cpu_or_sa
     def onto_gpu_that_is_another(folder: Path, *rest: Any) -> Model:
         monkeypatch.setattr(Model, "warm_up", lambda _: take_more_than_there_is())
         try:
-            return on_cpu(folder, rest[-1])
+            return on_cpu(folder, rest[-2])
         finally:
             monkeypatch.setattr(Model, "warm_up", lambda _: None)
 
@@ -310,9 +311,9 @@ async def test_a_gpu_that_is_filled_before_the_first_pass_has_less_for_states(
     happened: list[int | str] = []
     reserve = Model.reserve
 
-    def reserved(model: Model, nbytes: int) -> None:
+    def reserved(model: Model, nbytes: int, kept: KvCacheDtype) -> None:
         happened.append(nbytes >> 20)
-        reserve(model, nbytes)
+        reserve(model, nbytes, kept)
 
     def full_at_first(_: Model) -> None:
         happened.append("warms up")
@@ -324,7 +325,7 @@ async def test_a_gpu_that_is_filled_before_the_first_pass_has_less_for_states(
     monkeypatch.setattr(devices, "choose", lambda _: (torch.device("cuda", 0), None))
     monkeypatch.setattr(devices, "describe", str)
     monkeypatch.setattr(devices, "room_for_states", lambda *_: 1600 << 20)
-    monkeypatch.setattr(onto_gpu, "load_onto_gpu", lambda folder, *rest: on_cpu(folder, rest[-1]))
+    monkeypatch.setattr(onto_gpu, "load_onto_gpu", lambda folder, *rest: on_cpu(folder, rest[-2]))
     engine = Engine(model_folder, "small", 1, Activity(), device="auto")
     engine.start()
     await asyncio.wait_for(engine.settled.wait(), DEADLINE_SECONDS)

@@ -128,7 +128,7 @@ def test_the_head_drafts_as_if_all_experts_lay_on_the_device(
     if not alike:  # and weigh nothing, or with room for them all of the model would fit
         head = replace(head, alike=False, expert_bytes=0)
     foot = replace(foot, head=head)
-    monkeypatch.setattr(onto_gpu, "footprint_of", lambda _: foot)
+    monkeypatch.setattr(onto_gpu, "footprint_of", lambda *_: foot)
     monkeypatch.setattr(Plan, "head_pays", True)
     machine = with_slots(with_head, 40, link=1e12)
     assert machine.gpu is not None

@@ -115,6 +115,7 @@ def main() -> None:
     parser.add_argument("--idle-minutes", type=float)
     parser.add_argument("--device")
     parser.add_argument("--device-memory-mib")
+    parser.add_argument("--kv-cache-dtype")
     parser.add_argument("--beside")
     parser.add_argument("--cache-mib", type=int)
     parser.add_argument("--disk-cache-mib", type=int)

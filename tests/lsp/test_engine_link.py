@@ -56,12 +56,17 @@ async def test_the_engine_is_started_with_the_budgets_of_the_settings(
     model = {"completion": str(standin.folder)}
     budgets = {"memoryMiB": 64, "diskMiB": 0}
     server.apply_settings(
-        settings(models=model, context=budgets, engine={"deviceMemoryMiB": 20_000})
+        settings(
+            models=model,
+            context=budgets,
+            engine={"deviceMemoryMiB": 20_000, "kvCacheDtype": "fp8"},
+        )
     )
     await server.engine.ensure_ready()
     [event] = standin.events("started")
-    told = ["--device-memory-mib", "20000", "--cache-mib", "64", "--disk-cache-mib", "0"]
-    assert event["arguments"][-6:] == told
+    told = ["--device-memory-mib", "20000", "--kv-cache-dtype", "fp8"]
+    told += ["--cache-mib", "64", "--disk-cache-mib", "0"]
+    assert event["arguments"][-8:] == told
 
 
 async def test_roles_of_one_model_share_its_engine(server: QcnServer) -> None:

@@ -2,6 +2,7 @@
 
     python -m qcn_inference.bench --model DIR|qcn-nano [--device D] [--lengths N ...]
     python -m qcn_inference.bench --synthetic NAME [--device D] [--device-memory-mib N] [...]
+        [--kv-cache-dtype fp8]
     python -m qcn_inference.bench --synthetic NAME --waits TOKENS [--tries N]
 
 With `--waits`, instead of prompts: how long completions wait while so many tokens are read.
@@ -18,7 +19,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -27,7 +28,7 @@ from qcn_inference.bench import models
 from qcn_inference.bench.conditions import conditions
 from qcn_inference.bench.measure import BESIDE, Figures, measure
 from qcn_inference.bench.waiting import engine_of, waits
-from qcn_inference.config import load_config
+from qcn_inference.config import KvCacheDtype, load_config
 from qcn_inference.embedded import EMBEDDED, checkpoint_folder
 from qcn_inference.errors import CheckpointError, DeviceError
 from qcn_inference.model import Model
@@ -62,6 +63,8 @@ def _measured(given: argparse.Namespace) -> dict[str, Any]:
         load_config(given.model)
     on, problem = device.choose(given.device)
     device.make_current(on)
+    if on.type == "cpu" and given.kv_cache_dtype != "auto":
+        raise models.UnfitError("--kv-cache-dtype is for a GPU, and this runs on the CPU")
     if given.device_memory_mib:
         if on.type == "cpu":
             raise models.UnfitError("--device-memory-mib is for a GPU, and this runs on the CPU")
@@ -69,6 +72,9 @@ def _measured(given: argparse.Namespace) -> dict[str, Any]:
     _say({"activity": "measuring the machine"})
     found = machine.measure(on)
     model, floor = _model(given, on, found)
+    if given.kv_cache_dtype != "auto":
+        room = device.room_for_states(on, device.working_bytes(model.config))
+        model.reserve(room, given.kv_cache_dtype)
     result = {
         "model": given.synthetic or given.model.name,
         "weights": floor.footprint.format.name,
@@ -77,6 +83,7 @@ def _measured(given: argparse.Namespace) -> dict[str, Any]:
         "experts": floor.footprint.experts,
         "device_problem": problem,
         "device_memory_mib": given.device_memory_mib,
+        "kv_cache_dtype": given.kv_cache_dtype,
         "machine": asdict(found),
     } | conditions(on)
     if given.waits:
@@ -95,10 +102,11 @@ def _model(
 ) -> tuple[Model, Plan]:
     if not given.synthetic:
         _say({"activity": "loading the model"})
-        return models.loaded(given.model, on, found)
+        return models.loaded(given.model, on, found, given.kv_cache_dtype)
     _say({"activity": "making random weights"})
     longest = BESIDE + (given.waits or max(given.lengths))
-    return models.synthetic(given.synthetic, on, found, longest=longest)
+    kept = given.kv_cache_dtype
+    return models.synthetic(given.synthetic, on, found, longest=longest, kept=kept)
 
 
 def _lengths(given: argparse.Namespace, model: Model) -> list[int]:
@@ -150,6 +158,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     which.add_argument("--synthetic", metavar="NAME")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--device-memory-mib", type=int, default=0)
+    parser.add_argument("--kv-cache-dtype", choices=get_args(KvCacheDtype), default="auto")
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
     parser.add_argument("--patience", type=float, default=PATIENCE)
     parser.add_argument("--waits", type=int, metavar="TOKENS")

@@ -6,7 +6,7 @@ import torch
 
 from qcn_inference.bench.synthetic import synthetic_model
 from qcn_inference.checkpoint import load_model
-from qcn_inference.config import load_config
+from qcn_inference.config import KvCacheDtype, load_config
 from qcn_inference.model import Model
 from qcn_inference.offload.device import CudaDevice
 from qcn_inference.planning.footprint import FORMATS, Footprint, WeightFormat
@@ -32,7 +32,9 @@ class UnfitError(Exception):
     """What was asked for cannot be measured here; str() says why and what to do."""
 
 
-def loaded(folder: Path, on: torch.device, found: Machine) -> tuple[Model, Plan]:
+def loaded(
+    folder: Path, on: torch.device, found: Machine, kept: KvCacheDtype
+) -> tuple[Model, Plan]:
     """Load a checkpoint, with experts in host memory where the GPU is too small for all.
 
     Raises:
@@ -43,10 +45,10 @@ def loaded(folder: Path, on: torch.device, found: Machine) -> tuple[Model, Plan]
         bits = 8 * model.dtype.itemsize
         footprint = Footprint(model.config, WeightFormat(f"{bits} bits", bits, bits, bits))
         return model, _whole(footprint, found, "cpu")
-    floor = plan(footprint_of(folder), found)
+    floor = plan(footprint_of(folder, kept), found)
     if isinstance(floor, Refusal):
         raise UnfitError(f"{floor.missing}. {floor.remedy}")
-    return load_onto_gpu(folder, on), floor
+    return load_onto_gpu(folder, on, kept=kept), floor
 
 
 def synthetic_named(name: str) -> tuple[Path, WeightFormat]:
@@ -57,7 +59,13 @@ def synthetic_named(name: str) -> tuple[Path, WeightFormat]:
 
 
 def synthetic(
-    name: str, on: torch.device, found: Machine, *, longest: int, slots: Slots = CudaDevice
+    name: str,
+    on: torch.device,
+    found: Machine,
+    *,
+    longest: int,
+    kept: KvCacheDtype = "auto",
+    slots: Slots = CudaDevice,
 ) -> tuple[Model, Plan]:
     """Make random weights, where a checkpoint's would lie.
 
@@ -66,6 +74,7 @@ def synthetic(
         on: where what is no expert lies.
         found: the machine; with a GPU experts lie in its host memory as far as a plan says so.
         longest: tokens of the longest text that is to be read.
+        kept: what keys and values will be kept in, which is planned for.
         slots: makes so many slots for experts like these, there.
 
     Raises:
@@ -74,7 +83,7 @@ def synthetic(
     """
     shape, stored = synthetic_named(name)
     config = load_config(shape)
-    footprint = Footprint(config, stored)
+    footprint = Footprint(config, stored, kept=kept)
     if found.gpu is None:
         if stored.name == "fp8":
             raise UnfitError(

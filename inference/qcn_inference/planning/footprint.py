@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass, replace
 
+import torch
 from qcn_kernels.fp8 import BLOCK
 
-from qcn_inference.config import ModelConfig
+from qcn_inference.config import KvCacheDtype, ModelConfig
 from qcn_inference.device import working_bytes
 from qcn_inference.mtp import MOST_TOKENS
+from qcn_inference.pages import PAGE, dtype_of_pages, page_bytes
 
 FP8_BITS = 8 + 32 / BLOCK**2  # a scale of 32 bits for each block of 128 x 128
 FOUR_BITS = 4 + 16 / 32 + 32 / 256  # ours: two scales for each 32 weights, two for each 256
@@ -94,6 +96,7 @@ class Footprint:
     config: ModelConfig
     format: WeightFormat
     head: DraftHead | None = None  # beside all that is counted here
+    kept: KvCacheDtype = "auto"  # keys and values, but for the head's
 
     @property
     def head_cache_bytes(self) -> int:
@@ -170,8 +173,8 @@ class Footprint:
 
     @property
     def kv_bytes(self) -> int:
-        """Keys and values of one token, in bf16."""
-        return 2 * self.full_layers * self.config.num_key_value_heads * self.config.head_dim * 2
+        """Keys and values of one token; those of the model's dtype as in bf16."""
+        return page_bytes(self.config, dtype_of_pages(self.kept, torch.bfloat16)) // PAGE
 
     @property
     def checkpoint_bytes(self) -> int:

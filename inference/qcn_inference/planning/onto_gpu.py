@@ -14,7 +14,7 @@ from qcn_inference.checkpoint import (
     stored_expert_bits,
     weight_bytes,
 )
-from qcn_inference.config import ModelConfig, load_config
+from qcn_inference.config import KvCacheDtype, ModelConfig, load_config
 from qcn_inference.errors import DeviceMemoryError
 from qcn_inference.loading import Progress
 from qcn_inference.model import Model
@@ -39,11 +39,15 @@ class _OnlyOnTheCpuError(Exception):
     """It fits, but not with this GPU."""
 
 
-def footprint_of(folder: Path) -> Footprint:
-    """Count a checkpoint as a GPU would hold it. Raises CheckpointError."""
+def footprint_of(folder: Path, kept: KvCacheDtype = "auto") -> Footprint:
+    """Count a checkpoint as a GPU would hold it, keys and values as `kept`.
+
+    Raises:
+        CheckpointError: it cannot be looked at.
+    """
     config = load_config(folder)
     stored = as_loaded(config, stored_bits(folder), stored_expert_bits(folder))
-    return Footprint(config, stored, _head_in(folder, config))
+    return Footprint(config, stored, _head_in(folder, config), kept)
 
 
 def _head_in(folder: Path, config: ModelConfig) -> DraftHead | None:
@@ -71,15 +75,17 @@ def _formats(experts: Iterable[StoredTensor]) -> set[tuple[str, str, tuple[int, 
     return {(one.name.partition(".experts.")[2], one.dtype, one.shape) for one in experts}
 
 
-def share_beside(folder: Path, other: Path, device: torch.device) -> int:
+def share_beside(folder: Path, other: Path, device: torch.device, kept: KvCacheDtype) -> int:
     """Return the bytes of a GPU that a checkpoint may take where another needs room as well.
+
+    Both keep keys and values alike, for they have the same settings.
 
     Raises:
         CheckpointError: one of them cannot be looked at.
     """
     return share(
-        footprint_of(folder),
-        footprint_of(other),
+        footprint_of(folder, kept),
+        footprint_of(other, kept),
         gpu_bytes=devices.memory(device)[1],
         host_bytes=psutil.virtual_memory().total,
     )
@@ -94,6 +100,7 @@ def load_onto_gpu(
     device: torch.device,
     progress: Progress | None = None,
     ready: Ready = _as_loaded,
+    kept: KvCacheDtype = "auto",
 ) -> Model:
     """Load a checkpoint; experts for which the GPU has no room lie in host memory.
 
@@ -104,6 +111,7 @@ def load_onto_gpu(
         device: the GPU.
         progress: as `load_model`'s.
         ready: what memory is refused to as well makes the plan a smaller one.
+        kept: what `ready` will have keys and values kept in, which is planned for.
 
     Raises:
         CheckpointError: it cannot be loaded.
@@ -121,7 +129,8 @@ def load_onto_gpu(
     log.info("not all of it fits the GPU: %s", reason)
     devices.give_back()
     try:
-        return load_beside_host(folder, measure(device), device, progress, ready=ready)
+        found = measure(device)
+        return load_beside_host(folder, found, device, progress, ready=ready, kept=kept)
     except _OnlyOnTheCpuError:
         raise DeviceMemoryError(reason) from None
 
@@ -164,6 +173,7 @@ def load_beside_host(
     *,
     slots: Slots = CudaDevice,
     ready: Ready = _as_loaded,
+    kept: KvCacheDtype = "auto",
 ) -> Model:
     """Load a checkpoint by a plan for this machine, smaller ones following where memory runs out.
 
@@ -173,14 +183,14 @@ def load_beside_host(
         device: where what is no expert lies.
         progress: as `load_model`'s.
         slots: makes so many slots for experts like these, there.
-        ready: as `load_onto_gpu`'s.
+        ready, kept: as `load_onto_gpu`'s.
 
     Raises:
         CheckpointError: it cannot be loaded.
         DeviceMemoryError: not even the smallest plan fits.
     """
     devices.make_current(device)
-    footprint = footprint_of(folder)
+    footprint = footprint_of(folder, kept)
 
     def place(found: Plan) -> Model:
         if found.placement == "cpu":

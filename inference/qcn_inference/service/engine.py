@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 import psutil
 
 from qcn_inference.chat_template import ChatTemplate, NoTemplate, find_template
+from qcn_inference.config import KvCacheDtype
 from qcn_inference.contexts import Contexts
 from qcn_inference.disk_files import default_folder, purge
 from qcn_inference.errors import LOST_REMEDY, CheckpointError, DeviceError, DeviceMemoryError
@@ -88,6 +89,7 @@ class CacheBudgets:
     disk: int | None = None  # 0 keeps nothing there
     device: int | None = None  # of a GPU, what is being read included
     gpu: int | None = None  # of a GPU in all, weights included; None or 0: what is free
+    kept: KvCacheDtype = "auto"  # what a GPU keeps keys and values in
 
 
 class _Leaving(BaseException):
@@ -413,7 +415,8 @@ class Engine:
             if device.type != "cpu":
                 from qcn_inference.planning.onto_gpu import load_onto_gpu
 
-                return load_onto_gpu(self.folder, device, self._on_progress, make_ready)
+                report = self._on_progress
+                return load_onto_gpu(self.folder, device, report, make_ready, self._budgets.kept)
             model = load_model(self.folder, mtp=True, progress=self._on_progress)
             make_ready(model)
         except DeviceMemoryError as error:
@@ -437,7 +440,7 @@ class Engine:
             room = min(room, self._budgets.device << 20)
 
         def take(nbytes: int) -> None:
-            model.reserve(nbytes)
+            model.reserve(nbytes, self._budgets.kept)
             model.warm_up()  # here, since another program may have taken what was left for work
 
         devices.take_most(room, take)
@@ -468,7 +471,7 @@ class Engine:
         if self._beside is None or self._beside == self.folder:
             return None
         try:
-            most = share_beside(self.folder, self._beside, device)
+            most = share_beside(self.folder, self._beside, device, self._budgets.kept)
         except CheckpointError as error:  # of this model it is told when that is loaded
             log.warning("no part of the GPU is kept for another model: %s", error)
             return None

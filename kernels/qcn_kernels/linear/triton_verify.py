@@ -18,7 +18,7 @@ from qcn_kernels.fp8.matrices import BLOCK, Fp8Matrices
 from qcn_kernels.launch import cdiv, kernel
 from qcn_kernels.linear import triton_step
 from qcn_kernels.linear.stacked import Stacked, Weight
-from qcn_kernels.matrices.triton import _e4m3, _scales, stored
+from qcn_kernels.matrices.triton import _scales, e4m3, stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def _rows(
         if FORMAT == "plain":
             acc = tl.dot(b_w.to(tl.float32).to(OPERAND), b_x, acc, input_precision="ieee")
         else:
-            b_part = tl.dot(_e4m3(b_w, FORMAT).to(OPERAND), b_x, input_precision="ieee")
+            b_part = tl.dot(e4m3(b_w, FORMAT).to(OPERAND), b_x, input_precision="ieee")
             one = tl.full([], 0, tl.int32)
             o_scale = tl.minimum(at + o_s, COLUMNS - 1)
             b_scale = _scales(weights[1], one, first, o_scale, ROWS, COLUMNS, FORMAT)

@@ -59,7 +59,7 @@ def operand(format_name: str) -> Any:
 
 
 @triton.jit
-def _e4m3(b, FORMAT: tl.constexpr):
+def e4m3(b, FORMAT: tl.constexpr):
     """Values of e4m3 as fp32, a 256th of them where they come as bytes.
 
     A byte's exponent and mantissa, moved to where fp16 has its own, are worth 2^-8 of what they
@@ -74,7 +74,7 @@ def _e4m3(b, FORMAT: tl.constexpr):
 @triton.jit
 def _scales(p_scales, i_matrix, i_row, o_column, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
             FORMAT: tl.constexpr):  # fmt: skip
-    """What the values of `_e4m3` are multiplied by, at a row and columns."""
+    """What the values of `e4m3` are multiplied by, at a row and columns."""
     blocks: tl.constexpr = (COLUMNS + STEP - 1) // STEP
     size: tl.constexpr = (ROWS + STEP - 1) // STEP * blocks
     o_scale = tl.minimum(i_row, ROWS - 1) // STEP * blocks + o_column // STEP
@@ -139,7 +139,7 @@ def values_of(b_w, FORMAT: tl.constexpr):
     Apart from it, so that what waits to be multiplied takes no more registers than it has bytes.
     """
     if FORMAT == "e4m3" or FORMAT == "bytes":
-        return _e4m3(b_w, FORMAT)
+        return e4m3(b_w, FORMAT)
     return b_w.to(tl.float32)
 
 
@@ -321,7 +321,7 @@ def _both_scales(activations, o_m, weights, i_matrix, i_row, APART: tl.constexpr
 @triton.jit
 def _values(b_w, FORMAT: tl.constexpr, OPERAND: tl.constexpr):
     """Weights as operands, without their scales."""
-    return b_w.to(OPERAND) if FORMAT == "e4m3" else _e4m3(b_w, FORMAT).to(OPERAND)
+    return b_w.to(OPERAND) if FORMAT == "e4m3" else e4m3(b_w, FORMAT).to(OPERAND)
 
 
 @triton.jit
@@ -399,3 +399,10 @@ def _rounded(b_x):
     normal = bits.to(tl.float32, bitcast=True)
     below = (b_x + 24576.0) - 24576.0  # to multiples of 2^-9: the last bit of 1.5 * 2^14
     return tl.where(tl.abs(b_x) < 0.015625, below, normal)
+
+
+@triton.jit
+def e4m3_bytes(b_x):
+    """The bytes of values of e4m3 nearest to fp32 ones up to 448: `e4m3` of bytes, backwards."""
+    bits = (_rounded(b_x) * 0.00390625).to(tl.float16).to(tl.int16, bitcast=True)
+    return (((bits >> 7) & 0x7F) | ((bits >> 8) & 0x80)).to(tl.uint8)

@@ -18,7 +18,7 @@ from qcn_kernels.fp8.matrices import BLOCK
 from qcn_kernels.groupwise.triton import is_groupwise
 from qcn_kernels.launch import cdiv, kernel, next_power_of_2
 from qcn_kernels.matrices import Matrices
-from qcn_kernels.matrices.triton import _e4m3, _scales, stored
+from qcn_kernels.matrices.triton import _scales, e4m3, stored
 from qcn_kernels.moe.shapes import check_shapes
 from qcn_kernels.moe.shared import SharedExpert
 from qcn_kernels.moe.triton_step import MOST_STEP_TOKENS, experts_step
@@ -35,7 +35,7 @@ def _product(b_w, b_x, acc, p_scales, i_expert, i_row, o_scale, ROWS: tl.constex
     if FORMAT == "plain":
         acc = tl.dot(b_w.to(tl.float32).to(OPERAND), b_x, acc, input_precision="ieee")
     else:
-        b_part = tl.dot(_e4m3(b_w, FORMAT).to(OPERAND), b_x, input_precision="ieee")
+        b_part = tl.dot(e4m3(b_w, FORMAT).to(OPERAND), b_x, input_precision="ieee")
         b_scale = _scales(p_scales, i_expert, i_row, o_scale, ROWS, COLUMNS, FORMAT)
         acc += b_part * b_scale[:, None, None]
     return acc

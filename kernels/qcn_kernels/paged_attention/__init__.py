@@ -7,9 +7,16 @@ from torch import Tensor
 
 from qcn_kernels.choice import uses_triton
 from qcn_kernels.paged_attention import reference
-from qcn_kernels.paged_attention.pages import PagedKv
+from qcn_kernels.paged_attention.pages import E4M3_ROWS, PagedKv, row_elements
 
-__all__ = ["PagedKv", "append", "paged_attention_decode", "paged_attention_prefill"]
+__all__ = [
+    "E4M3_ROWS",
+    "PagedKv",
+    "append",
+    "paged_attention_decode",
+    "paged_attention_prefill",
+    "row_elements",
+]
 
 
 def append(kv: PagedKv, *, k: Tensor, v: Tensor) -> None:
@@ -17,7 +24,8 @@ def append(kv: PagedKv, *, k: Tensor, v: Tensor) -> None:
 
     Args:
         kv: of the S tokens that end with these.
-        k, v: [T, kv_heads, head_dim] in the pages' dtype, the last dimension without gaps.
+        k, v: [T, kv_heads, head_dim] in the pages' dtype, or any where that is `E4M3_ROWS`; the
+            last dimension without gaps.
     """
     if uses_triton(k):
         from qcn_kernels.paged_attention import triton

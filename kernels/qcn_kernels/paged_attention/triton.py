@@ -9,6 +9,9 @@ Decode's splits are short, prefill's long: they agree to rounding.
 
 From a 90 on, pages are read through a descriptor, by hardware that computes no addresses in
 registers: those are what a tile is short of.
+
+Of pages of e4m3 the values are operands as they are; a key's scale multiplies its scores, a value's
+its weights. Values that share a launch share none, so the same holds for their bits.
 """
 
 from dataclasses import dataclass
@@ -22,8 +25,9 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from qcn_kernels import chip
 from qcn_kernels.chip import OPERAND, configuration, stages
 from qcn_kernels.launch import cdiv, kernel, next_power_of_2
+from qcn_kernels.matrices.triton import LARGEST, MULTIPLIES_E4M3, SMALLEST, e4m3, e4m3_bytes
 from qcn_kernels.overlap.triton import await_previous, let_next_begin, overlapping
-from qcn_kernels.paged_attention.pages import PagedKv
+from qcn_kernels.paged_attention.pages import E4M3_ROWS, PagedKv, row_elements, scale_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,7 @@ DECODE = {
 VERIFY = {80: Tile(64, 32, 8, 2)}  # behind a long text it reads keys once for 8 tokens
 VERIFIED = 3  # tokens from which on: two of 8 query heads for each key head fill decode's tile
 PREFILL = {80: Tile(64, 32, 8, 2), 90: Tile(128, 64, 8, 2), 120: Tile(64, 32, 8, 2)}
+PREFILL_E4M3 = PREFILL | {90: Tile(128, 64, 8, 3)}
 
 DECODE_SPLIT = 256  # keys: at 8,192 tokens 2 key heads make 64 programs
 PREFILL_SPLIT = 16_384
@@ -75,6 +80,8 @@ def _rows_of_pages(
     D: tl.constexpr,
     BN: tl.constexpr,
     BD: tl.constexpr,
+    ROW: tl.constexpr,
+    FORMAT: tl.constexpr,
     DESCRIBED: tl.constexpr,
     OPERAND: tl.constexpr,
 ):
@@ -84,8 +91,27 @@ def _rows_of_pages(
     else:
         o_d = tl.arange(0, BD)[None, :]
         o_n = tl.arange(0, BN)[:, None]
-        rows = tl.load(pages + row.to(tl.int64) * D + o_n * D + o_d, mask=o_d < D, other=0.0)
+        NOTHING: tl.constexpr = 0 if FORMAT == "bytes" else 0.0
+        p_rows = pages + row.to(tl.int64) * ROW + o_n * ROW + o_d
+        rows = tl.load(p_rows, mask=o_d < D, other=NOTHING)
+    if FORMAT != "plain":
+        return e4m3(rows, FORMAT).to(OPERAND)
     return rows.to(tl.float32).to(OPERAND)
+
+
+@triton.jit
+def _scales_of_rows(
+    p_scales,  # [rows, ROW / 4] fp32, the first row's scale in front
+    row,
+    there,  # [BN], which of them hold one
+    BN: tl.constexpr,
+    ROW: tl.constexpr,
+    FORMAT: tl.constexpr,
+):
+    """What BN keys or values of one page and head are multiplied by, 0 where there is none."""
+    o_n = tl.arange(0, BN) * (ROW // 4)
+    b = tl.load(p_scales + row.to(tl.int64) * (ROW // 4) + o_n, mask=there, other=0.0)
+    return b * 256.0 if FORMAT == "bytes" else b
 
 
 @triton.jit
@@ -100,6 +126,8 @@ def _attend_keys(
     end,
     k_pages,
     v_pages,
+    p_k_scales,
+    p_v_scales,
     p_table,
     i_kv,
     scale,
@@ -108,6 +136,8 @@ def _attend_keys(
     PAGE: tl.constexpr,
     BN: tl.constexpr,
     BD: tl.constexpr,
+    ROW: tl.constexpr,
+    FORMAT: tl.constexpr,
     STAGES: tl.constexpr,
     MASKED: tl.constexpr,
     DESCRIBED: tl.constexpr,
@@ -119,11 +149,14 @@ def _attend_keys(
     for at in tl.range(start, end, BN, num_stages=STAGES):
         row = (page * KV + i_kv) * PAGE + at % PAGE
         page = tl.load(p_table + tl.minimum(at + BN, last) // PAGE)  # ahead of who waits for it
-        b_k = _rows_of_pages(k_pages, row, D, BN, BD, DESCRIBED, OPERAND)
+        b_k = _rows_of_pages(k_pages, row, D, BN, BD, ROW, FORMAT, DESCRIBED, OPERAND)
         # Where a tile begins decides which keys are masked in it, and must decide nothing else. So
         # scores are scaled and their peak subtracted by one instruction in either case: left to the
         # compiler, it is one where nothing is masked and two, which round twice, where a key is.
         scores = tl.dot(b_q, tl.trans(b_k))
+        there = at + o_n <= last
+        if FORMAT != "plain":
+            scores *= _scales_of_rows(p_k_scales, row, there, BN, ROW, FORMAT)[None, :]
         if MASKED:
             scores = tl.where((at + o_n)[None, :] <= position[:, None], scores, float("-inf"))
         new_peak = tl.maximum(peak, tl.max(scores, axis=1) * scale)
@@ -132,9 +165,11 @@ def _attend_keys(
         weight = tl.exp2(tl.fma(scores, b_scale, tl.broadcast_to(-base[:, None], scores.shape)))
         shrink = tl.exp2(peak - base)
         total = total * shrink + tl.sum(weight, axis=1)
-        b_v = _rows_of_pages(v_pages, row, D, BN, BD, DESCRIBED, OPERAND)
+        b_v = _rows_of_pages(v_pages, row, D, BN, BD, ROW, FORMAT, DESCRIBED, OPERAND)
         if MASKED:  # behind the last key a page may hold NaN, and its weight of 0 does not help
-            b_v = tl.where((at + o_n <= last)[:, None], b_v, 0.0)
+            b_v = tl.where(there[:, None], b_v, 0.0)
+        if FORMAT != "plain":
+            weight *= _scales_of_rows(p_v_scales, row, there, BN, ROW, FORMAT)[None, :]
         acc = acc * shrink[:, None] + tl.dot(weight.to(OPERAND), b_v)
         peak = new_peak
     return acc, peak, total
@@ -143,8 +178,10 @@ def _attend_keys(
 @kernel(do_not_specialize=["tokens", "first", "slab"])
 def _attend(
     p_q,  # [T, H, D]
-    k_pages,  # [pages, KV, PAGE, D], as [pages · KV · PAGE, D] where described
+    k_pages,  # [pages, KV, PAGE, ROW], as [pages · KV · PAGE, D] where described
     v_pages,
+    p_k_scales,  # the same memory, where it is e4m3: the first row's scale
+    p_v_scales,
     p_table,  # [n] int32
     p_length,  # [1] int32
     p_out,  # [T, H, D], where one split has all keys
@@ -166,6 +203,8 @@ def _attend(
     BS: tl.constexpr,  # SHARED, padded
     BN: tl.constexpr,
     BD: tl.constexpr,
+    ROW: tl.constexpr,  # elements of a key in a page
+    FORMAT: tl.constexpr,
     STAGES: tl.constexpr,
     DESCRIBED: tl.constexpr,
     OPERAND: tl.constexpr,
@@ -207,6 +246,8 @@ def _attend(
             seen,
             k_pages,
             v_pages,
+            p_k_scales,
+            p_v_scales,
             p_table,
             i_kv,
             scale,
@@ -215,6 +256,8 @@ def _attend(
             PAGE,
             BN,
             BD,
+            ROW,
+            FORMAT,
             STAGES,
             False,
             DESCRIBED,
@@ -231,6 +274,8 @@ def _attend(
             end,
             k_pages,
             v_pages,
+            p_k_scales,
+            p_v_scales,
             p_table,
             i_kv,
             scale,
@@ -239,6 +284,8 @@ def _attend(
             PAGE,
             BN,
             BD,
+            ROW,
+            FORMAT,
             1,
             True,
             DESCRIBED,
@@ -308,7 +355,7 @@ def _combine(
 def _append(
     p_k,  # [T, KV, D]
     p_v,
-    p_k_pages,  # [pages, KV, PAGE, D]
+    p_k_pages,  # [pages, KV, PAGE, ROW]
     p_v_pages,
     p_table,
     p_length,
@@ -319,6 +366,8 @@ def _append(
     stride_v_h,
     stride_page,
     D: tl.constexpr,
+    ROW: tl.constexpr,
+    SCALE_AT: tl.constexpr,  # of e4m3, in a row
     PAGE: tl.constexpr,
     BT: tl.constexpr,
     BD: tl.constexpr,
@@ -333,22 +382,40 @@ def _append(
     page = tl.load(p_table + position // PAGE, mask=o_t < tokens, other=0).to(tl.int64)
     o_t, o_d = o_t.to(tl.int64)[:, None], tl.arange(0, BD)[None, :]
     mask = (o_t < tokens) & (o_d < D)
-    at = page[:, None] * stride_page + (i_kv * PAGE + position % PAGE)[:, None] * D + o_d
+    at = page[:, None] * stride_page + (i_kv * PAGE + position % PAGE)[:, None] * ROW + o_d
     b_k = tl.load(p_k + o_t * stride_k_t + i_kv * stride_k_h + o_d, mask=mask, other=0.0)
     b_v = tl.load(p_v + o_t * stride_v_t + i_kv * stride_v_h + o_d, mask=mask, other=0.0)
-    tl.store(p_k_pages + at, b_k, mask=mask)
-    tl.store(p_v_pages + at, b_v, mask=mask)
+    if ROW == D:
+        tl.store(p_k_pages + at, b_k, mask=mask)
+        tl.store(p_v_pages + at, b_v, mask=mask)
+    else:
+        _store_e4m3(p_k_pages + at, b_k, mask, SCALE_AT)
+        _store_e4m3(p_v_pages + at, b_v, mask, SCALE_AT)
+
+
+@triton.jit
+def _store_e4m3(p_rows, b, mask, SCALE_AT: tl.constexpr):
+    """Leave vectors [BT, BD] as `reference.rows_of` would, but for what nobody reads of a row."""
+    b = b.to(tl.float32)
+    b_peak = tl.maximum(tl.max(tl.abs(b), axis=1, keep_dims=True), SMALLEST)
+    b_factor = tl.div_rn(tl.full(b_peak.shape, LARGEST, tl.float32), b_peak)
+    tl.store(p_rows, e4m3_bytes(b * b_factor), mask=mask)
+    p_scale = (p_rows + SCALE_AT).to(tl.pointer_type(tl.float32))
+    first = mask & (tl.arange(0, mask.shape[1]) == 0)[None, :]
+    tl.store(p_scale, tl.broadcast_to(tl.div_rn(b_peak, LARGEST), mask.shape), mask=first)
 
 
 def append(kv: PagedKv, *, k: Tensor, v: Tensor) -> None:
     """Write T tokens' keys and values [T, kv_heads, head_dim] where `kv` ends, in one launch."""
     tokens, kv_heads, head_dim = k.shape
     _, _, page, _ = kv.k_pages.shape
+    row = row_elements(head_dim, kv.k_pages.dtype)
     assert k.shape == v.shape
-    assert kv.k_pages.shape[1:] == (kv_heads, page, head_dim)
+    assert kv.k_pages.shape[1:] == (kv_heads, page, row)
     assert kv.k_pages.is_contiguous()
     assert kv.v_pages.is_contiguous()
-    assert k.dtype == v.dtype == kv.k_pages.dtype
+    assert k.dtype == v.dtype
+    assert kv.k_pages.dtype in (k.dtype, E4M3_ROWS)
     assert k.stride(2) == v.stride(2) == 1
     block = next_power_of_2(head_dim)
     block_tokens = max(1, APPENDED // block)
@@ -366,6 +433,8 @@ def append(kv: PagedKv, *, k: Tensor, v: Tensor) -> None:
         v.stride(1),
         kv.k_pages.stride(0),
         D=head_dim,
+        ROW=row,
+        SCALE_AT=scale_at(head_dim),
         PAGE=page,
         BT=block_tokens,
         BD=block,
@@ -379,9 +448,9 @@ def paged_attention_prefill(q: Tensor, kv: PagedKv) -> Tensor:
 
     Args:
         q: [T, heads, head_dim], bf16 or fp32, the last dimension without gaps.
-        kv: bf16 or fp32; `max_length` decides how many programs are launched.
+        kv: bf16, fp32 or `E4M3_ROWS`; `max_length` decides how many programs are launched.
     """
-    tile = configuration(PREFILL, q)
+    tile = configuration(PREFILL_E4M3 if kv.k_pages.dtype == E4M3_ROWS else PREFILL, q)
     return _launch(q, kv, tile, split=PREFILL_SPLIT, added=PREFILL_SUM, room=PARTS_BYTES)
 
 
@@ -395,13 +464,21 @@ def paged_attention_decode(q: Tensor, kv: PagedKv) -> Tensor:
     return _launch(q, kv, tile, split=DECODE_SPLIT, added=DECODE_SUM, room=None)
 
 
+def _format(kv: PagedKv) -> str:
+    """As of `matrices.triton.stored`."""
+    if kv.k_pages.dtype != E4M3_ROWS:
+        return "plain"
+    return "e4m3" if chip.capability(kv.k_pages) >= MULTIPLIES_E4M3 else "bytes"
+
+
 def _launch(
     q: Tensor, kv: PagedKv, tile: Tile, *, split: int, added: Sum, room: int | None
 ) -> Tensor:
     tokens, heads, head_dim = q.shape
     _, kv_heads, page, _ = kv.k_pages.shape
     assert kv.k_pages.shape == kv.v_pages.shape
-    assert kv.k_pages.shape[3] == head_dim
+    row = row_elements(head_dim, kv.k_pages.dtype)
+    assert kv.k_pages.shape[3] == row
     assert kv.k_pages.is_contiguous()
     assert kv.v_pages.is_contiguous()
     assert heads % kv_heads == 0
@@ -421,11 +498,15 @@ def _launch(
     block_d = max(16, next_power_of_2(head_dim))
     ahead = stages(tile.stages, kv.k_pages)
     described = chip.capability(q) >= DESCRIBED
-    pages = [kv.k_pages, kv.v_pages]
+    format_name = _format(kv)
+    pages, scales = [kv.k_pages, kv.v_pages], [kv.k_pages, kv.v_pages]
+    if format_name != "plain":
+        scales = [x.view(torch.float32).view(-1)[scale_at(head_dim) // 4 :] for x in pages]
+    if format_name == "e4m3":
+        pages = [x.view(torch.float8_e4m3fn) for x in pages]
     if described:
-        pages = [
-            TensorDescriptor.from_tensor(x.view(-1, head_dim), [tile.keys, block_d]) for x in pages
-        ]
+        shape, block = [kv.k_pages.numel() // row, head_dim], [tile.keys, block_d]
+        pages = [TensorDescriptor(x, shape, [row, 1], block) for x in pages]
     out = q.new_empty(q.shape)
     parts = q.new_empty(0 if whole else splits, slab, heads, head_dim, dtype=torch.float32)
     weights = q.new_empty(parts.shape[:3], dtype=torch.float32)
@@ -434,6 +515,7 @@ def _launch(
         _attend[(cdiv(rows, tile_tokens), kv_heads, splits)](
             q,
             *pages,
+            *scales,
             kv.table,
             kv.length,
             out,
@@ -455,6 +537,8 @@ def _launch(
             BS=padded,
             BN=tile.keys,
             BD=block_d,
+            ROW=row,
+            FORMAT=format_name,
             STAGES=ahead,
             DESCRIBED=described,
             OPERAND=OPERAND,

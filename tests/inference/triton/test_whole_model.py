@@ -17,7 +17,10 @@ from kernel_tolerances import assert_agrees, assert_model_agrees
 from oracle import Oracle
 from packed_checkpoints import write_packed
 from qcn_inference.checkpoint import load_model
+from qcn_inference.config import KvCacheDtype
 from qcn_inference.convert import convert
+from qcn_kernels.paged_attention import E4M3_ROWS
+from qcn_kernels.paged_attention.reference import rows_of, values_of
 from random_checkpoints import (
     Config,
     draw_config,
@@ -27,6 +30,7 @@ from random_checkpoints import (
     write_checkpoint,
 )
 from torch import Tensor
+from transformers.models.qwen3_next import modeling_qwen3_next
 from whole_model import (
     answer_short_of_memory,
     branch,
@@ -95,6 +99,34 @@ def test_logits_agree_with_transformers(
     )
     assert_model_agrees(read, want[: PROMPT + DRAFTED], dtype, hardware=call.hardware)
     assert_model_agrees(stepped, want[PROMPT:], dtype, hardware=call.hardware)
+
+
+def test_with_keys_and_values_of_8_bits_logits_are_those_of_rounded_ones(
+    call: Caller, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """transformers is made to round what it attends to, each key and value by its own scale."""
+    folder = random_checkpoint(tmp_path, 3, **SMALL, **EXPERTS)
+    ids = torch.randint(0, 97, (PROMPT + STEPS,))
+    attend = modeling_qwen3_next.eager_attention_forward
+
+    def rounded(module: Any, query: Tensor, *attended: Tensor, **named: Any) -> Any:
+        key, value, *mask = attended
+        near = [values_of(rows_of(x), x.shape[-1]) for x in (key, value)]
+        return attend(module, query, *near, *mask, **named)
+
+    monkeypatch.setattr(modeling_qwen3_next, "eager_attention_forward", rounded)
+    want, _ = Oracle(folder).prefill(ids)
+    read, stepped = call(
+        read_and_step,
+        folder=str(folder),
+        ids=ids,
+        prompt=PROMPT,
+        drafted=DRAFTED,
+        dtype=torch.float32,
+        kept="fp8",
+    )
+    assert_model_agrees(read, want[: PROMPT + DRAFTED], E4M3_ROWS, hardware=call.hardware)
+    assert_model_agrees(stepped, want[PROMPT:], E4M3_ROWS, hardware=call.hardware)
 
 
 @pytest.mark.parametrize("shape", [{"hidden_size": 128, "moe_intermediate_size": 128}, WHOLE])
@@ -235,9 +267,9 @@ def test_fp8_experts_in_host_memory_give_the_same_bits(
         assert torch.equal(stepped_there, stepped)
 
 
-@pytest.mark.parametrize("stored", ["fp32", "fp8"])
+@pytest.mark.parametrize(("stored", "keys"), [("fp32", "auto"), ("fp32", "fp8"), ("fp8", "auto")])
 def test_a_pass_over_several_blocks_is_a_pass_for_each_bit_for_bit(
-    call: Caller, stored: str, tmp_path: Path
+    call: Caller, stored: str, keys: KvCacheDtype, tmp_path: Path
 ) -> None:
     """Three files of one text, read at once or one by one: the same logits, states and pages."""
     if stored == "fp8":
@@ -246,6 +278,7 @@ def test_a_pass_over_several_blocks_is_a_pass_for_each_bit_for_bit(
     else:
         folder = random_checkpoint(tmp_path, 5, **DENSE)
     arguments = {"folder": str(folder), "ids": torch.randint(0, 97, (130,)), "cuts": (30, 110, 130)}
+    arguments["keys"] = keys
     logits, kept = call(read_in_passes, **arguments, together=False)
     logits_together, kept_together = call(read_in_passes, **arguments, together=True)
     assert torch.equal(logits, logits_together)
@@ -254,9 +287,10 @@ def test_a_pass_over_several_blocks_is_a_pass_for_each_bit_for_bit(
         assert torch.equal(part, kept_together[name]), name
 
 
+@pytest.mark.parametrize("keys", ["auto", "fp8"])
 @pytest.mark.parametrize("resident", [True, False])
 def test_what_is_resumed_is_what_is_read_from_nothing(
-    call: Caller, resident: bool, tmp_path: Path
+    call: Caller, resident: bool, keys: KvCacheDtype, tmp_path: Path
 ) -> None:
     """From parts that are still on the device, and from the host's copies of them."""
     folder = random_checkpoint(tmp_path, 5, **DENSE)
@@ -265,6 +299,7 @@ def test_what_is_resumed_is_what_is_read_from_nothing(
         "ids": torch.randint(0, 97, (70,)),
         "cuts": (20, 70),
         "behind": (5, 6, 7),
+        "keys": keys,
     }
     want = call(from_nothing, **arguments)
     assert torch.equal(call(resume, **arguments, resident=resident), want)

@@ -45,7 +45,7 @@ from qcn_kernels.moe.triton import experts, experts_in
 from qcn_kernels.moe.triton_plan import plan_tiles
 from qcn_kernels.moe.triton_router import route
 from qcn_kernels.moe.triton_verify import add_experts_few
-from qcn_kernels.paged_attention import PagedKv
+from qcn_kernels.paged_attention import E4M3_ROWS, PagedKv, row_elements
 from qcn_kernels.paged_attention.triton import (
     append,
     paged_attention_decode,
@@ -177,20 +177,42 @@ def attention_prefill() -> None:
     attention(paged_attention_prefill, TOKENS)
 
 
+def attention_step_e4m3() -> None:
+    attention(paged_attention_decode, 1, kept=E4M3_ROWS)
+
+
+def attention_verify_e4m3() -> None:
+    attention(paged_attention_decode, MOST_TOKENS, kept=E4M3_ROWS)
+
+
+def attention_prefill_e4m3() -> None:
+    attention(paged_attention_prefill, TOKENS, kept=E4M3_ROWS)
+
+
 def attention(
-    launcher: Callable[..., Tensor], tokens: int, of: Callable[..., Tensor] = bf16
+    launcher: Callable[..., Tensor],
+    tokens: int,
+    of: Callable[..., Tensor] = bf16,
+    kept: torch.dtype | None = None,
 ) -> None:
     """Before a cache that one split has all keys of, and before a long one."""
-    pages, length = of(3, 2, 64, 256), torch.zeros(1, dtype=torch.int32)
+    q, length = of(tokens, 16, 256), torch.zeros(1, dtype=torch.int32)
+    kept = kept or q.dtype
+    pages = torch.zeros(3, 2, 64, row_elements(256, kept), dtype=kept)
     for bound in (TOKENS, 20_000):
         table = torch.zeros(-(-bound // 64), dtype=torch.int32)
-        launcher(of(tokens, 16, 256), PagedKv(pages, pages, table, length, max_length=bound))
+        launcher(q, PagedKv(pages, pages, table, length, max_length=bound))
 
 
-def append_to_pages() -> None:
+def append_to_pages(kept: torch.dtype = torch.bfloat16) -> None:
     table, length = torch.zeros(3, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
-    pages, heads = bf16(3, 2, 64, 256), bf16(TOKENS, 2, 256)
+    pages = torch.zeros(3, 2, 64, row_elements(256, kept), dtype=kept)
+    heads = bf16(TOKENS, 2, 256)
     append(PagedKv(pages, pages, table, length, max_length=TOKENS), k=heads, v=heads)
+
+
+def append_to_e4m3_pages() -> None:
+    append_to_pages(E4M3_ROWS)
 
 
 def fp8(*shape: int) -> Fp8Matrices:
@@ -369,6 +391,8 @@ OPERATIONS: dict[Callable[[], None], dict[str, str]] = {
     attention_step: {"_attend": "mma"},
     attention_verify: {"_attend": "wgmma"},
     attention_prefill: {"_attend": "wgmma"},
+    attention_step_e4m3: {"_attend": "mma"},
+    attention_prefill_e4m3: {"_attend": "wgmma"},
     experts_many: {"_gate_up": "wgmma", "_down": "wgmma"},
     experts_many_fp8: {"_gate_up": "wgmma", "_down": "wgmma", "_down_kept": "wgmma"},
     experts_step: {},
@@ -395,6 +419,8 @@ ALIKE: dict[Callable[[], None], dict[str, str]] = {  # what is like one of those
     experts_few_groupwise: GROUPED,
     experts_many_groupwise: GROUPED,
     experts_step_groupwise: {},
+    attention_verify_e4m3: {"_attend": "wgmma"},
+    append_to_e4m3_pages: {},
 }
 OPERATIONS |= ALIKE
 COMPILED_NOW = [
@@ -499,7 +525,7 @@ def test_what_is_quantised_where_it_arises_compiles(
 
 @pytest.mark.long
 @pytest.mark.parametrize("chip", [80, 120] if FULL else [86, 90])  # an 89 as an 86
-@pytest.mark.parametrize("operation", [attention_step, attention_prefill])
+@pytest.mark.parametrize("operation", [attention_step, attention_prefill, attention_prefill_e4m3])
 def test_a_key_weighs_the_same_in_a_tile_that_masks_others(
     chip: int, operation: Callable[[], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

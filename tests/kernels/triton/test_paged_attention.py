@@ -9,10 +9,12 @@ import pytest
 import torch
 from interpreted import Caller, as_on
 from kernel_tolerances import assert_agrees
-from qcn_kernels.paged_attention import PagedKv, reference
+from qcn_kernels.paged_attention import E4M3_ROWS, PagedKv, reference, row_elements
 from qcn_kernels.paged_attention import triton as module
+from qcn_kernels.paged_attention.pages import scale_at
 from qcn_kernels.paged_attention.triton import (
     DECODE_SPLIT,
+    append,
     paged_attention_decode,
     paged_attention_prefill,
 )
@@ -27,16 +29,27 @@ class Cache:
 
     def __init__(self, length: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> None:
         pages = -(-length // PAGE)
-        shape = (2 * pages + 1, kv_heads, PAGE, head_dim)
+        shape = (2 * pages + 1, kv_heads, PAGE, row_elements(head_dim, dtype))
         self.table = torch.randperm(shape[0])[:pages].int()
-        self.k, self.v = (torch.full(shape, torch.nan, dtype=dtype) for _ in range(2))
+        # Bytes of ones are no number, as e4m3 and as fp32.
+        nothing = 255 if dtype == E4M3_ROWS else torch.nan
+        self.k, self.v = (torch.full(shape, nothing, dtype=dtype) for _ in range(2))
         for at, page in enumerate(self.table.tolist()):
             used = min(PAGE, length - at * PAGE)
             for tensor in (self.k, self.v):
-                tensor[page, :, :used] = torch.randn(kv_heads, used, head_dim).to(dtype)
+                x = torch.randn(kv_heads, used, head_dim)
+                if dtype == E4M3_ROWS:  # each row with a scale of its own
+                    x = reference.rows_of(x * (0.5 + torch.rand(kv_heads, used, 1)))
+                tensor[page, :, :used] = x.to(dtype)
+
+    @property
+    def of_queries(self) -> torch.dtype:
+        return torch.bfloat16 if self.k.dtype == E4M3_ROWS else self.k.dtype
 
     def expected(self, q: Tensor, length: int) -> Tensor:
         kv = self.kv(length)
+        if self.k.dtype == E4M3_ROWS:
+            return reference.paged_attention(q.double(), kv)
         exact = dataclasses.replace(kv, k_pages=self.k.double(), v_pages=self.v.double())
         return reference.paged_attention(q.double(), exact)
 
@@ -57,6 +70,8 @@ class Cache:
         (1, 600, 16, 2, 256, torch.bfloat16),
         (3, 258, 6, 2, 60, torch.float32),
         (5, 300, 3, 1, 40, torch.float32),
+        (1, 600, 16, 2, 256, E4M3_ROWS),
+        (5, 300, 6, 2, 60, E4M3_ROWS),
     ],
 )
 def test_decode_and_verification(
@@ -69,7 +84,7 @@ def test_decode_and_verification(
     dtype: torch.dtype,
 ) -> None:
     cache = Cache(length, kv_heads, head_dim, dtype)
-    q = torch.randn(tokens, heads, head_dim).to(dtype)
+    q = torch.randn(tokens, heads, head_dim).to(cache.of_queries)
     got = cache.run(call, paged_attention_decode, q, length)
     assert_agrees("attention", got, cache.expected(q, length), hardware=call.hardware)
 
@@ -80,6 +95,8 @@ def test_decode_and_verification(
         (75, 75, 6, 2, 60, torch.float32),
         (33, 200, 16, 2, 256, torch.bfloat16),
         (1, 130, 2, 2, 16, torch.float32),
+        (33, 200, 16, 2, 256, E4M3_ROWS),
+        (75, 75, 6, 2, 60, E4M3_ROWS),
     ],
 )
 def test_prefill(
@@ -92,18 +109,48 @@ def test_prefill(
     dtype: torch.dtype,
 ) -> None:
     cache = Cache(length, kv_heads, head_dim, dtype)
-    q = torch.randn(tokens, heads + 1, head_dim).to(dtype)[:, 1:]  # tokens lie apart
+    q = torch.randn(tokens, heads + 1, head_dim).to(cache.of_queries)[:, 1:]  # tokens lie apart
     got = cache.run(call, paged_attention_prefill, q, length)
     assert_agrees("attention", got, cache.expected(q, length), hardware=call.hardware)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, E4M3_ROWS])
 @pytest.mark.parametrize("launcher", [paged_attention_prefill, paged_attention_decode])
-def test_where_pages_are_read_by_address(call: Caller, launcher: Launcher) -> None:
-    """As on a chip that has no descriptors of them."""
-    cache = Cache(300, 2, 60, torch.float32)
+def test_where_pages_are_read_by_address(
+    call: Caller, launcher: Launcher, dtype: torch.dtype
+) -> None:
+    """As on a chip that has no descriptors of them, and no e4m3: its bytes become numbers there."""
+    cache = Cache(300, 2, 60, dtype)
     q = torch.randn(20, 6, 60)
     got = cache.run(call, partial(as_on, 80, launcher), q, 300)
     assert_agrees("attention", got, cache.expected(q, 300), hardware=call.hardware)
+
+
+def appended(k_pages: Tensor, v_pages: Tensor, *, kv: PagedKv, k: Tensor, v: Tensor) -> None:
+    """What is written in place must be an argument."""
+    append(dataclasses.replace(kv, k_pages=k_pages, v_pages=v_pages), k=k, v=v)
+
+
+@pytest.mark.parametrize("head_dim", [60, 256])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, E4M3_ROWS])
+def test_keys_and_values_stand_in_their_pages(
+    call: Caller, dtype: torch.dtype, head_dim: int
+) -> None:
+    """Those of 70 tokens behind 90, and nothing else is touched; of e4m3 every bit is told."""
+    mine, exact = (Cache(160, 2, head_dim, dtype) for _ in range(2))
+    exact.table, exact.k, exact.v = mine.table, mine.k.clone(), mine.v.clone()
+    k, v = (torch.randn(70, 3, head_dim)[:, 1:] * 10 ** torch.randn(70, 2, 1) for _ in range(2))
+    k[3, 1] = 0
+    tokens = {"k": k.to(exact.of_queries), "v": v.to(exact.of_queries)}
+    reference.append(exact.kv(160), **tokens)
+    call(appended, k_pages=mine.k, v_pages=mine.v, kv=mine.kv(160), **tokens)
+    for got, want in ((mine.k, exact.k), (mine.v, exact.v)):
+        if dtype == E4M3_ROWS:  # what pads a row and its scale nobody reads
+            got, want = (
+                torch.cat((x[..., :head_dim], x[..., scale_at(head_dim) :][..., :4]), dim=-1)
+                for x in (got, want)
+            )
+        torch.testing.assert_close(got, want, rtol=0, atol=0, equal_nan=True)
 
 
 def in_little_memory(**arguments: Any) -> Tensor:
@@ -134,13 +181,14 @@ def test_scores_of_any_size_are_softened_without_overflow(call: Caller) -> None:
     assert_agrees("attention", got, want, hardware=call.hardware)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, E4M3_ROWS])
 @pytest.mark.parametrize("launcher", [paged_attention_prefill, paged_attention_decode])
 def test_a_token_does_not_depend_on_what_shares_its_launch(
-    call: Caller, launcher: Launcher
+    call: Caller, launcher: Launcher, dtype: torch.dtype
 ) -> None:
     """40 tokens at once, and the last 7 of them by themselves, at another place of their tile."""
     length = DECODE_SPLIT + 30
-    cache = Cache(length, 1, 32, torch.float32)
+    cache = Cache(length, 1, 32, dtype)
     q = torch.randn(40, 3, 32)
     together = cache.run(call, launcher, q, length)
     alone = cache.run(call, launcher, q[33:], length)
