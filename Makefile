@@ -85,7 +85,7 @@ $(SARIF)/.ready: tests/sarif/package.json
 checks: $(VENV)/.ready-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 	$(BIN)/lint-imports
 
 format: $(VENV)/.ready-test
