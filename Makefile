@@ -15,6 +15,10 @@ VSCODE := editors/vscode
 EDITORS := .cache/editors
 INDEX := .cache/index
 
+# Tests start many interpreters: where an image says that no bytecode is written, each of them
+# would compile our sources again.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test test-long gpu gpu-wheels checks format bench wheel vsix test-agents test-sarif test-install test-editors unpack-editors clean
 
 demo: $(VENV)/.ready ## complete code in this repository with the embedded model
@@ -24,7 +28,7 @@ test: $(VENV)/.ready-test checks ## every check; long property tests with the sa
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-long: $(VENV)/.ready-test ## the long property tests with their full counts
-	OMP_NUM_THREADS=1 QCN_TEST_FULL=1 $(BIN)/python -m pytest -n 2 -m long --timeout 3600
+	OMP_NUM_THREADS=1 QCN_TEST_FULL=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m long --timeout 3600
 
 # Kernels are compiled by as many processes at once as GPU_WORKERS says, 5 GB of the GPU for each.
 # They share the cores: with a thread for each in all of them, threads would wait for each other.
