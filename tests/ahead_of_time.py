@@ -21,6 +21,8 @@ from qcn_kernels.launch import Kernel
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.experimental.gluon._runtime import GluonASTSource
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor as GluonDescriptor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 # Bytes one block may have, less the 1 KiB the driver keeps where it does (CUDA C++ Programming
@@ -162,7 +164,8 @@ def _source_of(launch: _Launch, capability: int) -> _Source:
             attributes |= {(at, part): [["tt.divisibility", 16]] for part in range(len(value))}
         elif isinstance(value, Tensor) or (specialised and value % 16 == 0):
             attributes[(at,)] = [["tt.divisibility", 16]]
-    source = ASTSource(launch.kernel, signature, constants, attributes)
+    of = GluonASTSource if launch.kernel.is_gluon() else ASTSource
+    source = of(launch.kernel, signature, constants, attributes)
     options = tuple(sorted(launch.options.items()))
     return _Source(launch.kernel.__name__, source.hash(), capability, options, source)
 
@@ -210,6 +213,8 @@ def _type_of(value: Any) -> Any:
         return "*" + TYPES[value.dtype]
     if isinstance(value, TensorDescriptor):
         return f"tensordesc<{TYPES[value.base.dtype]}{list(value.block_shape)}>"
+    if isinstance(value, GluonDescriptor):
+        return f"tensordesc<{TYPES[value.base.dtype]}{list(value.block_shape)},{value.layout!r}>"
     return {int: "i32", float: "fp32"}[type(value)]
 
 

@@ -18,6 +18,8 @@ from typing import Any
 
 import triton
 from torch import Tensor
+from triton.experimental.gluon._runtime import GluonJITFunction
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor as GluonDescriptor
 from triton.runtime import driver
 from triton.tools.tensor_descriptor import TensorDescriptor
 
@@ -56,6 +58,10 @@ class Kernel(triton.JITFunction):  # type: ignore[misc]
         compiled.run(x, y, z, active.get_current_stream(device), *about, *given, *constants)
 
 
+class _GluonKernel(Kernel, GluonJITFunction):  # type: ignore[misc]
+    """The same, written in Gluon."""
+
+
 def _seen(args: tuple[Any, ...], into: list[object]) -> list[object]:
     """Add what Triton compiles for; return what its launcher is given.
 
@@ -70,8 +76,8 @@ def _seen(args: tuple[Any, ...], into: list[object]) -> list[object]:
             value = address
         elif isinstance(value, int):
             into += (value == 1, value & 15, -_INT32 <= value < _INT32)
-        elif isinstance(value, TensorDescriptor):
-            into += (TensorDescriptor, value.base.dtype, *value.block_shape)
+        elif isinstance(value, TensorDescriptor | GluonDescriptor):
+            into += (type(value), value.base.dtype, *value.block_shape)
         elif isinstance(value, tuple):
             into.append(len(value))
             value = tuple(_seen(value, into))
@@ -86,6 +92,11 @@ def kernel(**named: Any) -> Callable[[Callable[..., None]], Any]:
     if INTERPRETED:
         return triton.jit(**named)  # type: ignore[no-any-return]
     return lambda function: Kernel(function, **named)
+
+
+def gluon_kernel(**named: Any) -> Callable[[Callable[..., None]], Any]:
+    """Make a kernel of a function in Gluon, which nothing interprets."""
+    return lambda function: _GluonKernel(function, **named)
 
 
 def cdiv(a: int, b: int) -> int:

@@ -36,6 +36,7 @@ class Tile:
     registers: int | None = None  # of a thread at most: told, the compiler may spill less
     tail: bool = False  # an expert's last pairs take half a tile where that holds them
     held: bool = False  # gate and up multiply FP8 activations from registers
+    roles: bool = False  # FP8 on a 90 alone: both products by producers and consumers
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ SHIPPED: Mapping[int, Mapping[str, Tiles]] = {
         "plain": Tiles(few=Tile(64, 128, 4, 4), many=Tile(128, 256, 8, 3)),
         "e4m3": Tiles(
             few=Tile(64, 256, 8, 4, ON_90[64][0]),
-            many=Tile(128, 256, 8, 4, ON_90[128][0], registers=232, tail=True),
+            many=Tile(128, 256, 8, 4, ON_90[128][0], registers=232, tail=True, roles=True),
             many_from=256,
         ),
         "groupwise": Tiles(few=Tile(64, 128, 8, 4), many=Tile(128, 64, 4, 2), many_from=256),
@@ -108,6 +109,7 @@ def candidates(capability: int, format_name: str) -> list[Tile]:
     if 90 <= capability < 100 and format_name == "e4m3":
         small, large = ON_90[64][0], ON_90[128][0]
         return [
+            Tile(128, 256, 8, 4, large, registers=232, tail=True, roles=True),
             Tile(128, 256, 8, 4, large, tail=True, held=True),
             Tile(128, 256, 8, 4, large, registers=232, tail=True),
             Tile(128, 256, 8, 4, large, registers=232),
@@ -128,5 +130,5 @@ def candidates(capability: int, format_name: str) -> list[Tile]:
 
 def with_other_down(tile: Tile) -> list[Tile]:
     """Return a candidate with each other way of its down product."""
-    ways = ON_90[tile.rows] if tile.kept else ()
+    ways = ON_90[tile.rows] if tile.kept and not tile.roles else ()
     return [replace(tile, kept=kept) for kept in ways if kept != tile.kept]

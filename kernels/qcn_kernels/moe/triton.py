@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qcn_kernels.chip import stages
+from qcn_kernels.chip import INTERPRETED, stages
 from qcn_kernels.fp8.matrices import BLOCK
 from qcn_kernels.fp8.quantised import Activations, plain
 from qcn_kernels.fp8.triton import activations
@@ -385,6 +385,11 @@ def multiply(
     count, _, intermediate = down.shape
     given, format_name = stored(gate_up)
     between = _between(parts, parts.shape[0] * slots, intermediate, stored(down)[1])
+    if _by_roles(tile, parts, gate_up, down):
+        from qcn_kernels.moe import triton_roles
+
+        triton_roles.multiply(plan, x, given, stored(down)[0], between, parts)
+        return
     _gate_up[(cdiv(2 * intermediate, tile.columns), plan.tiles)](
         x,
         given,
@@ -408,6 +413,20 @@ def multiply(
         maxnreg=tile.registers,
     )
     _multiply_down(tile, plan, between, down, parts)
+
+
+def _by_roles(tile: Tile, parts: Tensor, gate_up: Matrices, down: Matrices) -> bool:
+    """Whether producers and consumers multiply: they take FP8, bf16 outputs and whole blocks.
+
+    Nothing interprets them; what does not fit runs as on other chips, and gives the same bits.
+    """
+    if not tile.roles or INTERPRETED or parts.dtype != torch.bfloat16:
+        return False
+    from qcn_kernels.moe import triton_roles
+
+    _, hidden, intermediate = down.shape
+    formats = {stored(gate_up)[1], stored(down)[1]}
+    return formats == {"e4m3"} and triton_roles.fits(intermediate, hidden)
 
 
 def _multiply_down(

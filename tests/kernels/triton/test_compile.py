@@ -377,6 +377,9 @@ def sampling() -> None:
     sample(logits, temperature=1.0, top_k=40, top_p=0.95, uniform=uniform)
 
 
+GROUPED = {"_gate_up": "wgmma", "_down": "wgmma", "_down_kept": "wgmma"}
+GROUPED |= {"_gate_up_by_roles": "wgmma", "_down_by_roles": "wgmma"}
+
 # What is launched, and the kernels in it that multiply matrices with the instruction they use on
 # a 90: `wgmma` wants 64 rows, which decode has not.
 OPERATIONS: dict[Callable[[], None], dict[str, str]] = {
@@ -394,7 +397,7 @@ OPERATIONS: dict[Callable[[], None], dict[str, str]] = {
     attention_step_e4m3: {"_attend": "mma"},
     attention_prefill_e4m3: {"_attend": "wgmma"},
     experts_many: {"_gate_up": "wgmma", "_down": "wgmma"},
-    experts_many_fp8: {"_gate_up": "wgmma", "_down": "wgmma", "_down_kept": "wgmma"},
+    experts_many_fp8: GROUPED,
     experts_step: {},
     experts_step_fp8: {},
     experts_many_int4: {"_gate_up": "wgmma", "_down": "wgmma"},
@@ -412,7 +415,6 @@ OPERATIONS: dict[Callable[[], None], dict[str, str]] = {
     experts_placed: {},
 }
 
-GROUPED = {"_gate_up": "wgmma", "_down": "wgmma", "_down_kept": "wgmma"}
 ALIKE: dict[Callable[[], None], dict[str, str]] = {  # what is like one of those
     experts_few: GROUPED,
     experts_few_fp8: GROUPED,
@@ -476,8 +478,8 @@ def test_a_model_in_fp32_finds_shared_memory(
         assert kernel.shared <= SHARED_MEMORY[chip], kernel
 
 
-PROMISING, *OTHERS = candidates(90, "e4m3")
-TO_BE_TIMED = [PROMISING, *with_other_down(PROMISING)]
+ROLES, PROMISING, *OTHERS = candidates(90, "e4m3")
+TO_BE_TIMED = [ROLES, PROMISING, *with_other_down(PROMISING)]
 
 
 @pytest.mark.long
@@ -489,13 +491,14 @@ def test_what_the_tuner_tries_for_fp8_on_a_90_compiles(
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     launched = compile_launches(90, lambda: run_experts(partial(experts_in, tile), MANY, fp8))
     products = {kernel.name: kernel for kernel in launched if kernel.products}
-    assert set(products) == {"_gate_up", "_down_kept"}
+    by_roles = {"_gate_up_by_roles", "_down_by_roles"}
+    assert set(products) == (by_roles if tile.roles else {"_gate_up", "_down_kept"})
     for kernel in products.values():
         print(kernel.row("experts_in", 90))
         assert kernel.spilled == kernel.stack == 0, kernel
         assert kernel.shared <= SHARED_MEMORY[90], kernel
         assert all(used.startswith("wgmma") for used in kernel.products), kernel
-    if tile.kept is not None:  # half the rows are divided among as many warps: by columns
+    if tile.kept is not None and not tile.roles:  # half the rows are divided by columns
         assert len(products["_down_kept"].products) == (2 if tile.kept.tail else 1)
 
 

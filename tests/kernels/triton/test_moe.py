@@ -14,7 +14,7 @@ from qcn_kernels.linear import Stacked
 from qcn_kernels.moe import triton_plan
 from qcn_kernels.moe.reference import mixture
 from qcn_kernels.moe.shared import SharedExpert
-from qcn_kernels.moe.tiles import Kept, Tile
+from qcn_kernels.moe.tiles import Kept, Tile, candidates
 from qcn_kernels.moe.triton import experts, experts_in
 from qcn_kernels.moe.triton_router import route
 from qcn_kernels.moe.triton_step import experts_step
@@ -342,6 +342,32 @@ def test_every_pair_is_in_one_tile_of_its_expert_however_many_experts_there_are(
         pairs += taken.tolist()
     assert pairs == want.tolist()
     assert (expert[(expert < count).sum() :] == count).all()  # the rest of the launch does nothing
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tokens", [37, 1003])
+def test_roles_give_the_bits_of_the_other_tiles(on_gpu: Caller, tokens: int) -> None:
+    """Where some experts have most pairs, many have none, and no tile is a whole one."""
+    drawn = draw("e4m3", 64, 2048, 512)
+    x = torch.randn(tokens, 2048).to(torch.bfloat16)
+    logits = torch.randn(tokens, 64) + torch.linspace(3, -6, 64)
+    roles, *others = candidates(90, "e4m3")
+    assert roles.roles
+    got = drawn.run(on_gpu, partial(experts_in, roles), x, choose(logits, 10))
+    want = drawn.run(on_gpu, partial(experts_in, others[0]), x, choose(logits, 10))
+    assert torch.equal(got, want)
+    again = drawn.run(on_gpu, partial(experts_in, roles), x, choose(logits, 10))
+    assert torch.equal(got, again)
+
+
+def test_roles_are_for_what_they_fit(call: Caller) -> None:
+    """Under the interpreter, in other formats and for other sides the tile runs as any other."""
+    drawn = draw("bf16", 5, 64, 32)
+    logits = torch.randn(7, 5)
+    tiles = [Tile(64, 64, 4, 2, roles=roles) for roles in (True, False)]
+    x = torch.randn(7, 64).to(torch.bfloat16)
+    got, want = (drawn.run(call, partial(experts_in, tile), x, choose(logits, 2)) for tile in tiles)
+    assert torch.equal(got, want)
 
 
 @pytest.mark.gpu
