@@ -405,4 +405,5 @@ def _rounded(b_x):
 def e4m3_bytes(b_x):
     """The bytes of values of e4m3 nearest to fp32 ones up to 448: `e4m3` of bytes, backwards."""
     bits = (_rounded(b_x) * 0.00390625).to(tl.float16).to(tl.int16, bitcast=True)
-    return (((bits >> 7) & 0x7F) | ((bits >> 8) & 0x80)).to(tl.uint8)
+    sign = (b_x.to(tl.int32, bitcast=True) >> 24) & 0x80  # also of what is rounded to 0
+    return (((bits >> 7) & 0x7F).to(tl.int32) | sign).to(tl.uint8)

@@ -83,7 +83,7 @@ SHIPPED: Mapping[int, Mapping[str, Tiles]] = {
         "e4m3": Tiles(
             few=Tile(64, 256, 8, 4, ON_90[64][0]),
             many=Tile(128, 256, 8, 4, ON_90[128][0], registers=232, tail=True, roles=True),
-            many_from=256,
+            many_from=10,
         ),
         "groupwise": Tiles(few=Tile(64, 128, 8, 4), many=Tile(128, 64, 4, 2), many_from=256),
     },

@@ -123,8 +123,8 @@ def _load_gate_up(
         t_upper = gl.load(plan[0] + gl.minimum(first + o_m, last)) // SLOTS
         t_lower = gl.load(plan[0] + gl.minimum(first + HALF + o_m, last)) // SLOTS
         t_all = gl.load(plan[0] + gl.minimum(first + o_flat, last)) // SLOTS
-        o_upper = (t_upper * HIDDEN)[:, None] + o_k[None, :]
-        o_lower = (t_lower * HIDDEN)[:, None] + o_k[None, :]
+        o_upper = p_x + (t_upper.to(gl.int64) * HIDDEN)[:, None] + o_k[None, :]
+        o_lower = p_x + (t_lower.to(gl.int64) * HIDDEN)[:, None] + o_k[None, :]
         p_scale = p_of_x + t_all * BLOCKS
         whole = first + HALF < end
         i_row = i_expert * (2 * INTERMEDIATE) + i_n * BLOCK
@@ -137,10 +137,9 @@ def _load_gate_up(
             mbarrier.expect(ready, 2 * BLOCK * BLOCK)
             _load_box(weights, [i_row, k * BLOCK], ready, w.index(2 * slot))
             _load_box(weights, [i_row + INTERMEDIATE, k * BLOCK], ready, w.index(2 * slot + 1))
-            p_here = p_x + k * BLOCK
-            _gather(x.index(2 * slot), p_here + o_upper)
+            _gather(x.index(2 * slot), o_upper + k * BLOCK)
             if whole:
-                _gather(x.index(2 * slot + 1), p_here + o_lower)
+                _gather(x.index(2 * slot + 1), o_lower + k * BLOCK)
             _gather(of_x.index(slot), p_scale + k)
             async_copy.mbarrier_arrive(ready, increment_count=False)
             at += 1
@@ -227,7 +226,6 @@ def _computed_here(i):
 def _leave_gate_up(gate, up, out, begin, end, i_n, COLUMNS: gl.constexpr):
     """Quantise 64 rows and 128 columns of silu(gate) · up and store them."""
     h = gate * (1 / (1 + gl.exp(-gate))) * up
-    begin = _computed_here(begin)
     peak = gl.maximum(gl.max(gl.abs(h), axis=1), SMALLEST)
     h *= gl.div_rn(gl.full_like(peak, LARGEST), peak)[:, None]
     o_scale = begin + gl.arange(0, HALF, gl.SliceLayout(1, SUMS))
