@@ -138,6 +138,10 @@ class Model:
 
         What was reserved before is given up: there must be no states in it.
 
+        Args:
+            nbytes: what states may take.
+            kept: what their keys and values are kept in.
+
         Raises:
             DeviceMemoryError: it is too little.
         """

@@ -11,7 +11,7 @@ From a 90 on, pages are read through a descriptor, by hardware that computes no 
 registers: those are what a tile is short of.
 
 Of pages of e4m3 the values are operands as they are; a key's scale multiplies its scores, a value's
-its weights. Values that share a launch share none, so the same holds for their bits.
+its weights. Each has its own, so what shares a launch has no say in it here either.
 """
 
 from dataclasses import dataclass
